@@ -1,0 +1,276 @@
+"""Every setting of a trial: one home for each default, its unit and the paper's symbol.
+
+A trial is described by three frozen dataclasses (`DataConfig`, `ModelConfig`, `TrainConfig`) held by a
+`TrialConfig`. Presets are differences to these defaults; YAML files and dotted overrides are differences to a
+preset. `build_trial` is the only way from a plain mapping to a `TrialConfig`, and it is strict: an unknown key or a
+value of the wrong type is a `UserError` that names the near matches.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+import pydantic
+
+from crystalframer.errors import UserError, near_matches
+
+FrameName = Literal["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
+KernelName = Literal["auto", "reference", "cpu", "triton"]
+
+_STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
+
+FRAMES: tuple[FrameName, ...] = get_args(FrameName)
+KERNELS: tuple[KernelName, ...] = get_args(KernelName)
+STATIC_FRAMES: tuple[FrameName, ...] = ("pca", "lattice")
+"""Frames that depend on the crystal alone: one frame for all its atoms."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a trial learns from."""
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+
+    dataset: str = "sample"
+    """Name of a prepared data set: sample, jarvis, mp, oqmd."""
+    task: str = "formation_energy"
+    """Target property; the names are those of the data set's `tasks`."""
+    train_size: int | None = None
+    """Number of training crystals (a fixed, documented subset of the split's), None for all."""
+    val_size: int | None = None
+    """Number of validation crystals, None for all."""
+    test_size: int | None = None
+    """Number of test crystals, None for all."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "val_size", "test_size"):
+            size = getattr(self, name)
+            _require(size is None or size >= 1, f"data.{name}", size, "at least 1, or null for all")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture and encodings; the defaults are the paper's default setting (max frames)."""
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+
+    frame: FrameName = "max"
+    """Frame type; `none` is Crystalformer, the baseline."""
+    num_blocks: int = 4
+    """Self-attention blocks, L."""
+    width: int = 128
+    """Model width."""
+    num_heads: int = 8
+    """Attention heads, H; the head width is width / num_heads."""
+    ffn_width: int = 512
+    """Hidden width of a block's feed-forward network."""
+    num_elements: int = 98
+    """Elements of the one-hot input, from hydrogen on."""
+    num_targets: int = 1
+    """Outputs of the regression head."""
+    cutoff: float = 8.0
+    """Radius of the neighbour sphere in Å; an infinite sum in the paper, see docs/cutoff.md."""
+    r_0: float = 1.4
+    """Length scale of σ in Å."""
+    rho_slope: float = 0.1
+    """Slope a of the shifted ELU ρ that bounds 1/σ²."""
+    rho_floor: float = 0.5
+    """Lower bound b of ρ; σ < r_0 / √b."""
+    r_max: float = 14.0
+    """Distance of the last centre of the distance basis in Å."""
+    num_dist: int = 64
+    """Gaussians of the distance basis."""
+    s_dist: float = 1.0
+    """Width of the distance Gaussians in units of their spacing."""
+    c_dist: float = 1.0
+    """Coefficient of the distance encoding."""
+    num_angl: int = 64
+    """Gaussians of the angular basis, D."""
+    s_angl: float = 4.0
+    """Width of the angular Gaussians in units of their spacing."""
+    c_angl: float = 1.0
+    """Coefficient of the angular encoding."""
+
+    def __post_init__(self) -> None:
+        _require(self.width % self.num_heads == 0, "model.width", self.width, "a multiple of model.num_heads")
+        for name in ("num_blocks", "width", "num_heads", "ffn_width", "num_targets", "num_dist"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _require(self.num_angl >= 2, "model.num_angl", self.num_angl, "at least 2")
+        _require(1 <= self.num_elements <= 118, "model.num_elements", self.num_elements, "1 to 118")
+        for name in ("cutoff", "r_0", "r_max", "s_dist", "s_angl"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"model.{name}", value, "a positive number")
+        _require(0 < self.rho_floor < 1, "model.rho_floor", self.rho_floor, "between 0 and 1")
+        _require(self.rho_slope > 0, "model.rho_slope", self.rho_slope, "a positive number")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head, d."""
+        return self.width // self.num_heads
+
+    @property
+    def sigma_max(self) -> float:
+        """Upper bound of σ in Å, r_0 / √rho_floor."""
+        return float(self.r_0 / math.sqrt(self.rho_floor))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation as published, and the seed that every random generator of the trial derives from."""
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+
+    epochs: int = 2000
+    """Passes over the training set."""
+    batch_size: int = 256
+    """Crystals per optimiser step; the incomplete last batch of an epoch is dropped."""
+    learning_rate: float = 5e-4
+    """Initial learning rate of AdamW."""
+    beta_1: float = 0.9
+    """First moment decay of AdamW."""
+    beta_2: float = 0.98
+    """Second moment decay of AdamW."""
+    weight_decay: float = 1e-5
+    """Decoupled weight decay, on everything but biases."""
+    clip_norm: float = 1.0
+    """Bound on the global gradient norm."""
+    decay_steps: float = 4000.0
+    """T of the schedule lr·√(T / (T + t)), t in optimiser steps; frozen while averaging."""
+    average_epochs: int = 50
+    """Last epochs over whose steps the weights are averaged; the averaged weights are evaluated. 0: none."""
+    seed: int = 123
+    """Seed of initialisation, shuffling and tie-breaking."""
+    kernel: KernelName = "auto"
+    """Attention implementation; auto picks by device and says so."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("learning_rate", "clip_norm", "decay_steps"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"train.{name}", value, "a positive number")
+        for name in ("beta_1", "beta_2"):
+            _require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name), "in [0, 1)")
+        _require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "not negative")
+        _require(
+            0 <= self.average_epochs <= self.epochs,
+            "train.average_epochs",
+            self.average_epochs,
+            f"between 0 and train.epochs ({self.epochs})",
+        )
+        _require(0 <= self.seed < 2**31, "train.seed", self.seed, "between 0 and 2³¹ − 1")
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One training run, fully resolved."""
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, every default spelled out."""
+        return dataclasses.asdict(self)
+
+    def to_flat_dict(self) -> dict[str, Any]:
+        """Return dotted keys such as ``model.frame`` with plain values."""
+        return {
+            f"{section}.{key}": value for section, values in self.to_dict().items() for key, value in values.items()
+        }
+
+    def fingerprint(self) -> str:
+        """Return 8 hexadecimal digits of the SHA-256 of the resolved settings."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "lightweight": {"num_angl": 16, "s_angl": 1.0, "c_dist": 1.5, "c_angl": 6.0},
+}
+"""The paper's two settings of the angular encoding, as differences to `ModelConfig`."""
+
+TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    "jarvis": {"epochs": 2000, "batch_size": 256, "average_epochs": 50},
+    "mp": {"epochs": 800, "batch_size": 128, "average_epochs": 50},
+    "oqmd": {"epochs": 200, "batch_size": 1024, "average_epochs": 20},
+}
+"""Published training lengths per data set, as differences to `TrainConfig`."""
+
+_PRESETS = {"model": MODEL_PRESETS, "train": TRAIN_PRESETS}
+_ADAPTER = pydantic.TypeAdapter(TrialConfig)
+
+
+def setting_names() -> list[str]:
+    """Return every dotted key a trial has, and the two preset keys."""
+    return [*TrialConfig().to_flat_dict(), *(f"{section}.preset" for section in _PRESETS)]
+
+
+def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
+    """Resolve dotted settings into a trial.
+
+    Args:
+        overrides: values by dotted key, e.g. ``{"model.frame": "max", "train.preset": "jarvis"}``. A preset is
+            applied first, whatever the order; other keys are differences to it.
+
+    Returns:
+        The trial, every default filled in.
+
+    Raises:
+        UserError: a key is unknown (near matches are listed), or a value has the wrong type or range.
+    """
+    nested: dict[str, dict[str, Any]] = {"data": {}, "model": {}, "train": {}}
+    known = setting_names()
+    for key in overrides:
+        if key not in known:
+            raise UserError(f"unknown setting {key!r}{near_matches(key, known)}")
+    for section, presets in _PRESETS.items():
+        name = overrides.get(f"{section}.preset")
+        if name is not None:
+            if name not in presets:
+                raise UserError(f"unknown {section}.preset {name!r}{near_matches(str(name), presets)}")
+            nested[section].update(presets[name])
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        if name != "preset":
+            nested[section][name] = value
+    return trial_from_dict(nested)
+
+
+def trial_from_dict(settings: Mapping[str, Any]) -> TrialConfig:
+    """Build a trial from nested settings, as `TrialConfig.to_dict` writes them.
+
+    Raises:
+        UserError: a key is unknown, or a value has the wrong type or range.
+    """
+    try:
+        return _ADAPTER.validate_json(json.dumps(settings))
+    except pydantic.ValidationError as error:
+        raise UserError(_first_problem(error)) from error
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if isinstance(cause := problem.get("ctx", {}).get("error"), UserError):
+        return str(cause)
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"unknown setting {key!r}{near_matches(key, setting_names())}"
+    got = problem["input"]
+    if problem["type"] == "literal_error":
+        known = [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
+        return f"unknown {key} {got!r}{near_matches(str(got), known)}"
+    remedy = " (YAML reads 5e-4 as text: write 5.0e-4)" if isinstance(got, str) and "e" in got.lower() else ""
+    return f"setting {key!r}: got {got!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}{remedy}"
+
+
+def _require(ok: bool, name: str, got: object, expected: str) -> None:
+    if not ok:
+        raise UserError(f"setting {name!r}: got {got!r}, expected {expected}")
