@@ -1,0 +1,35 @@
+"""What every command-line program of the package shares: how it ends when the user made a mistake or stopped it."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+from crystalframer.errors import UserError
+
+Main = Callable[[Sequence[str] | None], int]
+
+EXIT_USER_ERROR = 2
+"""Exit code of a mistake the user can mend, the one argparse uses as well."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C, 128 + SIGINT, as shells expect."""
+
+
+def reports_user_errors(main: Main) -> Main:
+    """Make a program's ``main(argv) -> exit code`` end as the user expects.
+
+    A `UserError` becomes one line on stderr and exit code 2, Ctrl-C one line and exit code 130. Every other
+    exception is a defect of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except UserError as error:
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return EXIT_INTERRUPTED
+
+    return wrapped
