@@ -1,0 +1,1 @@
+"""CrystalFramer: crystal property prediction with dynamic, interaction-aware frames."""
