@@ -1,0 +1,139 @@
+"""Crystals as one flat batch of tensors, neighbours and static frames included."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crystalframer.data.dataset import TaskData
+from crystalframer.geometry.prepared import Geometry, prepare_geometry
+
+
+@dataclass(frozen=True, eq=False)
+class CrystalBatch:
+    """A flat concatenation of S crystals with N atoms and E neighbour entries in all.
+
+    Crystal s owns atoms offsets[s] to offsets[s + 1]; atom i owns neighbour entries first_edge[i] to
+    first_edge[i + 1], of which the first is the atom itself at distance zero.
+    """
+
+    atomic_numbers: Tensor
+    """(N,) int64"""
+    offsets: Tensor
+    """(S + 1,) int64"""
+    crystal_of_atom: Tensor
+    """(N,) int64"""
+    first_edge: Tensor
+    """(N + 1,) int64"""
+    neighbour: Tensor
+    """(E,) int64, the neighbouring atom j as an index into the batch"""
+    vector: Tensor
+    """(E, 3) r = p_j + n·L − p_i in Å"""
+    distance: Tensor
+    """(E,) |r| in Å"""
+    lattice_frames: Tensor
+    """(S, 3, 3) rows e1, e2, e3 of the frame `lattice`"""
+    lattice_axes: Tensor
+    """(S, 3, 3) orthonormal rows"""
+    pca_frames: Tensor
+    """(S, 3, 3) rows e1, e2, e3 of the frame `pca`"""
+    cutoff: float
+    """Radius of the neighbour sphere in Å"""
+    targets: Tensor | None = None
+    """(S, num_targets) in physical units"""
+
+    @property
+    def num_structures(self) -> int:
+        """Crystals in the batch, S."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_atoms(self) -> int:
+        """Atoms in the batch, N."""
+        return len(self.atomic_numbers)
+
+    @property
+    def num_edges(self) -> int:
+        """Neighbour entries in the batch, E."""
+        return len(self.neighbour)
+
+
+def collate(
+    geometries: Sequence[Geometry],
+    cutoff: float,
+    targets: NDArray[np.float64] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> CrystalBatch:
+    """Concatenate prepared crystals.
+
+    Args:
+        geometries: crystals prepared with the same cutoff.
+        cutoff: that cutoff in Å.
+        targets: (S,) or (S, num_targets) in physical units.
+        dtype: of every floating-point tensor.
+    """
+    sizes = np.array([geometry.num_atoms for geometry in geometries])
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    edges = np.array([geometry.num_edges for geometry in geometries])
+    edge_offsets = np.concatenate([[0], np.cumsum(edges)])
+    lists = [geometry.neighbours for geometry in geometries]
+    vector = np.concatenate([entry.vector for entry in lists])
+
+    def real(values: NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
+
+    return CrystalBatch(
+        atomic_numbers=torch.from_numpy(np.concatenate([geometry.atomic_numbers for geometry in geometries])),
+        offsets=torch.from_numpy(offsets),
+        crystal_of_atom=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
+        first_edge=torch.from_numpy(
+            np.concatenate([*(e.first[:-1] + start for e, start in zip(lists, edge_offsets)), edge_offsets[-1:]])
+        ),
+        neighbour=torch.from_numpy(np.concatenate([e.index + start for e, start in zip(lists, offsets)])),
+        vector=real(vector),
+        distance=real(np.linalg.norm(vector, axis=1)),
+        lattice_frames=real(np.stack([geometry.lattice_frame for geometry in geometries])),
+        lattice_axes=real(np.stack([geometry.lattice_axes for geometry in geometries])),
+        pca_frames=real(np.stack([geometry.pca_frame for geometry in geometries])),
+        cutoff=cutoff,
+        targets=None if targets is None else real(np.asarray(targets, dtype=np.float64).reshape(len(sizes), -1)),
+    )
+
+
+class BatchLoader:
+    """Makes batches of a task's crystals by row, and remembers their geometry, which never changes.
+
+    Args:
+        data: the task.
+        cutoff: radius of the neighbour sphere in Å.
+        dtype: of every floating-point tensor.
+        max_cached_bytes: memory for remembered geometry; crystals beyond it are prepared anew each time.
+    """
+
+    def __init__(
+        self, data: TaskData, cutoff: float, dtype: torch.dtype = torch.float32, max_cached_bytes: int = 4 * 2**30
+    ) -> None:
+        self.data = data
+        self.cutoff = cutoff
+        self.dtype = dtype
+        self._free_bytes = max_cached_bytes
+        self._cache: dict[int, Geometry] = {}
+
+    def geometry(self, row: int) -> Geometry:
+        """Return the prepared crystal of one data set row."""
+        if row in self._cache:
+            return self._cache[row]
+        geometry = prepare_geometry(self.data.dataset[row], self.cutoff)
+        size = geometry.num_bytes
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._cache[row] = geometry
+        return geometry
+
+    def batch(self, rows: NDArray[np.int64]) -> CrystalBatch:
+        """Return the crystals of `rows`, in this order, with their targets in physical units."""
+        geometries = [self.geometry(int(row)) for row in rows]
+        return collate(geometries, self.cutoff, self.data.targets[rows], self.dtype)

@@ -1,0 +1,119 @@
+"""CrystalFramer and, with the frame `none`, its baseline Crystalformer (ICLR 2025, ICLR 2024)."""
+
+import torch
+from torch import Tensor, nn
+
+from crystalframer.config import KernelName, ModelConfig
+from crystalframer.data.batch import CrystalBatch
+from crystalframer.errors import UserError
+from crystalframer.kernels import get_kernel, noise, resolve_kernel
+from crystalframer.nn.attention import Block
+from crystalframer.nn.initialisation import initialise
+
+
+class CrystalFramer(nn.Module):
+    """A transformer over a crystal's atoms whose attention builds a local frame per atom, head and block.
+
+    Element embedding, `num_blocks` blocks of attention and feed-forward network, mean pooling over the crystal's
+    atoms, and a two-layer head. Call `calibrate` once on the first training batch before using it; the constants it
+    measures are part of the state dict.
+
+    Args:
+        config: architecture, frame and encodings.
+        kernel: attention implementation; `auto` picks by device. It can be changed any time and is not state.
+        generator: source of the initial weights; the global one if None.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, kernel: KernelName = "auto", generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.num_elements, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+        self.head = nn.Sequential(
+            nn.Linear(config.width, config.width), nn.ReLU(), nn.Linear(config.width, config.num_targets)
+        )
+        initialise(self, generator)
+        self.kernel_name = resolve_kernel(kernel, torch.device("cpu"))
+
+    def forward(self, batch: CrystalBatch, tie_seed: int | None = None, frames: list[Tensor] | None = None) -> Tensor:
+        """Predict.
+
+        Args:
+            batch: S crystals prepared with this model's cutoff.
+            tie_seed: training: breaks ties of symmetric crystals at random; None: deterministic evaluation.
+            frames: per block (N, H, 3, 3) frames to use instead of the model's own, for tests and pictures.
+
+        Returns:
+            (S, num_targets) in standardised units.
+
+        Raises:
+            RuntimeError: the model was not calibrated.
+            UserError: an element beyond `num_elements`, or a batch made with another cutoff.
+        """
+        self._require_calibrated()
+        x = self._embed(batch)
+        kernel = get_kernel(self.kernel_name)
+        for level, block in enumerate(self.blocks):
+            seed = None if tie_seed is None else noise.mix(tie_seed + level)
+            x = block(x, batch, kernel, seed, None if frames is None else frames[level])
+        predicted: Tensor = self.head(self._pool(x, batch))
+        return predicted
+
+    @torch.no_grad()
+    def calibrate(self, batch: CrystalBatch) -> None:
+        """Measure the σ normalisation of every block on one batch, block after block, and keep it for good.
+
+        Raises:
+            ValueError: the batch is too uniform to measure a standard deviation.
+        """
+        x = self._embed(batch)
+        kernel = get_kernel(self.kernel_name)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.attention.calibrate(x)
+            x = block(x, batch, kernel)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether every block knows its σ normalisation."""
+        return all(not bool(b.attention.alpha_std.isnan()) for b in self.blocks if isinstance(b, Block))
+
+    @torch.no_grad()
+    def atom_states(self, batch: CrystalBatch) -> list[Tensor]:
+        """Return the atom states entering each block and leaving the last, num_blocks + 1 tensors (N, width)."""
+        self._require_calibrated()
+        states = [self._embed(batch)]
+        for block in self.blocks:
+            states.append(block(states[-1], batch, get_kernel(self.kernel_name)))
+        return states
+
+    def _require_calibrated(self) -> None:
+        if not self.is_calibrated:
+            raise RuntimeError("the model is not calibrated: call calibrate(batch) on the first training batch once")
+
+    def _embed(self, batch: CrystalBatch) -> Tensor:
+        if batch.cutoff != self.config.cutoff:
+            raise UserError(
+                f"the batch was made with a cutoff of {batch.cutoff} Å, but the model's is {self.config.cutoff} Å; "
+                "make the batch with the model's cutoff"
+            )
+        largest = int(batch.atomic_numbers.max())
+        if largest > self.config.num_elements:
+            raise UserError(
+                f"the batch has an atom of atomic number {largest}; this model knows the elements 1 to "
+                f"{self.config.num_elements}; leave the crystal out or train with a larger model.num_elements"
+            )
+        embedded: Tensor = self.embedding(batch.atomic_numbers - 1)
+        return embedded
+
+    def _pool(self, x: Tensor, batch: CrystalBatch) -> Tensor:
+        """Average atom states over each crystal: (N, width) to (S, width)."""
+        total = x.new_zeros(batch.num_structures, x.shape[1]).index_add(0, batch.crystal_of_atom, x)
+        return total / (batch.offsets[1:] - batch.offsets[:-1])[:, None]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count parameters as published: the weights, and three frozen scalars per block (853,517 / 951,821 / 878,093)."""
+    return sum(parameter.numel() for parameter in model.parameters())
