@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
+from crystalframer.kernels.basis import angular_basis, distance_basis
 from crystalframer.kernels.frames import Surroundings, flip_axes, max_frames, weighted_pca_frames
 from crystalframer.kernels.interface import AttentionInputs
-from crystalframer.kernels.basis import angular_basis, distance_basis
 
 CHUNK_BYTES = 128 * 2**20
 """Memory that the largest tensor of one chunk may take."""
@@ -148,7 +148,7 @@ def _surroundings(batch: CrystalBatch, start: int, stop: int) -> tuple[Surroundi
 def _gather(per_atom: Tensor, batch: CrystalBatch, near: Surroundings) -> Tensor:
     """Return each neighbour's row of an (N, H, d) tensor as (A, K, H, d); its backward pass is deterministic."""
     neighbour = batch.neighbour[near.edge]
-    return per_atom.index_select(0, neighbour.flatten()).unflatten(0, neighbour.shape)
+    return per_atom.index_select(0, neighbour.flatten()).view(*neighbour.shape, *per_atom.shape[1:])
 
 
 def _chunks(batch: CrystalBatch, config: ModelConfig, bytes_per_number: int) -> list[tuple[int, int]]:

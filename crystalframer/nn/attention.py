@@ -79,7 +79,7 @@ class PeriodicAttention(nn.Module):
         return self._inv_sigma_sq(self._alpha(self._heads(self.query(x)))).rsqrt()
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.config.num_heads, self.config.head_width))
+        return x.view(len(x), self.config.num_heads, self.config.head_width)
 
     def _alpha(self, query: Tensor) -> Tensor:
         """Return q·w, (N, H)."""
@@ -99,9 +99,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention = PeriodicAttention(config)
-        self.ffn = nn.Sequential(
-            nn.Linear(config.width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, config.width)
-        )
+        self.ffn_in = nn.Linear(config.width, config.ffn_width)
+        self.ffn_out = nn.Linear(config.ffn_width, config.width)
 
     def forward(
         self,
@@ -113,5 +112,5 @@ class Block(nn.Module):
     ) -> Tensor:
         """Update atom states x, (N, width)."""
         x = x + self.attention(x, batch, kernel, tie_seed, frames)
-        updated: Tensor = x + self.ffn(x)
+        updated: Tensor = x + self.ffn_out(torch.relu(self.ffn_in(x)))
         return updated

@@ -23,8 +23,8 @@ def initialise(model: "CrystalFramer", generator: torch.Generator | None = None)
     nn.init.normal_(
         model.embedding.weight, std=config.width**-0.5 * (9 * config.num_blocks) ** -0.25, generator=generator
     )
-    for block in model.blocks:
-        attention, ffn = block.attention, block.ffn
+    for block in model.levels:
+        attention = block.attention
         for linear, gain in ((attention.query, 1.0), (attention.key, 1.0), (attention.value, fixup)):
             _xavier_linear(linear, gain, generator)
         nn.init.xavier_uniform_(attention.sigma_weight, generator=generator)
@@ -32,9 +32,9 @@ def initialise(model: "CrystalFramer", generator: torch.Generator | None = None)
         if attention.w_angl is not None:
             for projection in attention.w_angl:
                 _xavier_projection(projection, config.num_angl, generator)
-        for linear in (attention.out, ffn[0], ffn[2]):
+        for linear in (attention.out, block.ffn_in, block.ffn_out):
             _xavier_linear(linear, fixup, generator)
-    for linear in (model.head[0], model.head[2]):
+    for linear in (model.head_in, model.head_out):
         bound = 1 / math.sqrt(linear.in_features)
         nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
         nn.init.uniform_(linear.bias, -bound, bound, generator=generator)

@@ -1,5 +1,7 @@
 """CrystalFramer and, with the frame `none`, its baseline Crystalformer (ICLR 2025, ICLR 2024)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -31,9 +33,8 @@ class CrystalFramer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.num_elements, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
-        self.head = nn.Sequential(
-            nn.Linear(config.width, config.width), nn.ReLU(), nn.Linear(config.width, config.num_targets)
-        )
+        self.head_in = nn.Linear(config.width, config.width)
+        self.head_out = nn.Linear(config.width, config.num_targets)
         initialise(self, generator)
         self.kernel_name = resolve_kernel(kernel, torch.device("cpu"))
 
@@ -55,10 +56,10 @@ class CrystalFramer(nn.Module):
         self._require_calibrated()
         x = self._embed(batch)
         kernel = get_kernel(self.kernel_name)
-        for level, block in enumerate(self.blocks):
+        for level, block in enumerate(self.levels):
             seed = None if tie_seed is None else noise.mix(tie_seed + level)
             x = block(x, batch, kernel, seed, None if frames is None else frames[level])
-        predicted: Tensor = self.head(self._pool(x, batch))
+        predicted: Tensor = self.head_out(torch.relu(self.head_in(self._pool(x, batch))))
         return predicted
 
     @torch.no_grad()
@@ -70,22 +71,26 @@ class CrystalFramer(nn.Module):
         """
         x = self._embed(batch)
         kernel = get_kernel(self.kernel_name)
-        for block in self.blocks:
-            assert isinstance(block, Block)
+        for block in self.levels:
             block.attention.calibrate(x)
             x = block(x, batch, kernel)
 
     @property
     def is_calibrated(self) -> bool:
         """Whether every block knows its σ normalisation."""
-        return all(not bool(b.attention.alpha_std.isnan()) for b in self.blocks if isinstance(b, Block))
+        return all(not bool(block.attention.alpha_std.isnan()) for block in self.levels)
+
+    @property
+    def levels(self) -> list[Block]:
+        """The blocks, from input to output."""
+        return cast(list[Block], list(self.blocks))
 
     @torch.no_grad()
     def atom_states(self, batch: CrystalBatch) -> list[Tensor]:
         """Return the atom states entering each block and leaving the last, num_blocks + 1 tensors (N, width)."""
         self._require_calibrated()
         states = [self._embed(batch)]
-        for block in self.blocks:
+        for block in self.levels:
             states.append(block(states[-1], batch, get_kernel(self.kernel_name)))
         return states
 

@@ -49,10 +49,10 @@ def from_official_state(state: Mapping[str, Tensor], config: ModelConfig) -> dic
         if config.frame != "none":
             axes = [state[f"{attention}proj_angle{axis}"][0] for axis in (1, 2, 3)]
             ours[block + "attention.w_angl"] = torch.stack(axes)
-        for old, new in (("linear1", "ffn.0"), ("linear2", "ffn.2")):
+        for old, new in (("linear1", "ffn_in"), ("linear2", "ffn_out")):
             for part in ("weight", "bias"):
                 ours[f"{block}{new}.{part}"] = state[f"{theirs}{old}.{part}"]
-    for old, new in (("mlp.0", "head.0"), ("mlp.3", "head.2")):
+    for old, new in (("mlp.0", "head_in"), ("mlp.3", "head_out")):
         for part in ("weight", "bias"):
             ours[f"{new}.{part}"] = state[f"{old}.{part}"]
     return ours
