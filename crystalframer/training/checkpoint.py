@@ -1,0 +1,177 @@
+"""Checkpoints: one file with everything that training and prediction need, written atomically.
+
+The file is a `torch.save` archive of plain values and tensors only, so that it is read with ``weights_only=True``:
+reading a file from elsewhere runs no code of it.
+"""
+
+import os
+import pickle
+import tempfile
+import time
+import zipfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.errors import UserError
+
+FORMAT = "crystalframer checkpoint"
+VERSION = 1
+_LEFTOVER_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands; a checkpoint may lie inside an epoch."""
+
+    epoch: int = 0
+    """Complete epochs."""
+    step: int = 0
+    """Optimiser steps since the start of training."""
+    position: int = 0
+    """Batches done of the epoch under way; 0 at an epoch's boundary."""
+    loss_sum: float = 0.0
+    """Sum of the losses of those batches."""
+    seconds: float = 0.0
+    """Wall-clock time spent on those batches in s."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file."""
+
+    trial: TrialConfig
+    """Every setting."""
+    data_fingerprint: str
+    """Fingerprint of the data the training sees."""
+    task: str
+    """Target property."""
+    unit: str
+    """Unit of the targets."""
+    target_mean: float
+    """Mean of the training targets, in their unit; a prediction is output · target_std + target_mean."""
+    target_std: float
+    """Population standard deviation of the training targets, in their unit."""
+    kernel: str
+    """Attention implementation that trained it; for information, another one may go on."""
+    model: dict[str, torch.Tensor]
+    """State of the model with its own, not averaged weights."""
+    optimizer: dict[str, Any]
+    """State of AdamW."""
+    average: dict[str, Any]
+    """State of the running mean of the weights; its `count` is 0 before averaging starts."""
+    generators: dict[str, torch.Tensor]
+    """States of the random generators by name; that of `shuffle` is from the start of the epoch under way."""
+    progress: Progress
+    """Position in the training."""
+    history: list[dict[str, Any]]
+    """Results of the complete epochs."""
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that `path` holds the old or the new one in full, whenever the process or machine dies.
+
+    The content goes to a temporary file beside `path`, is flushed to the disk and then renamed. Temporary files that
+    a killed process left behind are removed after an hour.
+
+    Raises:
+        OSError: the folder cannot be created or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    content |= {
+        "format": FORMAT,
+        "version": VERSION,
+        "trial": checkpoint.trial.to_dict(),
+        "progress": asdict(checkpoint.progress),
+        "torch": str(torch.__version__),
+    }
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        UserError: there is no such file, it is damaged or cut short, or it is not a checkpoint of this program or
+            one of a newer version.
+    """
+    content = _load(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this program; expected a file that its training wrote")
+    if content["version"] != VERSION:
+        raise UserError(
+            f"checkpoint {path} has format version {content['version']}, expected {VERSION}; "
+            "read it with the version of this program that wrote it"
+        )
+    known = {field.name: content[field.name] for field in fields(Checkpoint)}
+    known["trial"] = trial_from_dict(content["trial"])
+    known["progress"] = Progress(**content["progress"])
+    return Checkpoint(**known)
+
+
+def require_same_training(path: Path, checkpoint: Checkpoint, trial: TrialConfig, data_fingerprint: str) -> None:
+    """Raise a `UserError` unless the checkpoint is one of this trial on this data; it names what differs."""
+    if checkpoint.trial.fingerprint() != trial.fingerprint():
+        here, there = trial.to_flat_dict(), checkpoint.trial.to_flat_dict()
+        differing = [
+            f"{key} is {value!r} here and {there[key]!r} there" for key, value in here.items() if value != there[key]
+        ]
+        raise UserError(
+            f"checkpoint {path} belongs to another training: {', '.join(differing)}; "
+            "use its settings, or write elsewhere to train anew"
+        )
+    if checkpoint.data_fingerprint != data_fingerprint:
+        raise UserError(
+            f"checkpoint {path} was trained on other data: got fingerprint {data_fingerprint[:12]}, expected "
+            f"{checkpoint.data_fingerprint[:12]}; prepare the data set as it was, or write elsewhere to train anew"
+        )
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; give the path of a file that training wrote")
+    damaged = f"{path} is not a checkpoint, or it is damaged or cut short; use another copy, or delete it to train anew"
+    if not zipfile.is_zipfile(path):
+        raise UserError(damaged)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise UserError(damaged)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(damaged) from error
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        try:
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                leftover.unlink()
+        except FileNotFoundError:
+            continue  # another process was faster
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the rename itself, where the system can open folders (not on Windows)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

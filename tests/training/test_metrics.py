@@ -1,0 +1,32 @@
+"""Errors and the standardisation of targets."""
+
+import numpy as np
+import pytest
+
+from crystalframer.errors import UserError
+from crystalframer.training.metrics import TargetScale, mean_absolute_error, root_mean_square_error
+
+
+def test_errors_of_known_numbers() -> None:
+    targets, predictions = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 4.0, 2.0, -1.0])
+    assert mean_absolute_error(targets, predictions) == pytest.approx(7 / 4)
+    assert root_mean_square_error(targets, predictions) == pytest.approx(5 / 2)
+
+
+def test_scale_uses_the_population_spread() -> None:
+    scale = TargetScale.of(np.array([1.0, 3.0]), "bandgap")
+    assert (scale.mean, scale.std) == (2.0, 1.0)
+    assert scale.restore(np.array([-1.0, 0.5])).tolist() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("targets", "problem"),
+    [
+        ([], "the training targets of 'bandgap' are empty"),
+        ([1.0, np.nan, np.inf], "got 2 missing or infinite of 3"),
+        ([1.5, 1.5], "'bandgap' are all 1.5: got a spread of 0.*choose a larger data.train_size"),
+    ],
+)
+def test_unusable_targets_are_refused(targets: list[float], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        TargetScale.of(np.array(targets), "bandgap")
