@@ -1,1 +1,3 @@
 """CrystalFramer: crystal property prediction with dynamic, interaction-aware frames."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Crystals, data sets, tasks and splits; how a trial gets what it learns from."""

@@ -1,0 +1,84 @@
+"""Data sets by name: the embedded `sample`, and the prepared stores of `jarvis`, `mp` and `oqmd`."""
+
+import os
+from pathlib import Path
+
+from crystalframer.config import DataConfig
+from crystalframer.data import sample, store
+from crystalframer.data.dataset import CrystalDataset, TaskData, select_task
+from crystalframer.errors import UserError, near_matches
+
+TASKS: dict[str, dict[str, str]] = {
+    "sample": sample.UNITS,
+    "jarvis": {
+        "formation_energy": "eV/atom",
+        "total_energy": "eV/atom",
+        "bandgap_opt": "eV",
+        "bandgap_mbj": "eV",
+        "e_hull": "eV",
+    },
+    "mp": {
+        "formation_energy": "eV/atom",
+        "bandgap": "eV",
+        "bulk_modulus": "log10(GPa)",
+        "shear_modulus": "log10(GPa)",
+    },
+    "oqmd": {"formation_energy": "eV/atom", "bandgap": "eV", "e_hull": "eV/atom"},
+}
+"""Tasks and their units by data set."""
+DATASETS: tuple[str, ...] = tuple(TASKS)
+"""Names of the data sets."""
+
+
+def data_directory() -> Path:
+    """Return the folder of the prepared stores: ``$CRYSTALFRAMER_DATA``, or ``~/.cache/crystalframer``."""
+    return Path(os.environ.get("CRYSTALFRAMER_DATA") or Path.home() / ".cache" / "crystalframer").expanduser()
+
+
+def check_names(dataset: str, task: str) -> None:
+    """Check the names of a data set and of one of its tasks without reading anything.
+
+    Raises:
+        UserError: one of them is unknown; near matches are listed.
+    """
+    if dataset not in TASKS:
+        raise UserError(f"unknown data set {dataset!r}{near_matches(dataset, DATASETS)}")
+    if task not in TASKS[dataset]:
+        raise UserError(f"data set {dataset!r} has no task {task!r}{near_matches(task, TASKS[dataset])}")
+
+
+def load_dataset(name: str) -> CrystalDataset:
+    """Return a data set: `sample` from the package, the others memory-mapped from their prepared store.
+
+    Raises:
+        UserError: the name is unknown (near matches are listed), the data set is not prepared (the message says where
+            it was expected and the command that prepares it), or its files are damaged.
+    """
+    if name not in TASKS:
+        raise UserError(f"unknown data set {name!r}{near_matches(name, DATASETS)}")
+    if name == "sample":
+        return sample.load_sample()
+    directory = data_directory() / name
+    if not store.is_store(directory):
+        raise UserError(
+            f"data set {name!r} is not prepared: expected {directory}; prepare it with "
+            f"`python pipelines/prepare_data.py {name} --source FILE` (set CRYSTALFRAMER_DATA if it is elsewhere)"
+        )
+    return store.read_store(directory)
+
+
+def load_task(config: DataConfig) -> TaskData:
+    """Return the rows and targets that a trial's `DataConfig` names.
+
+    Raises:
+        UserError: an unknown name, a data set that is not prepared or lacks the task, a split without targets or
+            smaller than asked for.
+    """
+    check_names(config.dataset, config.task)
+    dataset = load_dataset(config.dataset)
+    if config.task not in dataset.tasks:
+        raise UserError(
+            f"data set {config.dataset!r} was prepared without task {config.task!r} (it holds: "
+            f"{', '.join(dataset.tasks)}): prepare it again from a source that has this property"
+        )
+    return select_task(dataset, config)

@@ -1,0 +1,164 @@
+"""Prepared stores: one memory-mapped Arrow IPC file a data set, with its manifest inside and beside it.
+
+A store is a folder with ``crystals.arrow`` (one row a crystal: id, lattice, frac_coords, atomic_numbers, and
+``target:TASK``, ``split:TASK`` for each task), ``manifest.json`` (the same manifest as in the Arrow schema) and
+``rejects.jsonl`` (one line a record that was left out, and why). pandas, polars and duckdb open the Arrow file as is.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+from numpy.typing import NDArray
+
+from crystalframer.data.dataset import CrystalDataset, Task
+from crystalframer.errors import UserError
+
+TABLE = "crystals.arrow"
+MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
+FORMAT = 1
+"""Version of the layout; a reader refuses any other."""
+
+
+def is_store(directory: Path) -> bool:
+    """Return whether a prepared store stands in this folder."""
+    return (directory / TABLE).is_file() and (directory / MANIFEST).is_file()
+
+
+def write_store(
+    directory: Path,
+    dataset: CrystalDataset,
+    provenance: Mapping[str, Any],
+    rejects: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """Write a store, or replace the one that stands there; a reader never sees half of one.
+
+    Args:
+        directory: the store's folder; it is written beside it under another name and then renamed.
+        dataset: what to store.
+        provenance: plain values for the manifest, e.g. the source's hash.
+        rejects: records left out, each with ``id`` and ``reason``.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: something else than a store stands in the folder's place.
+    """
+    if directory.exists() and not is_store(directory):
+        raise UserError(f"{directory} exists and is not a prepared store: move it away or set CRYSTALFRAMER_DATA")
+    manifest = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "crystals": len(dataset),
+        "atoms": len(dataset.atomic_numbers),
+        "rejects": len(rejects),
+        "units": {name: task.unit for name, task in dataset.tasks.items()},
+        **provenance,
+    }
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        batch = _to_arrow(dataset, text)
+        with pa.OSFile(str(fresh / TABLE), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        lines = [json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects]
+        (fresh / REJECTS).write_text("".join(lines), encoding="utf-8")
+        (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        fresh.chmod(0o755)
+        _replace(fresh, directory)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return manifest
+
+
+def read_store(directory: Path) -> CrystalDataset:
+    """Open a store; its arrays are views of the memory-mapped file, read when they are used.
+
+    Raises:
+        UserError: the file is not a store of this version.
+    """
+    path = directory / TABLE
+    try:
+        batch = _read_batch(path)
+        manifest = json.loads(batch.schema.metadata[b"manifest"])
+    except (pa.ArrowInvalid, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a prepared store ({error}): delete {directory} and prepare it again") from error
+    if manifest["format"] != FORMAT:
+        raise UserError(
+            f"{directory} has store format {manifest['format']}, this version reads {FORMAT}: "
+            f"prepare it again with `python pipelines/prepare_data.py {manifest['name']} --source FILE`"
+        )
+    coords = batch.column("frac_coords")
+    return CrystalDataset(
+        name=manifest["name"],
+        ids=np.array(batch.column("id").to_pylist(), dtype=np.str_),
+        offsets=_view(coords.offsets),
+        lattice=_view(batch.column("lattice").values).reshape(-1, 3, 3),
+        frac_coords=_view(coords.values.values).reshape(-1, 3),
+        atomic_numbers=_view(batch.column("atomic_numbers").values),
+        tasks={
+            name: Task(name, unit, _view(batch.column(f"target:{name}")), _view(batch.column(f"split:{name}")))
+            for name, unit in manifest["units"].items()
+        },
+        stored_fingerprint=manifest["fingerprint"],
+    )
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest that stands beside the table."""
+    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def _read_batch(path: Path) -> pa.RecordBatch:
+    with pa.memory_map(str(path), "rb") as source:
+        reader = pa.ipc.open_file(source)
+        if reader.num_record_batches != 1:
+            raise pa.ArrowInvalid(f"{reader.num_record_batches} record batches, expected 1")
+        return reader.get_batch(0)
+
+
+def _to_arrow(dataset: CrystalDataset, manifest: str) -> pa.RecordBatch:
+    offsets = pa.array(dataset.offsets, type=pa.int64())
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(dataset.ids.tolist(), type=pa.large_string()),
+        "lattice": pa.FixedSizeListArray.from_arrays(_flat(dataset.lattice), 9),
+        "frac_coords": pa.LargeListArray.from_arrays(
+            offsets, pa.FixedSizeListArray.from_arrays(_flat(dataset.frac_coords), 3)
+        ),
+        "atomic_numbers": pa.LargeListArray.from_arrays(offsets, _flat(dataset.atomic_numbers)),
+    }
+    for name, task in dataset.tasks.items():
+        columns[f"target:{name}"] = _flat(task.targets)
+        columns[f"split:{name}"] = _flat(task.split)
+    schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata={"manifest": manifest})
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+
+def _flat(array: NDArray[Any]) -> pa.Array:
+    return pa.array(np.ascontiguousarray(array).ravel(), from_pandas=False)
+
+
+def _view(array: pa.Array) -> NDArray[Any]:
+    return array.to_numpy(zero_copy_only=True)
+
+
+def _replace(fresh: Path, directory: Path) -> None:
+    """Put a finished folder in place of an old one, which is deleted last."""
+    if directory.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+        directory.rename(old / directory.name)
+        fresh.rename(directory)
+        shutil.rmtree(old)
+    else:
+        fresh.rename(directory)
