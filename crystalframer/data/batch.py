@@ -1,7 +1,8 @@
 """Crystals as one flat batch of tensors, neighbours and static frames included."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ class CrystalBatch:
     """Radius of the neighbour sphere in Å"""
     targets: Tensor | None = None
     """(S, num_targets) in physical units"""
+    derived: dict[str, Any] = field(default_factory=dict)
+    """What a kernel derives from the geometry once and keeps for the batch's other blocks and passes"""
 
     @property
     def num_structures(self) -> int:
@@ -90,9 +93,13 @@ def collate(
         offsets=torch.from_numpy(offsets),
         crystal_of_atom=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
         first_edge=torch.from_numpy(
-            np.concatenate([*(e.first[:-1] + start for e, start in zip(lists, edge_offsets)), edge_offsets[-1:]])
+            np.concatenate(
+                [*(e.first[:-1] + start for e, start in zip(lists, edge_offsets[:-1], strict=True)), edge_offsets[-1:]]
+            )
         ),
-        neighbour=torch.from_numpy(np.concatenate([e.index + start for e, start in zip(lists, offsets)])),
+        neighbour=torch.from_numpy(
+            np.concatenate([e.index + start for e, start in zip(lists, offsets[:-1], strict=True)])
+        ),
         vector=real(vector),
         distance=real(np.linalg.norm(vector, axis=1)),
         lattice_frames=real(np.stack([geometry.lattice_frame for geometry in geometries])),

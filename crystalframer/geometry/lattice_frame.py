@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Lattice
+from pymatgen.core.lattice import Lattice
 
 _SHELL = np.array(list(itertools.product(range(-3, 4), repeat=3)))
 _COEFFICIENTS = np.array([n for n in _SHELL if next((x for x in n if x), 0) > 0])

@@ -1,8 +1,10 @@
 """Local frames in plain torch: the definition the fast kernels are tested against.
 
-A frame is built per atom and head from the logits (log-weights) of the atom's neighbours. In training, ties between
-symmetric neighbours are broken at random. In evaluation the rule is: of all candidates whose log-weight is within
-`TIE_TOLERANCE` of the largest, the first in the neighbour list, i.e. the lowest in (distance, index, image).
+A frame is built per atom and head from the logits (log-weights) of the atom's neighbours. Crystals are symmetric, so
+candidates tie: those whose log-weight is within `TIE_TOLERANCE` of the largest count as tied. In training one of them
+is drawn at random, uniformly, which is what noise of that size on the log-weights is for. In evaluation it is the
+first in the neighbour list, i.e. the lowest in (distance, index, image). The tolerance lies above float32's rounding
+of equal weights, so every kernel sees the same ties.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from crystalframer.geometry.principal_axes import axis_signs, right_handed, sett
 from crystalframer.kernels import noise
 
 TIE_TOLERANCE = 1e-5
-"""Log-weights this close to the largest count as tied in evaluation."""
+"""Log-weights this close to the largest count as tied."""
 COLLINEAR_TOLERANCE = 1e-5
 """A direction with 1 − |e1·r̄| below this is collinear with the first axis (0.26°)."""
 
@@ -38,7 +40,7 @@ class Surroundings:
 
 
 @torch.no_grad()
-def max_frames(logits: Tensor, inv_sigma_sq: Tensor, near: Surroundings, tie_seed: int | None) -> Tensor:
+def max_frames(logits: Tensor, near: Surroundings, tie_seed: int | None) -> Tensor:
     """Return the frames `max` (paper: max frames).
 
     e1 is the direction of the largest weight; e2 the direction that maximises (1 − |e1·r̄|)·w among those not
@@ -47,30 +49,19 @@ def max_frames(logits: Tensor, inv_sigma_sq: Tensor, near: Surroundings, tie_see
 
     Args:
         logits: (A, K, H) log-weights up to a constant.
-        inv_sigma_sq: (A, H) weight of d² in the logits times two, which scales the noise on d².
         near: the neighbours.
         tie_seed: training seed, or None for the deterministic rule.
 
     Returns:
         (A, H, 3, 3) orthonormal right-handed rows.
     """
-    num_heads = logits.shape[-1]
     candidate = near.is_candidate[..., None].expand_as(logits)
-    head_index = near.edge[..., None] * num_heads + torch.arange(num_heads, device=logits.device)
-    first_score, second_score = logits, logits
-    if tie_seed is not None:
-        noise_1 = noise.uniform_noise(noise.stream_key(tie_seed, noise.FIRST_AXIS), head_index, logits.dtype)
-        noise_2 = noise.uniform_noise(noise.stream_key(tie_seed, noise.SECOND_AXIS), head_index, logits.dtype)
-        first_score = logits - 0.5 * inv_sigma_sq[:, None, :] * noise_1
-        second_score = logits + noise_2
-    tolerance = TIE_TOLERANCE if tie_seed is None else 0.0
-
-    pick, found = _first_largest(first_score, candidate, tolerance)
+    pick, found = _largest(logits, candidate, near, tie_seed, noise.FIRST_AXIS)
     e1 = torch.where(found[..., None], _pick(near.unit, pick), near.lattice_axes[:, None, 0])
     gap = 1.0 - torch.einsum("akx,ahx->akh", near.unit, e1).abs()
     distinct = candidate & (gap > COLLINEAR_TOLERANCE)
-    score = second_score + torch.log(gap.clamp_min(COLLINEAR_TOLERANCE))
-    pick, found = _first_largest(score, distinct, tolerance)
+    score = logits + torch.log(gap.clamp_min(COLLINEAR_TOLERANCE))
+    pick, found = _largest(score, distinct, near, tie_seed, noise.SECOND_AXIS)
     along_axes = torch.einsum("aix,ahx->ahi", near.lattice_axes, e1).abs()
     completion = _pick(near.lattice_axes, along_axes.argmin(-1))
     e2 = torch.where(found[..., None], _pick(near.unit, pick), completion)
@@ -117,11 +108,18 @@ def flip_axes(frames: Tensor, tie_seed: int) -> Tensor:
     return right_handed(axes[:, 0], axes[:, 1])
 
 
-def _first_largest(score: Tensor, allowed: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Return per atom and head the first allowed entry within `tolerance` of the largest score, and if there is one."""
+def _largest(
+    score: Tensor, allowed: Tensor, near: Surroundings, tie_seed: int | None, stream: int
+) -> tuple[Tensor, Tensor]:
+    """Return per atom and head the allowed entry with the largest score, ties settled, and if there is one: (A, H)."""
     score = score.masked_fill(~allowed, float("-inf"))
-    largest = score.amax(dim=1, keepdim=True)
-    return (allowed & (score >= largest - tolerance)).to(torch.int8).argmax(dim=1), allowed.any(dim=1)
+    tied = allowed & (score >= score.amax(dim=1, keepdim=True) - TIE_TOLERANCE)
+    if tie_seed is None:
+        return tied.to(torch.int8).argmax(dim=1), allowed.any(dim=1)
+    num_heads = score.shape[-1]
+    index = near.edge[..., None] * num_heads + torch.arange(num_heads, device=score.device)
+    drawn = noise.hashed(noise.stream_key(tie_seed, stream), index)
+    return torch.where(tied, drawn, -1).argmax(dim=1), allowed.any(dim=1)
 
 
 def _pick(vectors: Tensor, index: Tensor) -> Tensor:

@@ -1,16 +1,13 @@
-"""Tie-breaking noise as a pure function of (seed, stream, index): the same numbers in every kernel, without memory.
+"""Tie-breaking random bits as a pure function of (seed, stream, index): the same numbers in every kernel, without memory.
 
-A seed comes from an explicit `torch.Generator`; the hash (a 32-bit integer mixer applied twice) turns it into one
-number per neighbour and head. All arithmetic is modulo 2³², so torch, Numba and Triton agree bit by bit.
+A seed comes from an explicit `torch.Generator`; the hash (a 32-bit integer mixer applied twice) turns it into 32 bits per neighbour and head. All arithmetic is modulo 2³², so torch, Numba and Triton agree bit by bit.
 """
 
 import torch
 from torch import Tensor
 
 FIRST_AXIS, SECOND_AXIS, SIGN = 1, 2, 3
-"""Streams: noise on d² for the first axis, on the log-weight for the second, signs of the PCA axes."""
-AMPLITUDE = 1e-5
-"""Noise is uniform on ±AMPLITUDE / 2."""
+"""Streams: ties of the first axis, ties of the second, signs of the PCA axes."""
 _MASK = 0xFFFFFFFF
 
 
@@ -33,11 +30,6 @@ def hashed(key: int, index: Tensor) -> Tensor:
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
     return x ^ (x >> 16)
-
-
-def uniform_noise(key: int, index: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return noise uniform on ±AMPLITUDE / 2 per element of `index`."""
-    return ((hashed(key, index) >> 8).to(dtype) * 2.0**-24 - 0.5) * AMPLITUDE
 
 
 def random_signs(key: int, index: Tensor, dtype: torch.dtype) -> Tensor:

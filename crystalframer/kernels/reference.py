@@ -50,7 +50,7 @@ def attention_state(
             weight = torch.softmax(logits, dim=1)
             weights.append(weight[is_real])
             if config.frame != "none":
-                frames.append(_frames(logits, weight, inputs.inv_sigma_sq[start:stop], near, batch, config, tie_seed))
+                frames.append(_frames(logits, weight, near, batch, config, tie_seed))
     return torch.cat(weights), torch.cat(frames) if frames else None
 
 
@@ -77,7 +77,7 @@ def _attend_chunk(
     if given_frames is not None:
         frames = given_frames[start:stop]
     else:
-        frames = _frames(logits, weight, inputs.inv_sigma_sq[start:stop], near, batch, config, tie_seed)
+        frames = _frames(logits, weight, near, batch, config, tie_seed)
     cosine = torch.einsum("ahtx,akx->akht", frames, near.unit)
     angular_weight = weight * near.is_candidate[..., None]
     moments = torch.einsum("akh,akhtb->ahtb", angular_weight, angular_basis(cosine, config))
@@ -96,22 +96,20 @@ def _logits(
 def _frames(
     logits: Tensor,
     weight: Tensor,
-    inv_sigma_sq: Tensor,
     near: Surroundings,
     batch: CrystalBatch,
     config: ModelConfig,
     tie_seed: int | None,
 ) -> Tensor:
     """Return the frames of a chunk, (A, H, 3, 3) rows e1, e2, e3; no gradient flows through them."""
-    logits, weight, inv_sigma_sq = logits.detach(), weight.detach(), inv_sigma_sq.detach()
+    logits, weight = logits.detach(), weight.detach()
     crystal = batch.crystal_of_atom[near.atom]
     num_heads = logits.shape[-1]
     match config.frame:
         case "max":
-            return max_frames(logits, inv_sigma_sq, near, tie_seed)
+            return max_frames(logits, near, tie_seed)
         case "static_local":
-            static = -(near.distance[..., None] ** 2)
-            frames = max_frames(static, torch.full_like(static[:, 0], 2.0), near, tie_seed)
+            return max_frames(-(near.distance[..., None] ** 2).expand_as(logits), near, tie_seed)
         case "weighted_pca":
             return weighted_pca_frames(weight, near, tie_seed)
         case "pca":
