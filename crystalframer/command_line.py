@@ -2,11 +2,12 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import ParamSpec
 
 from crystalframer.errors import UserError
 
-Main = Callable[[Sequence[str] | None], int]
+P = ParamSpec("P")
 
 EXIT_USER_ERROR = 2
 """Exit code of a mistake the user can mend, the one argparse uses as well."""
@@ -14,7 +15,7 @@ EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, 128 + SIGINT, as shells expect."""
 
 
-def reports_user_errors(main: Main) -> Main:
+def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
     """Make a program's ``main(argv) -> exit code`` end as the user expects.
 
     A `UserError` becomes one line on stderr and exit code 2, Ctrl-C one line and exit code 130. Every other
@@ -22,9 +23,9 @@ def reports_user_errors(main: Main) -> Main:
     """
 
     @functools.wraps(main)
-    def wrapped(argv: Sequence[str] | None = None) -> int:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return main(argv)
+            return main(*args, **kwargs)
         except UserError as error:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
             return EXIT_USER_ERROR
