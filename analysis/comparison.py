@@ -1,0 +1,193 @@
+"""Groups a sweep's trials into what is compared: per data set and task one row per frame, seeds averaged."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean, median, stdev
+from typing import Any
+
+from analysis.results import FinishedTrial, Results
+from crystalframer.config import FRAMES, MODEL_PRESETS, FrameName, ModelConfig, TrialConfig
+from crystalframer.errors import UserError
+
+FRAME_LABELS: Mapping[FrameName, str] = {
+    "none": "none (Crystalformer)",
+    "pca": "PCA",
+    "lattice": "lattice",
+    "static_local": "static local",
+    "weighted_pca": "weighted PCA",
+    "max": "max",
+}
+"""What tables and figures call the frames, in the paper's order."""
+
+AVERAGED_OVER = ("data.dataset", "data.task", "model.frame", "train.seed")
+"""Settings that never make a row of their own: what the table is of, its rows' frame, and what is averaged over."""
+
+VARIES = "varies"
+"""What `Comparison.common` returns for a setting that the trials do not share."""
+
+ANGULAR = ("num_angl", "s_angl", "c_angl")
+"""Settings without a meaning where there is no frame."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds (None for a single one)."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Summarise at least one value."""
+        values = list(values)
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Trials that differ by their seed alone; none where nothing has finished yet."""
+
+    frame: FrameName
+    variant: str
+    """Other settings that vary within the comparison, such as ``cutoff 6.0``; empty where nothing else does."""
+    model: ModelConfig
+    """The trials' model, or what it would be where nothing has finished."""
+    trials: tuple[FinishedTrial, ...]
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the row."""
+        return FRAME_LABELS[self.frame] + (f", {self.variant}" if self.variant else "")
+
+    @property
+    def test_mae(self) -> Spread:
+        """Test MAE over seeds."""
+        return Spread.of(trial.test_mae for trial in self.trials)
+
+    @property
+    def val_mae(self) -> Spread:
+        """Validation MAE after the last epoch, over seeds."""
+        return Spread.of(trial.val_mae for trial in self.trials)
+
+    @property
+    def baseline_mae(self) -> float:
+        """Test MAE of predicting the training mean."""
+        return fmean(trial.baseline_mae for trial in self.trials)
+
+    @property
+    def baseline_ratio(self) -> float:
+        """MAE of predicting the training mean over the test MAE."""
+        return self.baseline_mae / self.test_mae.mean
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model."""
+        return self.trials[0].num_parameters
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median over the epochs of all seeds."""
+        return median(second for trial in self.trials for second in trial.history["seconds"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table: the rows of one task of one data set."""
+
+    dataset: str
+    task: str
+    unit: str
+    rows: tuple[Row, ...]
+
+    @property
+    def trials(self) -> list[FinishedTrial]:
+        """Every trial that counts here."""
+        return [trial for row in self.rows for trial in row.trials]
+
+    @property
+    def baseline_mae(self) -> float:
+        """Test MAE of predicting the training mean."""
+        return fmean(trial.baseline_mae for trial in self.trials)
+
+    def common(self, setting: str) -> Any:
+        """Return the value of a dotted setting that all trials share, or `VARIES`."""
+        values = {trial.config.to_flat_dict()[setting] for trial in self.trials}
+        return values.pop() if len(values) == 1 else VARIES
+
+    def tag(self, name: str) -> str:
+        """Return the values of a tag over the trials, joined by commas."""
+        return ", ".join(sorted({trial.tags[name] for trial in self.trials if name in trial.tags}))
+
+    def size(self, split: str) -> str:
+        """Return the number of crystals of a split (train, val, test) as text."""
+        recorded = self.tag(f"num_{split}")
+        size = recorded or self.common(f"data.{split}_size")
+        return "all" if size is None else str(size)
+
+
+def compare(results: Results) -> list[Comparison]:
+    """Group the trials by data set and task, sorted by name.
+
+    Raises:
+        UserError: trials of one row were trained on different data.
+    """
+    keys = sorted({(trial.config.data.dataset, trial.config.data.task) for trial in results.trials})
+    return [_comparison(dataset, task, results.trials) for dataset, task in keys]
+
+
+def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial]) -> Comparison:
+    trials = [t for t in every_trial if (t.config.data.dataset, t.config.data.task) == (dataset, task)]
+    flat = [trial.config.to_flat_dict() for trial in trials]
+    varying = [key for key in flat[0] if key not in AVERAGED_OVER and len({settings[key] for settings in flat}) > 1]
+    rows: list[Row] = []
+    for frame in FRAMES:
+        by_variant: dict[str, list[FinishedTrial]] = {}
+        for trial in trials:
+            if trial.config.model.frame == frame:
+                by_variant.setdefault(_variant(trial.config, varying), []).append(trial)
+        rows += [
+            Row(frame, name, found[0].config.model, _same_data(found)) for name, found in sorted(by_variant.items())
+        ]
+        if not by_variant:
+            rows.append(Row(frame, "", replace(trials[0].config.model, frame=frame), ()))
+    return Comparison(dataset, task, trials[0].unit, tuple(rows))
+
+
+def _variant(config: TrialConfig, varying: Iterable[str]) -> str:
+    """Name what varies besides frame and seed; a preset's settings go by its name."""
+    preset = preset_name(config.model) or ""
+    shown = [] if preset in ("", "default") else [preset]
+    in_presets = {key for differences in MODEL_PRESETS.values() for key in differences} if preset else set()
+    flat = config.to_flat_dict()
+    for key in varying:
+        name = key.partition(".")[2]
+        if not (
+            key.startswith("model.") and (name in in_presets or (config.model.frame == "none" and name in ANGULAR))
+        ):
+            shown.append(f"{name} {flat[key]}")
+    return ", ".join(shown)
+
+
+def preset_name(model: ModelConfig) -> str | None:
+    """Return the paper's setting a model follows in all but frame, number of blocks and cutoff; None: neither."""
+    default = ModelConfig()
+    ignored = {"frame", "num_blocks", "cutoff", *(ANGULAR if model.frame == "none" else ())}
+    differing = {
+        key: getattr(model, key)
+        for key in ModelConfig.__dataclass_fields__
+        if key not in ignored and getattr(model, key) != getattr(default, key)
+    }
+    for name, differences in MODEL_PRESETS.items():
+        if differing == {key: value for key, value in differences.items() if key not in ignored}:
+            return name
+    return None
+
+
+def _same_data(trials: list[FinishedTrial]) -> tuple[FinishedTrial, ...]:
+    if len({trial.tags.get("dataset_fingerprint") for trial in trials}) > 1:
+        names = ", ".join(trial.run_key for trial in trials)
+        raise UserError(
+            f"these trials differ by their seed alone but were trained on different data: {names}; "
+            "run the sweep again, which repeats the ones whose data have changed"
+        )
+    return tuple(trials)

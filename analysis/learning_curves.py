@@ -1,0 +1,182 @@
+"""Learning curves per frame: training loss and validation error against the epoch, mean and range over seeds.
+
+    python analysis/learning_curves.py --sweep ablation_sample
+
+reads runs/mlflow.db and writes analysis/output/<sweep>/learning_curves_<dataset>_<task>.{pdf,png}.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.comparison import VARIES, Comparison, Row, compare
+from analysis.results import parse_arguments, read_results
+from crystalframer.command_line import reports_user_errors
+from crystalframer.config import FrameName
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS: Mapping[FrameName, str] = {
+    "none": "#000000",
+    "pca": "#56B4E9",
+    "lattice": "#0072B2",
+    "static_local": "#009E73",
+    "weighted_pca": "#E69F00",
+    "max": "#D55E00",
+}
+"""The Okabe-Ito palette, which colour-blind readers tell apart; a frame has the same colour in every figure."""
+
+LineStyle = str | tuple[int, tuple[float, ...]]
+
+LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+"""Line styles of a frame's variants, where something else varies as well."""
+
+STYLE = Path(__file__).parent / "paper.mplstyle"
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw one figure per data set and task; return the exit code."""
+    from matplotlib import style
+
+    arguments = parse_arguments(__doc__, argv)
+    results = read_results(arguments)
+    folder = arguments.output / results.sweep
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{results.sweep}: {results.progress()}")
+    for comparison in compare(results):
+        stem = folder / f"learning_curves_{comparison.dataset}_{comparison.task}"
+        with style.context(STYLE):
+            figure = draw(comparison)
+            figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
+            figure.savefig(stem.with_suffix(".png"), dpi=200)
+        print(f"written: {stem}.{{pdf,png}}")
+    return 0
+
+
+def draw(comparison: Comparison) -> "Figure":
+    """Return the figure of one task: training loss on the left, validation MAE on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 2.9), layout="constrained")
+    loss_axes, mae_axes = figure.subplots(1, 2)
+    rows = [row for row in comparison.rows if row.trials]
+    for axes, column in ((loss_axes, "train_loss"), (mae_axes, "val_mae")):
+        axes.set_yscale("log")
+        axes.set_xlabel("epoch")
+        for row in rows:
+            _curve(axes, row, column, line_style(row, rows))
+        axes.set_xlim(0, max(trial.config.train.epochs for trial in comparison.trials))
+    _baseline(mae_axes, comparison)
+    _shade_averaging(mae_axes, comparison)
+    _plain_ticks(loss_axes)
+    _plain_ticks(mae_axes)
+    _label_ends(mae_axes, rows)
+    loss_axes.set_ylabel("training loss (standardised MAE)")
+    mae_axes.set_ylabel(f"validation MAE ({comparison.unit})")
+    loss_axes.set_title(f"{comparison.dataset}, {comparison.task.replace('_', ' ')}", loc="left")
+    counts = sorted({len(row.trials) for row in rows})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    mae_axes.set_title(f"mean and range over {seeds} seed{'' if counts == [1] else 's'}", loc="left")
+    return figure
+
+
+def over_seeds(row: Row, column: str) -> pd.DataFrame:
+    """Return mean, min and max of a history column over the row's seeds, by epoch."""
+    table = pd.concat([trial.history[column] for trial in row.trials], axis="columns")
+    return pd.DataFrame({name: table.agg(name, axis="columns") for name in ("mean", "min", "max")})
+
+
+def spread_out(positions: Sequence[float], gap: float, low: float) -> NDArray[np.float64]:
+    """Return positions moved apart as little as needed: neighbours at least `gap` apart, none below `low`, in order."""
+    order = np.argsort(positions, kind="stable")
+    blocks: list[list[float]] = []
+    for position in np.asarray(positions, dtype=float)[order]:
+        # a block of labels that touch: its size, and the mean of where its first label would like to be
+        blocks.append([1.0, float(position)])
+        while len(blocks) > 1 and blocks[-2][1] + blocks[-2][0] * gap > blocks[-1][1]:
+            size, start = blocks.pop()
+            total = blocks[-1][0] + size
+            blocks[-1][1] = (blocks[-1][0] * blocks[-1][1] + size * (start - blocks[-1][0] * gap)) / total
+            blocks[-1][0] = total
+    placed = [start + gap * n for size, start in blocks for n in range(int(size))]
+    result = np.empty(len(placed))
+    result[order] = np.maximum(placed, low + gap * np.arange(len(placed)))
+    return result
+
+
+def line_style(row: Row, rows: Sequence[Row]) -> LineStyle:
+    """Return solid for a frame's first variant, other styles for the next ones."""
+    variants = [other.variant for other in rows if other.frame == row.frame]
+    return LINE_STYLES[variants.index(row.variant) % len(LINE_STYLES)]
+
+
+def _curve(axes: "Axes", row: Row, column: str, style: LineStyle) -> None:
+    curve = over_seeds(row, column)
+    epochs, colour = curve.index.to_numpy(), COLOURS[row.frame]
+    axes.fill_between(epochs, curve["min"].to_numpy(), curve["max"].to_numpy(), color=colour, alpha=0.15, linewidth=0)
+    axes.plot(epochs, curve["mean"].to_numpy(), color=colour, linestyle=style)
+
+
+def _shade_averaging(axes: "Axes", comparison: Comparison) -> None:
+    """Shade the last epochs, which were validated with averaged weights, where all trials share them."""
+    epochs, averaged = comparison.common("train.epochs"), comparison.common("train.average_epochs")
+    if VARIES in (epochs, averaged) or averaged == 0:
+        return
+    axes.axvspan(epochs - averaged + 0.5, epochs, color="#F2F2F2", zorder=0)
+    axes.annotate(
+        "averaged\nweights",
+        (epochs, comparison.baseline_mae),
+        xytext=(-2, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=6.5,
+        color="#707070",
+    )
+
+
+def _baseline(axes: "Axes", comparison: Comparison) -> None:
+    axes.axhline(comparison.baseline_mae, color="#707070", linestyle="--", linewidth=0.9)
+    axes.annotate(
+        "predicting the training mean (test set)",
+        (0.02, comparison.baseline_mae),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        fontsize=6.5,
+        color="#707070",
+    )
+
+
+def _plain_ticks(axes: "Axes") -> None:
+    """Label a logarithmic axis with plain numbers, more of them where it spans less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    subs = (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _label_ends(axes: "Axes", rows: Sequence[Row]) -> None:
+    """Write each row's name to the right of its curve's end, moved apart where ends are close."""
+    low, high = np.log(axes.get_ylim())
+    ends = [float(over_seeds(row, "val_mae")["mean"].iloc[-1]) for row in rows]
+    heights = [(np.log(end) - low) / (high - low) for end in ends]
+    for row, height, place in zip(rows, heights, spread_out(heights, gap=0.075, low=0.03), strict=True):
+        colour = COLOURS[row.frame]
+        axes.plot([1.0, 1.04], [height, place], transform=axes.transAxes, color=colour, linewidth=0.6, clip_on=False)
+        axes.text(1.05, place, row.label, transform=axes.transAxes, color=colour, va="center", fontsize=7)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The literature's figures: declarations in `published/*.yaml`, checked when they are read."""
+
+import json
+from dataclasses import field
+from functools import cache
+from pathlib import Path
+
+import pydantic
+import yaml
+from pydantic.dataclasses import dataclass
+
+from analysis.comparison import preset_name
+from crystalframer.config import FrameName, ModelConfig
+
+FOLDER = Path(__file__).parent / "published"
+
+_STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PublishedTask:
+    """Unit of a task's figures and the sizes of the split they were measured on."""
+
+    unit: str
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Method:
+    """One method's test MAE per task; None = not reported."""
+
+    name: str
+    source: str
+    mae: dict[str, float | None]
+    frame: FrameName | None = None
+    """Set where the method is one of our models."""
+    config: str = "default"
+    blocks: int = 4
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Published:
+    """The published figures on one data set."""
+
+    dataset: str
+    source_dataset: str
+    tasks: dict[str, PublishedTask]
+    methods: list[Method]
+
+    def mae(self, task: str, model: ModelConfig) -> float | None:
+        """Return the paper's test MAE of a model on a task, None where it reports none for these settings."""
+        wanted = (model.frame, preset_name(model), model.num_blocks)
+        for method in self.methods:
+            if (method.frame, method.config, method.blocks) == wanted:
+                return method.mae.get(task)
+        return None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Speed:
+    """Published cost of a method on JARVIS formation energy."""
+
+    name: str
+    seconds_per_epoch: float
+    test_ms_per_material: float
+    parameters: int
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Efficiency:
+    """The published comparison of speed and size."""
+
+    source: str
+    methods: list[Speed] = field(default_factory=list)
+
+
+@cache
+def load_published(dataset: str) -> Published | None:
+    """Return the published figures on a data set, None where it is none of the paper's."""
+    path = FOLDER / f"{dataset}.yaml"
+    return pydantic.TypeAdapter(Published).validate_json(_json(path)) if path.is_file() else None
+
+
+def load_efficiency() -> Efficiency:
+    """Return the published speed and size."""
+    return pydantic.TypeAdapter(Efficiency).validate_json(_json(FOLDER / "efficiency.yaml"))
+
+
+def load_sources() -> dict[str, str]:
+    """Return what each `source` stands for."""
+    return pydantic.TypeAdapter(dict[str, str]).validate_json(_json(FOLDER / "sources.yaml"))
+
+
+def _json(path: Path) -> str:
+    """Return a YAML file as JSON, which pydantic checks strictly and yet turns into dataclasses."""
+    return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,0 +1,195 @@
+"""Reads what a sweep recorded in MLflow: finished, current trials count; every other run is named with the reason."""
+
+import argparse
+import ast
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from crystalframer.config import TrialConfig, build_trial
+from crystalframer.data.dataset import unit_token
+from crystalframer.errors import UserError, near_matches
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+OUTPUT = Path(__file__).parent / "output"
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """A finished training run as MLflow holds it; errors are in `unit`."""
+
+    run_key: str
+    config: TrialConfig
+    tags: Mapping[str, str]
+    unit: str
+    test_mae: float
+    baseline_mae: float
+    """Test MAE of predicting the training set's mean."""
+    val_mae: float
+    """Validation MAE after the last epoch."""
+    num_parameters: int
+    history: pd.DataFrame
+    """One row per epoch (the index, from 1): train_loss, val_mae, averaged (0 or 1), seconds."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep's finished trials, and what was left out of them."""
+
+    sweep: str
+    trials: tuple[FinishedTrial, ...]
+    """Sorted by run key."""
+    left_out: tuple[str, ...]
+    """One ``"<run>: <reason>"`` per run that does not count, sorted."""
+    expected: int | None
+    """Trials the sweep's file asks for, None where that was not recorded."""
+
+    def progress(self) -> str:
+        """Say how much of the sweep is finished."""
+        of = "" if self.expected is None else f" of {self.expected}"
+        return f"{len(self.trials)}{of} trials finished"
+
+
+def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse what every analysis script takes: the sweep, where its results are, where to write."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--sweep", default="ablation_sample", help="name of the sweep (default: %(default)s)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--runs", type=Path, default=Path("runs"), help="runs folder (default: ./runs)")
+    source.add_argument("--tracking-uri", help="MLflow server or database to read instead of a runs folder")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to (default: analysis/output)")
+    return parser.parse_args(argv)
+
+
+def read_results(arguments: argparse.Namespace) -> Results:
+    """Read the sweep that `parse_arguments` got.
+
+    Raises:
+        UserError: there are no results, MLflow cannot be read, or a trial is recorded twice.
+    """
+    sweep: str = arguments.sweep
+    uri: str | None = arguments.tracking_uri
+    if uri is None:
+        database = arguments.runs / "mlflow.db"
+        if not database.is_file():
+            raise _no_results(sweep, str(database), hint="")
+        uri = f"sqlite:///{database.resolve()}"
+    return read_sweep(uri, sweep)
+
+
+def read_sweep(tracking_uri: str, sweep: str) -> Results:
+    """Read the runs of the MLflow experiment `sweep`.
+
+    Raises:
+        UserError: there are no finished trials, MLflow cannot be read, or a trial is recorded twice.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+    try:
+        experiment = client.get_experiment_by_name(sweep)
+        if experiment is None:
+            names = [other.name for other in client.search_experiments() if other.name != "Default"]
+            raise _no_results(sweep, tracking_uri, near_matches(sweep, names) if names else "")
+        runs = list(_runs(client, experiment))
+        trials, left_out = _sort_out(client, runs)
+    except MlflowException as error:
+        raise UserError(f"cannot read MLflow at {tracking_uri}: {error}") from error
+    _refuse_duplicates(trials)
+    if not trials:
+        raise _no_results(sweep, tracking_uri, f" ({'; '.join(left_out)})" if left_out else "")
+    expected = experiment.tags.get("num_trials")
+    return Results(sweep, tuple(trials), tuple(left_out), None if expected is None else int(expected))
+
+
+def _no_results(sweep: str, where: str, hint: str) -> UserError:
+    command = f"python pipelines/ablate_frames.py sweeps/{sweep}.yaml"
+    return UserError(f"no finished trials of the sweep {sweep!r} in {where}{hint}: run `{command}` first")
+
+
+def _runs(client: "MlflowClient", experiment: "Experiment") -> Iterator["Run"]:
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment.experiment_id], order_by=["attribute.start_time"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _sort_out(client: "MlflowClient", runs: Sequence["Run"]) -> tuple[list[FinishedTrial], list[str]]:
+    trials: list[FinishedTrial] = []
+    left_out: list[str] = []
+    for run in runs:
+        name = run.data.tags.get("run_key", run.info.run_name)
+        if run.data.tags.get("current") != "true":
+            left_out.append(f"{name}: not in the sweep as its file now reads")
+        elif run.info.status != "FINISHED":
+            left_out.append(f"{name}: {run.info.status.lower()}")
+        elif missing := _missing(run):
+            left_out.append(f"{name}: incomplete record, no {missing}")
+        else:
+            trials.append(_trial(client, run))
+    return sorted(trials, key=lambda trial: trial.run_key), sorted(left_out)
+
+
+def _missing(run: "Run") -> str:
+    tags = [tag for tag in ("run_key", "unit") if tag not in run.data.tags]
+    if tags:
+        return ", ".join(f"tag {tag}" for tag in tags)
+    token = unit_token(run.data.tags["unit"])
+    needed = [f"test/mae_{token}", f"test/baseline_mae_{token}", f"val/mae_{token}", "num_parameters"]
+    return ", ".join(key for key in needed if key not in run.data.metrics)
+
+
+def _trial(client: "MlflowClient", run: "Run") -> FinishedTrial:
+    tags, metrics = run.data.tags, run.data.metrics
+    token = unit_token(tags["unit"])
+    columns = {
+        "train_loss": "train/loss",
+        "val_mae": f"val/mae_{token}",
+        "averaged": "averaged",
+        "seconds": "seconds_per_epoch",
+    }
+    history = {name: _by_epoch(client, run.info.run_id, key) for name, key in columns.items()}
+    return FinishedTrial(
+        run_key=tags["run_key"],
+        config=build_trial({key: _plain(value) for key, value in run.data.params.items()}),
+        tags=tags,
+        unit=tags["unit"],
+        test_mae=metrics[f"test/mae_{token}"],
+        baseline_mae=metrics[f"test/baseline_mae_{token}"],
+        val_mae=metrics[f"val/mae_{token}"],
+        num_parameters=int(metrics["num_parameters"]),
+        history=pd.DataFrame(history).sort_index().rename_axis("epoch"),
+    )
+
+
+def _by_epoch(client: "MlflowClient", run_id: str, key: str) -> "pd.Series[float]":
+    values = {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
+    return pd.Series(values, dtype=float)
+
+
+def _plain(text: str) -> object:
+    """Undo MLflow's str() of a parameter: numbers and None come back, names stay text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _refuse_duplicates(trials: Sequence[FinishedTrial]) -> None:
+    twice = [key for key, count in Counter(trial.run_key for trial in trials).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"MLflow holds these finished trials more than once: {', '.join(twice)}; "
+            "delete the runs that do not belong there (MLflow's page, or `mlflow runs delete`), then try again"
+        )
