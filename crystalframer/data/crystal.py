@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MIN_DISTANCE = 0.1
 """Atoms (or an atom and its own periodic image) nearer than this, in Å, are on top of one another."""
 MIN_VOLUME = MIN_DISTANCE**3
-"""Smallest cell volume in Å³; no lattice below it can keep an atom `MIN_DISTANCE` from its images."""
+"""Smallest cell volume in Å³: a cube of `MIN_DISTANCE`."""
 
 _SYMBOLS = """
 H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
@@ -100,7 +100,7 @@ class Crystal:
             UserError: a site is partly or mixedly occupied or holds no element, the structure is not periodic in
                 three directions, or the crystal is not valid.
         """
-        from pymatgen.core.periodic_table import Element, Species
+        from pymatgen.core.periodic_table import DummySpecies, Element, Species
 
         label = _label(id)
         if not all(structure.lattice.pbc):
@@ -112,7 +112,7 @@ class Crystal:
                     f"{label}: site {index} is disordered ({site.species_string}), expected one element per site: "
                     "order the structure first"
                 )
-            if not isinstance(site.specie, Element | Species):
+            if isinstance(site.specie, DummySpecies) or not isinstance(site.specie, Element | Species):
                 raise UserError(f"{label}: site {index} holds {site.species_string}, which is not an element")
             numbers.append(int(site.specie.Z))
         return cls(structure.lattice.matrix, structure.frac_coords, np.array(numbers, dtype=np.int64), id)
