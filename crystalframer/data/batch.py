@@ -63,6 +63,13 @@ class CrystalBatch:
         """Neighbour entries in the batch, E."""
         return len(self.neighbour)
 
+    def to(self, device: torch.device | str) -> "CrystalBatch":
+        """Return the batch with every tensor on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return CrystalBatch(
+            **{name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
+        )
+
 
 def collate(
     geometries: Sequence[Geometry],

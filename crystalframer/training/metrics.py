@@ -1,14 +1,12 @@
 """Errors in the target's unit, and the records that training and evaluation return."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalframer.data.dataset import SplitName
 from crystalframer.errors import UserError
-
-Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class EpochResult:
 class Evaluation:
     """Predictions of one split, in the split's order, and their errors in the target's unit."""
 
-    split: Split
+    split: SplitName
     ids: tuple[str, ...]
     """Identifiers of the S crystals."""
     targets: NDArray[np.float64]

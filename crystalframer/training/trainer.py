@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from crystalframer.config import TrialConfig
 from crystalframer.data.batch import BatchLoader, CrystalBatch
 from crystalframer.data.batching import shuffled_batches
-from crystalframer.data.dataset import TaskData
+from crystalframer.data.dataset import SplitName, TaskData, require_elements
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer, count_parameters
 from crystalframer.training.averaging import WeightAverage
@@ -30,7 +30,6 @@ from crystalframer.training.evaluation import predict_rows
 from crystalframer.training.metrics import (
     EpochResult,
     Evaluation,
-    Split,
     TargetScale,
     mean_absolute_error,
     require_finite,
@@ -68,8 +67,8 @@ class Trainer:
             device: where the model lives.
 
         Raises:
-            UserError: a target is missing, the training targets are all equal, the training set has no full batch, or
-                the model has more than one output.
+            UserError: a target is missing, the training targets are all equal, the training set has no full batch, a
+                crystal has an element the model does not know, or the model has more than one output.
         """
         _check(trial, data)
         self.trial = trial
@@ -127,7 +126,7 @@ class Trainer:
         """
         self._stopping = True
 
-    def evaluate(self, split: Split) -> Evaluation:
+    def evaluate(self, split: SplitName) -> Evaluation:
         """Predict a split with the averaged weights once averaging has begun, else with the model's own.
 
         Raises:
@@ -138,7 +137,7 @@ class Trainer:
         targets = self.data.targets[rows].astype(np.float64)
         require_finite(targets, f"the {split} targets of {self.data.task!r}")
         self._calibrate()
-        sizes = np.diff(self.data.dataset.offsets)[rows]
+        sizes = self.data.dataset.num_atoms[rows]
         with self._average.applied() if self._average.count else nullcontext():
             predictions = self.scale.restore(predict_rows(self.model, self._loader, rows, sizes))
         if not np.isfinite(predictions).all():
@@ -295,3 +294,4 @@ def _check(trial: TrialConfig, data: TaskData) -> None:
             f"training set of {data.task!r}; choose a smaller batch or more training crystals"
         )
     require_finite(data.targets[data.rows["val"]], f"the validation targets of {data.task!r}")
+    require_elements(data.dataset, np.concatenate(list(data.rows.values())), trial.model.num_elements)
