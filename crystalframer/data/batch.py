@@ -1,7 +1,7 @@
 """Crystals as one flat batch of tensors, neighbours and static frames included."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,11 @@ class CrystalBatch:
         return len(self.neighbour)
 
     def to(self, device: torch.device | str) -> "CrystalBatch":
-        """Return the batch with every tensor on `device`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return CrystalBatch(
-            **{name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
-        )
+        """Return the batch with every tensor on `device`, without what was derived on another one."""
+        if self.vector.device == torch.device(device):
+            return self
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, derived={})
 
 
 def collate(

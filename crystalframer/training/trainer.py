@@ -227,6 +227,7 @@ class Trainer:
         """Do one optimiser step and return its loss."""
         step = self.progress.step
         batch = self._batch(rows)
+        assert batch.targets is not None, "the loader gives every batch its targets"
         targets = (batch.targets - self.scale.mean) / self.scale.std
         self._optimizer.zero_grad(set_to_none=True)
         loss = (self.model(batch, tie_seed=draw_seed(self._ties)) - targets).abs().mean()
