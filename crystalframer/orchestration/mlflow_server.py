@@ -1,0 +1,154 @@
+"""A local MLflow tracking server on SQLite that lives exactly as long as the program that started it.
+
+``runs/mlflow.db`` holds the records and ``runs/mlartifacts`` the artifacts, both served on a free port of the
+loopback interface. The database's tables are made aside and moved into place, so that no kill and no second process
+ever meets half a schema.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+from crystalframer.errors import UserError
+from crystalframer.orchestration import watchdog
+from crystalframer.orchestration.mlflow_store import ENVIRONMENT, connect
+
+START_SECONDS = 120.0
+"""How long a server may take until it answers."""
+_SERVER_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.5 GB instead of 3 GB, and ready in a quarter of the time
+}
+
+
+def database_uri(runs: Path) -> str:
+    """Return the URI of the tracking database in a folder of runs."""
+    return f"sqlite:///{(runs / 'mlflow.db').absolute()}"
+
+
+def ui_command(runs: Path) -> str:
+    """Return the command that shows a folder of runs in a browser."""
+    artifacts = (runs / "mlartifacts").absolute()
+    return f"mlflow ui --backend-store-uri {database_uri(runs)} --artifacts-destination {artifacts}"
+
+
+class LocalMlflowServer:
+    """The tracking server of a folder of runs; a context manager that ends it."""
+
+    def __init__(self, runs: Path) -> None:
+        """Start the server without waiting for it; it gets ready in about 5 s, 10 s on a new folder."""
+        self._runs = runs.absolute()
+        self._runs.mkdir(parents=True, exist_ok=True)
+        self.log = self._runs / "mlflow-server.log"
+        self.port = _free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, watchdog.__file__, sys.executable, "-m", __name__, str(self._runs), str(self.port)]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_server_environment(),
+                start_new_session=True,  # Ctrl-C is for the driver, which still has runs to close
+            )
+
+    def __enter__(self) -> "LocalMlflowServer":
+        """Return the server."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the server."""
+        self.stop()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            UserError: it ended or did not answer in time; the message names its log.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not is_answering(self.uri):
+            if self._process.poll() is not None:
+                raise UserError(f"the MLflow server ended at once: {self._last_words()}; see {self.log}")
+            if time.monotonic() > deadline:
+                raise UserError(f"the MLflow server did not answer within {START_SECONDS:g} s; see {self.log}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End the server and everything it started."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(encoding="utf-8").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def is_answering(uri: str) -> bool:
+    """Return whether a tracking server answers at an address."""
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def create_database(runs: Path) -> None:
+    """Make the tracking database of a folder of runs unless it is there, all at once, with a write-ahead log."""
+    path = runs / "mlflow.db"
+    with (runs / ".mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        building = runs / ".mlflow.db.new"
+        building.unlink(missing_ok=True)  # what a kill left
+        connect(f"sqlite:///{building}").search_experiments()
+        building.replace(path)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _server_environment() -> dict[str, str]:
+    package_root = str(Path(__file__).absolute().parents[2])  # so that it is found where it is not installed, too
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, **_SERVER_ENVIRONMENT, "PYTHONPATH": path}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _serve(runs: Path, port: int) -> None:
+    """Become the server: runs in a process of its own, under the watchdog."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not (runs / "mlflow.db").exists():
+        create_database(runs)
+    options = {
+        "--backend-store-uri": database_uri(runs),
+        "--artifacts-destination": str(runs / "mlartifacts"),
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+    }
+    arguments = [part for option in options.items() for part in option]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]))

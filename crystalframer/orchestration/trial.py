@@ -1,0 +1,284 @@
+"""One trial, from its start or its last checkpoint to its `done` marker; knows nothing of Ray."""
+
+import platform
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from crystalframer.config import TrialConfig
+from crystalframer.data.dataset import TaskData, unit_token
+from crystalframer.errors import UserError
+from crystalframer.orchestration.run_directory import Attempt, RunDirectory, SupersededError
+from crystalframer.orchestration.spec import Trial
+from crystalframer.orchestration.tracking import StepMetrics, Tracker
+
+if TYPE_CHECKING:  # they import torch, which the driver does without
+    from crystalframer.data.dataset import SplitName
+    from crystalframer.training.metrics import EpochResult, Evaluation
+
+CHECKPOINT_SECONDS = 10.0
+"""Shortest time between two checkpoints, and so the most work that a kill can cost besides an epoch. Not a setting
+of a trial: it must not change results."""
+
+
+class NamesItsKernel(Protocol):
+    """What a trial needs of a model."""
+
+    @property
+    def kernel_name(self) -> str:
+        """The attention implementation in use."""
+
+
+class TrialTrainer(Protocol):
+    """What a trial needs of `crystalframer.training.trainer.Trainer`."""
+
+    history: "list[EpochResult]"
+
+    @property
+    def model(self) -> NamesItsKernel:
+        """What is trained."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of the model's parameters."""
+
+    def fit(self) -> "Iterator[EpochResult]":
+        """Train from where training stands to the last epoch, yielding the result of each."""
+
+    def evaluate(self, split: "SplitName") -> "Evaluation":
+        """Predict a split."""
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint atomically."""
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint."""
+
+
+class TrainerFactory(Protocol):
+    """Makes a trainer, as the class `Trainer` itself does."""
+
+    def __call__(self, trial: TrialConfig, data: TaskData, *, device: str) -> TrialTrainer:
+        """Build the model and what trains it."""
+
+
+@dataclass(frozen=True)
+class TrialProgress:
+    """What a trial reports after each epoch, and once more when it is done."""
+
+    epoch: int
+    epochs: int
+    val_mae: float
+    """In the target's unit."""
+    seconds: float
+    """Of this epoch."""
+    result: dict[str, Any] | None = None
+    """What `done.json` holds, once it is written."""
+
+
+def run_trial(
+    trial: Trial,
+    data: TaskData,
+    directory: RunDirectory,
+    tracker: Tracker,
+    make_trainer: TrainerFactory,
+    *,
+    tags: dict[str, str],
+    device: str = "cpu",
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Generator[TrialProgress, None, None]:
+    """Train, evaluate and record one trial; closing the iteration early saves a checkpoint to resume from.
+
+    A metric reaches the tracker only when the checkpoint that holds its epoch is on disk, so that what is recorded
+    is always the past of the model that results.
+
+    Args:
+        trial: name and settings.
+        data: the crystals and targets that ``trial.config.data`` names.
+        directory: the trial's run directory, on storage that a later attempt sees as well.
+        tracker: where parameters, metrics and artifacts go.
+        make_trainer: the class `Trainer`, or a stand-in.
+        tags: what the sweep says of the run, beside what the trial itself knows.
+        device: where the model lives.
+        checkpoint_seconds: shortest time between two checkpoints.
+
+    Yields:
+        Progress after each epoch; the last one holds the result.
+
+    Raises:
+        UserError: the directory belongs to other settings or data, or the settings do not suit the data.
+        SupersededError: another attempt took over.
+    """
+    with directory.attempt(trial.config, data.fingerprint) as attempt:
+        run = _Run(trial, data, attempt, tracker, checkpoint_seconds)
+        try:
+            trainer = make_trainer(trial.config, data, device=device)
+            run.resume(trainer, tags)
+            for epoch in trainer.fit():
+                yield run.after_epoch(trainer, epoch)
+            run.save(trainer)
+            result = run.conclude(trainer)
+        except GeneratorExit:
+            run.stop(trainer)
+            raise
+        except SupersededError:
+            raise
+        except BaseException as error:
+            run.fail(error)
+            raise
+        yield run.progress(trainer.history[-1], result)
+
+
+class _Run:
+    """What `run_trial` does between two lines of its loop."""
+
+    def __init__(
+        self, trial: Trial, data: TaskData, attempt: Attempt, tracker: Tracker, checkpoint_seconds: float
+    ) -> None:
+        self._trial = trial
+        self._data = data
+        self._attempt = attempt
+        self._directory = attempt.directory
+        self._tracker = tracker
+        self._checkpoint_seconds = checkpoint_seconds
+        self._saved_at = time.monotonic()
+        self._epoch = 0
+        self._unpublished: list[StepMetrics] = []
+        self._tags: dict[str, str] = {}
+        self._tracked = False
+
+    def resume(self, trainer: TrialTrainer, tags: dict[str, str]) -> None:
+        """Continue from the checkpoint, if there is one, and bring the tracker to the same epoch."""
+        if self._directory.checkpoint.exists():
+            trainer.restore(self._directory.checkpoint)
+        self._epoch = len(trainer.history)
+        kept = self._attempt.rewind(self._epoch)
+        self._attempt.write_state("running", self._epoch)
+        own = {
+            "fingerprint": self._trial.config.fingerprint(),
+            "dataset_fingerprint": self._data.fingerprint,
+            "unit": self._data.unit,
+            **{f"num_{split}": str(len(rows)) for split, rows in self._data.rows.items()},
+            "kernel": trainer.model.kernel_name,
+            "torch": _torch_version(),
+            "machine": platform.node(),
+        }
+        self._tags = {**tags, **own}
+        start_tracking(self._tracker, self._trial, self._tags, kept)
+        self._tracked = True
+
+    def after_epoch(self, trainer: TrialTrainer, epoch: "EpochResult") -> TrialProgress:
+        """Write an epoch down, and a checkpoint when one is due."""
+        metrics = StepMetrics(epoch.epoch, _now_ms(), epoch_metrics(epoch, self._data.unit))
+        self._attempt.append(metrics)
+        self._unpublished.append(metrics)
+        self._epoch = epoch.epoch
+        if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self.save(trainer)
+        return self.progress(epoch)
+
+    def save(self, trainer: TrialTrainer) -> None:
+        """Write a checkpoint and publish the epochs it holds."""
+        self._attempt.check_current()
+        trainer.save(self._directory.checkpoint)
+        self._attempt.write_state("running", self._epoch)
+        self._tracker.log_metrics(self._unpublished)
+        self._unpublished.clear()
+        self._saved_at = time.monotonic()
+
+    def conclude(self, trainer: TrialTrainer) -> dict[str, Any]:
+        """Evaluate on the test set, record everything, and mark the trial as done."""
+        test = trainer.evaluate("test")
+        self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist())
+        final = StepMetrics(
+            self._epoch, _now_ms(), final_metrics(test, self._data.unit, num_parameters=trainer.num_parameters)
+        )
+        conclude_tracking(self._tracker, self._directory, final)
+        result = {
+            "trial": self._trial.name,
+            "unit": self._data.unit,
+            "val_mae": trainer.history[-1].val_mae,
+            "test_mae": test.mae,
+            "test_rmse": test.rmse,
+            "baseline_mae": test.baseline_mae,
+            "tags": self._tags,
+            "final": asdict(final),
+        }
+        self._attempt.write_result(result)
+        self._attempt.write_state("done", self._epoch)
+        return result
+
+    def stop(self, trainer: TrialTrainer) -> None:
+        """Leave the trial so that the next attempt continues at this epoch."""
+        self.save(trainer)
+        self._attempt.write_state("stopped", self._epoch)
+        self._tracker.finish("KILLED")
+
+    def fail(self, error: BaseException) -> None:
+        """Write down why the trial failed."""
+        self._attempt.write_error(error)
+        self._attempt.write_state("failed", self._epoch, one_line(error))
+        if self._tracked:
+            self._tracker.finish("FAILED")
+
+    def progress(self, epoch: "EpochResult", result: dict[str, Any] | None = None) -> TrialProgress:
+        """Return what to report."""
+        return TrialProgress(epoch.epoch, self._trial.config.train.epochs, epoch.val_mae, epoch.seconds, result)
+
+
+def start_tracking(tracker: Tracker, trial: Trial, tags: dict[str, str], records: Sequence[StepMetrics]) -> None:
+    """Start a trial's run in a tracker and bring it to the epochs that the run directory holds."""
+    tracker.start(trial.name, trial.config.to_flat_dict(), tags)
+    tracker.log_metrics(records)
+
+
+def conclude_tracking(tracker: Tracker, directory: RunDirectory, final: StepMetrics) -> None:
+    """Record the final metrics and the artifacts, and close the run."""
+    tracker.log_metrics([final])
+    tracker.log_artifact(directory.checkpoint, "model")
+    tracker.log_artifact(directory.config_yaml, "")
+    tracker.log_artifact(directory.predictions, "predictions")
+    tracker.finish("FINISHED")
+
+
+def epoch_metrics(epoch: "EpochResult", unit: str) -> dict[str, float]:
+    """Return one epoch's metrics under the names that the analysis reads."""
+    token = unit_token(unit)
+    return {
+        "train/loss": epoch.train_loss,
+        f"train/mae_{token}": epoch.train_mae,
+        f"val/mae_{token}": epoch.val_mae,
+        f"val/rmse_{token}": epoch.val_rmse,
+        "learning_rate": epoch.learning_rate,
+        "seconds_per_epoch": epoch.seconds,
+        "averaged": float(epoch.averaged),
+    }
+
+
+def final_metrics(test: "Evaluation", unit: str, num_parameters: int) -> dict[str, float]:
+    """Return a finished trial's metrics under the names that the analysis reads."""
+    token = unit_token(unit)
+    return {
+        f"test/mae_{token}": test.mae,
+        f"test/rmse_{token}": test.rmse,
+        f"test/baseline_mae_{token}": test.baseline_mae,
+        "num_parameters": float(num_parameters),
+    }
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line: a user's mistake as its sentence, anything else with its type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)
