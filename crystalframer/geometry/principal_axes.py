@@ -8,7 +8,7 @@ DEGENERATE_GAP = 1e-4
 DEGENERATE_SPLIT = 1e-3
 """How far the lattice axes pull equal eigenvalues apart, in units of their sum."""
 SKEW_TOLERANCE = 1e-4
-"""A third moment below this, in units of the mean |x|³, does not decide a sign."""
+"""A third moment Σ w (e·x)³ below this, in units of Σ w |x|³, does not decide a sign: it may be rounding."""
 CLEAR_COMPONENT = 0.1
 """Component along a lattice axis large enough to decide a sign."""
 
@@ -50,9 +50,8 @@ def settled_eigenvectors(covariance: Tensor, lattice_axes: Tensor) -> Tensor:
 
 def axis_signs(axes: Tensor, lattice_axes: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """Return the sign, +1 or −1, that each of `axes` (..., A, 3) receives by the rule of `principal_axes`."""
-    along = axes @ points.mT
-    cubed = along**3 * weights[..., None, :]
-    skew, scale = cubed.sum(-1), cubed.abs().sum(-1)
+    skew = ((axes @ points.mT) ** 3 * weights[..., None, :]).sum(-1)
+    scale = (points.norm(dim=-1) ** 3 * weights).sum(-1, keepdim=True)
     component = axes @ lattice_axes.mT
     first_clear = (component.abs() > CLEAR_COMPONENT).to(torch.int8).argmax(-1, keepdim=True)
     by_lattice = component.gather(-1, first_clear).squeeze(-1)

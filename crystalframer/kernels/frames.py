@@ -73,8 +73,8 @@ def max_frames(logits: Tensor, near: Surroundings, tie_seed: int | None) -> Tens
 def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: int | None) -> Tensor:
     """Return the frames `weighted_pca`: eigenvectors of Σ w r̄ r̄ᵀ, ascending in eigenvalue (paper: weighted PCA frames).
 
-    In evaluation, signs and degenerate axes follow `geometry.principal_axes`; in training the signs of e1 and e2 are
-    random and e3 = e1 × e2.
+    Signs and degenerate axes follow `geometry.principal_axes`; in training e1 and e2 are then flipped at random, and
+    e3 = e1 × e2. So a seed gives the same frames whatever sign an eigensolver returns.
 
     Args:
         weights: (A, K, H) softmax weights, zero for padding.
@@ -89,12 +89,11 @@ def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: int | Non
     by_head = weights.double().mT
     covariance = torch.einsum("ahk,akx,aky->ahxy", by_head, unit, unit)
     axes = settled_eigenvectors(covariance, lattice_axes)[..., :2, :]
-    if tie_seed is None:
-        signs = axis_signs(axes, lattice_axes.expand(-1, num_heads, -1, -1), unit[:, None], by_head)
-    else:
+    signs = axis_signs(axes, lattice_axes.expand(-1, num_heads, -1, -1), unit[:, None], by_head)
+    if tie_seed is not None:
         owner = near.atom[:, None, None] * num_heads + torch.arange(num_heads, device=weights.device)[:, None]
         index = owner * 2 + torch.arange(2, device=weights.device)
-        signs = noise.random_signs(noise.stream_key(tie_seed, noise.SIGN), index, unit.dtype)
+        signs = signs * noise.random_signs(noise.stream_key(tie_seed, noise.SIGN), index, unit.dtype)
     axes = axes * signs[..., None]
     return right_handed(axes[..., 0, :], axes[..., 1, :]).to(weights.dtype)
 
