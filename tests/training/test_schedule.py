@@ -1,5 +1,6 @@
 """The learning rate of every step."""
 
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,7 @@ def test_rate_is_frozen_from_the_first_averaged_step_on() -> None:
     schedule = Schedule.of(config, steps_per_epoch=7)
     assert schedule.average_from == 49
     rates = [schedule.at(step) for step in range(70)]
-    assert all(later < earlier for earlier, later in zip(rates[:49], rates[1:50], strict=True))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[:50]))
     assert set(rates[49:]) == {1e-3 * math.sqrt(50 / 99)}
     assert [schedule.averages(step) for step in (48, 49, 69)] == [False, True, True]
 
