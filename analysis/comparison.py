@@ -28,6 +28,9 @@ VARIES = "varies"
 ANGULAR = ("num_angl", "s_angl", "c_angl")
 """Settings without a meaning where there is no frame."""
 
+ENCODING = tuple(sorted({key for differences in MODEL_PRESETS.values() for key in differences}))
+"""Settings that presets set."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -154,33 +157,32 @@ def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial]) -
 
 
 def _variant(config: TrialConfig, varying: Iterable[str]) -> str:
-    """Name what varies besides frame and seed; a preset's settings go by its name."""
-    preset = preset_name(config.model) or ""
-    shown = [] if preset in ("", "default") else [preset]
-    in_presets = {key for differences in MODEL_PRESETS.values() for key in differences} if preset else set()
+    """Name what varies besides frame and seed; the angular encoding goes by its preset's name where it has one."""
+    preset = encoding_preset(config.model)
+    shown = [] if preset in (None, "default") else [preset]
+    named = ENCODING if preset else ANGULAR if config.model.frame == "none" else ()
     flat = config.to_flat_dict()
-    for key in varying:
-        name = key.partition(".")[2]
-        if not (
-            key.startswith("model.") and (name in in_presets or (config.model.frame == "none" and name in ANGULAR))
-        ):
-            shown.append(f"{name} {flat[key]}")
+    shown += [
+        f"{key.partition('.')[2]} {flat[key]}" for key in varying if key not in {f"model.{name}" for name in named}
+    ]
     return ", ".join(shown)
 
 
-def preset_name(model: ModelConfig) -> str | None:
-    """Return the paper's setting a model follows in all but frame, number of blocks and cutoff; None: neither."""
-    default = ModelConfig()
-    ignored = {"frame", "num_blocks", "cutoff", *(ANGULAR if model.frame == "none" else ())}
-    differing = {
-        key: getattr(model, key)
-        for key in ModelConfig.__dataclass_fields__
-        if key not in ignored and getattr(model, key) != getattr(default, key)
-    }
+def encoding_preset(model: ModelConfig) -> str | None:
+    """Return the preset whose encoding settings a model has, None where it has others."""
+    relevant = [key for key in ENCODING if model.frame != "none" or key not in ANGULAR]
     for name, differences in MODEL_PRESETS.items():
-        if differing == {key: value for key, value in differences.items() if key not in ignored}:
+        preset = replace(ModelConfig(), **differences)
+        if all(getattr(model, key) == getattr(preset, key) for key in relevant):
             return name
     return None
+
+
+def paper_setting(model: ModelConfig) -> str | None:
+    """Return the preset a model follows in all but frame, number of blocks and cutoff; None: it is not the paper's."""
+    default = replace(ModelConfig(), frame=model.frame, num_blocks=model.num_blocks, cutoff=model.cutoff)
+    same = replace(model, **{key: getattr(default, key) for key in ENCODING}) == default
+    return encoding_preset(model) if same else None
 
 
 def _same_data(trials: list[FinishedTrial]) -> tuple[FinishedTrial, ...]:

@@ -9,7 +9,7 @@ import pydantic
 import yaml
 from pydantic.dataclasses import dataclass
 
-from analysis.comparison import preset_name
+from analysis.comparison import paper_setting
 from crystalframer.config import FrameName, ModelConfig
 
 FOLDER = Path(__file__).parent / "published"
@@ -51,7 +51,7 @@ class Published:
 
     def mae(self, task: str, model: ModelConfig) -> float | None:
         """Return the paper's test MAE of a model on a task, None where it reports none for these settings."""
-        wanted = (model.frame, preset_name(model), model.num_blocks)
+        wanted = (model.frame, paper_setting(model), model.num_blocks)
         for method in self.methods:
             if (method.frame, method.config, method.blocks) == wanted:
                 return method.mae.get(task)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 OUTPUT = Path(__file__).parent / "output"
+PAGE = 1000
+"""Runs per request."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _no_results(sweep: str, where: str, hint: str) -> UserError:
 def _runs(client: "MlflowClient", experiment: "Experiment") -> Iterator["Run"]:
     token: str | None = None
     while True:
-        page = client.search_runs([experiment.experiment_id], order_by=["attribute.start_time"], page_token=token)
+        page = client.search_runs([experiment.experiment_id], max_results=PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:

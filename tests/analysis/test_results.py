@@ -1,0 +1,121 @@
+"""What counts as a result: finished, current trials, each once."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis.comparison import compare
+from analysis.results import parse_arguments, read_results, read_sweep
+from crystalframer.errors import UserError
+from tests.analysis.conftest import EPOCHS, SWEEP, Store
+
+
+def test_only_finished_current_trials_count_and_the_others_are_named(store: Store) -> None:
+    store.add("max", 0, test_mae=0.4)
+    store.add("max", 1, test_mae=0.1, status="FAILED")
+    store.add("none", 0, test_mae=0.1, status="RUNNING")
+    store.add("pca", 0, test_mae=0.1, status="KILLED")
+    store.add("max", 2, test_mae=0.1, current=False)
+
+    results = read_sweep(store.tracking_uri, SWEEP)
+
+    assert [(t.config.model.frame, t.config.train.seed, t.test_mae) for t in results.trials] == [("max", 0, 0.4)]
+    reasons = {entry.split("-")[1] + entry.split("-")[2]: entry.split(": ")[1] for entry in results.left_out}
+    assert reasons == {
+        "maxseed1": "failed",
+        "maxseed2": "not in the sweep as its file now reads",
+        "noneseed0": "running",
+        "pcaseed0": "killed",
+    }
+
+
+def test_a_trial_is_read_as_it_was_recorded(store: Store) -> None:
+    store.add("none", 3, test_mae=0.25, settings={"train.learning_rate": 1e-05})
+
+    (trial,) = read_sweep(store.tracking_uri, SWEEP).trials
+
+    assert trial.config.model.frame == "none"  # and not None
+    assert trial.config.train.learning_rate == 1e-05
+    assert trial.config.data.val_size is None
+    assert (trial.unit, trial.baseline_mae, trial.num_parameters) == ("eV/atom", 1.0, 951821)
+    assert trial.val_mae == pytest.approx(0.25 * (1 + 1 / EPOCHS))
+    assert trial.history.index.tolist() == list(range(1, EPOCHS + 1))
+    assert trial.history["train_loss"].tolist() == pytest.approx([0.9 / epoch for epoch in range(1, EPOCHS + 1)])
+    assert trial.history["averaged"].sum() == 2
+
+
+def test_a_finished_trial_without_its_test_error_is_left_out(store: Store) -> None:
+    store.add("max", 0)
+    run_id = store.add("max", 1, status="RUNNING")
+    store.client.set_terminated(run_id)
+
+    results = read_sweep(store.tracking_uri, SWEEP)
+
+    assert len(results.trials) == 1
+    assert "incomplete record, no test/mae_eV_per_atom" in results.left_out[0]
+
+
+def test_a_trial_recorded_twice_is_an_error(store: Store) -> None:
+    store.add("max", 0, key="twin")
+    store.add("max", 0, key="twin")
+    with pytest.raises(UserError, match="more than once: twin; delete"):
+        read_sweep(store.tracking_uri, SWEEP)
+
+
+def test_a_stale_twin_is_no_duplicate(store: Store) -> None:
+    store.add("max", 0, key="twin")
+    store.add("max", 0, key="twin", current=False)
+    assert len(read_sweep(store.tracking_uri, SWEEP).trials) == 1
+
+
+def test_more_runs_than_a_page_holds_are_all_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(3):
+        store.add("max", seed)
+    monkeypatch.setattr("analysis.results.PAGE", 2)
+    assert len(read_sweep(store.tracking_uri, SWEEP).trials) == 3
+
+
+def test_progress_says_how_many_trials_are_expected(store: Store) -> None:
+    store.add("max", 0)
+    assert read_sweep(store.tracking_uri, SWEEP).progress() == "1 trials finished"
+    store.client.set_experiment_tag(store.experiment_id, "num_trials", "12")
+    assert read_sweep(store.tracking_uri, SWEEP).progress() == "1 of 12 trials finished"
+
+
+def test_no_results_names_the_command_that_makes_them(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no finished trials of the sweep 'toy'.*ablate_frames.py sweeps/toy.yaml"):
+        read_sweep(store.tracking_uri, SWEEP)
+    with pytest.raises(UserError, match=r"did you mean 'toy'\?.*first"):
+        read_sweep(store.tracking_uri, "tox")
+    absent = parse_arguments("", ["--sweep", SWEEP, "--runs", str(tmp_path / "elsewhere")])
+    with pytest.raises(UserError, match=r"elsewhere/mlflow.db: run `python pipelines/ablate_frames.py"):
+        read_results(absent)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_one_row_never_mixes_data(store: Store) -> None:
+    store.add("max", 0, tags={"dataset_fingerprint": "old"})
+    store.add("max", 1, tags={"dataset_fingerprint": "new"})
+    with pytest.raises(UserError, match="trained on different data"):
+        compare(read_sweep(store.tracking_uri, SWEEP))
+
+
+def test_settings_that_vary_make_rows_of_their_own(store: Store) -> None:
+    lightweight = {"model.preset": "lightweight"}
+    for seed in (0, 1):
+        store.add("none", seed)
+        store.add("max", seed)
+        store.add("max", seed, settings=lightweight)
+        store.add("max", seed, settings={**lightweight, "model.cutoff": 6.0})
+
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
+
+    labels = [row.label for row in comparison.rows if row.trials]
+    assert labels == [
+        "none (Crystalformer), cutoff 8.0",
+        "max, cutoff 8.0",
+        "max, lightweight, cutoff 6.0",
+        "max, lightweight, cutoff 8.0",
+    ]
+    assert {len(row.trials) for row in comparison.rows if row.trials} == {2}
+    assert comparison.common("model.cutoff") == "varies"
