@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from crystalframer.config import DataConfig
 from crystalframer.data.crystal import ELEMENTS, Crystal
 from crystalframer.errors import UserError, near_matches
 
+T = TypeVar("T", bound=np.generic)
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 """Names of the splits; ``Task.split`` holds their positions here, or -1 for none."""
@@ -31,12 +32,16 @@ class Task:
     split: NDArray[np.int8]
     """(n,), 0 train, 1 val, 2 test, -1 none."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", _read_only(self.targets))
+        object.__setattr__(self, "split", _read_only(self.split))
+
 
 @dataclass(frozen=True, eq=False)
 class CrystalDataset:
     """n crystals of N atoms in all; crystal i owns the atoms ``offsets[i]:offsets[i + 1]``.
 
-    The arrays may be views of a memory-mapped file; they are never written to.
+    The arrays are read-only views, possibly of a memory-mapped file: copy what is to become a tensor.
 
     Raises:
         UserError: shapes that do not fit together, an id that occurs twice, an infinite target, an unknown split code.
@@ -72,6 +77,8 @@ class CrystalDataset:
             shapes[f"split of {task.name}"] = (task.split.shape, (n,))
         for what, (got, expected) in shapes.items():
             self._require(got == expected, f"{what} has shape {got}, expected {expected}")
+        for name in ("ids", "offsets", "lattice", "frac_coords", "atomic_numbers"):
+            object.__setattr__(self, name, _read_only(getattr(self, name)))
         if self.stored_fingerprint is None:
             self._check_content(total)
 
@@ -121,15 +128,10 @@ class CrystalDataset:
         for position, crystal in enumerate(crystals):
             if not crystal.id:
                 raise UserError(f"data set {name!r}: crystal number {position} has no id: give each crystal one")
-        return cls(
-            name=name,
-            ids=np.array([crystal.id for crystal in crystals]),
-            offsets=np.cumsum([0, *(crystal.num_atoms for crystal in crystals)], dtype=np.int64),
-            lattice=np.stack([crystal.lattice for crystal in crystals]),
-            frac_coords=np.concatenate([crystal.frac_coords for crystal in crystals]),
-            atomic_numbers=np.concatenate([crystal.atomic_numbers for crystal in crystals]),
-            tasks={task.name: task for task in tasks},
-        )
+        builder = DatasetBuilder()
+        for crystal in crystals:
+            builder.add(crystal)
+        return builder.finish(name, tasks)
 
     def _check_content(self, total: int) -> None:
         ends_fit = self.offsets[0] == 0 and self.offsets[-1] == total
@@ -154,6 +156,54 @@ class CrystalDataset:
     def _require(self, ok: bool, message: str) -> None:
         if not ok:
             raise UserError(f"data set {self.name!r}: {message}")
+
+
+class DatasetBuilder:
+    """Gathers crystals one by one into the flat arrays of a data set, without keeping the crystals."""
+
+    _BLOCK = 4096
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._sizes: list[int] = []
+        self._blocks: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]] = []
+        self._recent: list[Crystal] = []
+
+    def add(self, crystal: Crystal) -> None:
+        """Append a crystal."""
+        self._ids.append(crystal.id)
+        self._sizes.append(crystal.num_atoms)
+        self._recent.append(crystal)
+        if len(self._recent) == self._BLOCK:
+            self._pack()
+
+    def finish(self, name: str, tasks: Iterable[Task] = ()) -> CrystalDataset:
+        """Return the data set; tasks are in the order in which the crystals were added.
+
+        Raises:
+            UserError: as `CrystalDataset`, or no crystal was added.
+        """
+        self._pack()
+        if not self._blocks:
+            raise UserError(f"data set {name!r}: got no crystals, expected at least one")
+        lattice, frac_coords, atomic_numbers = (np.concatenate(parts) for parts in zip(*self._blocks, strict=True))
+        return CrystalDataset(
+            name=name,
+            ids=np.array(self._ids),
+            offsets=np.concatenate([[0], np.cumsum(self._sizes, dtype=np.int64)]),
+            lattice=lattice,
+            frac_coords=frac_coords,
+            atomic_numbers=atomic_numbers,
+            tasks={task.name: task for task in tasks},
+        )
+
+    def _pack(self) -> None:
+        if self._recent:
+            lattice = np.stack([crystal.lattice for crystal in self._recent])
+            frac_coords = np.concatenate([crystal.frac_coords for crystal in self._recent])
+            atomic_numbers = np.concatenate([crystal.atomic_numbers for crystal in self._recent])
+            self._blocks.append((lattice, frac_coords, atomic_numbers))
+            self._recent = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +304,12 @@ def _split_rows(dataset: CrystalDataset, task: Task, name: SplitName, size: int 
     keys = [hashlib.sha256(id.encode()).digest() for id in dataset.ids[rows].tolist()]
     order = sorted(range(rows.size), key=keys.__getitem__)
     return rows[order[:size]].astype(np.int64)
+
+
+def _read_only(array: NDArray[T]) -> NDArray[T]:
+    view = array.view()
+    view.setflags(write=False)
+    return view
 
 
 def _update(digest: Any, name: str, array: NDArray[Any]) -> None:

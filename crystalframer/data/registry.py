@@ -35,14 +35,23 @@ def data_directory() -> Path:
     return Path(os.environ.get("CRYSTALFRAMER_DATA") or Path.home() / ".cache" / "crystalframer").expanduser()
 
 
+def check_dataset(name: str) -> None:
+    """Check the name of a data set.
+
+    Raises:
+        UserError: it is unknown; near matches are listed.
+    """
+    if name not in TASKS:
+        raise UserError(f"unknown data set {name!r}{near_matches(name, DATASETS)}")
+
+
 def check_names(dataset: str, task: str) -> None:
     """Check the names of a data set and of one of its tasks without reading anything.
 
     Raises:
         UserError: one of them is unknown; near matches are listed.
     """
-    if dataset not in TASKS:
-        raise UserError(f"unknown data set {dataset!r}{near_matches(dataset, DATASETS)}")
+    check_dataset(dataset)
     if task not in TASKS[dataset]:
         raise UserError(f"data set {dataset!r} has no task {task!r}{near_matches(task, TASKS[dataset])}")
 
@@ -54,8 +63,7 @@ def load_dataset(name: str) -> CrystalDataset:
         UserError: the name is unknown (near matches are listed), the data set is not prepared (the message says where
             it was expected and the command that prepares it), or its files are damaged.
     """
-    if name not in TASKS:
-        raise UserError(f"unknown data set {name!r}{near_matches(name, DATASETS)}")
+    check_dataset(name)
     if name == "sample":
         return sample.load_sample()
     directory = data_directory() / name

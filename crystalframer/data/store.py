@@ -64,7 +64,7 @@ def write_store(
         "units": {name: task.unit for name, task in dataset.tasks.items()},
         **provenance,
     }
-    text = json.dumps(manifest, indent=1, sort_keys=True)
+    text = json.dumps(manifest, indent=1)
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:

@@ -52,6 +52,14 @@ def test_crystals_come_back_as_they_went_in() -> None:
         dataset[30]
 
 
+def test_arrays_cannot_be_written_to() -> None:
+    dataset = make_dataset()
+    task = dataset.tasks["energy"]
+    for array in (dataset.lattice, dataset.frac_coords, dataset.atomic_numbers, task.targets, task.split):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
 def test_the_fingerprint_is_the_contents() -> None:
     dataset = make_dataset()
     assert dataset.fingerprint == make_dataset().fingerprint
