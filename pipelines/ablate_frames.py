@@ -75,7 +75,8 @@ def _run(options: argparse.Namespace) -> int:
 def _analyse(sweep: str, runs: Path, tracking_uri: str | None) -> None:
     from analysis import ablation_table, learning_curves
 
-    arguments = ["--sweep", sweep, "--runs", str(runs)]
+    source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
+    arguments = ["--sweep", sweep, *source]
     for script in (ablation_table, learning_curves):
         script.main(arguments)
 
