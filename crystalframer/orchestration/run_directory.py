@@ -5,7 +5,8 @@
     state.json      where the trial stands, replaced atomically
     metrics.jsonl   one line an epoch, appended
     checkpoint.pt   the trainer's last saved state
-    predictions.csv the test set's targets and predictions
+    predictions/test.csv
+                    the test set's targets and predictions
     error.txt       the traceback of the last failure
     done.json       the result; written last, so that its presence means that nothing is left to do
     attempt, lock   which attempt may write
@@ -81,7 +82,7 @@ class RunDirectory:
     @property
     def predictions(self) -> Path:
         """The test set's targets and predictions, with the columns id, target, prediction."""
-        return self.path / "predictions.csv"
+        return self.path / "predictions" / "test.csv"
 
     def result(self) -> dict[str, Any] | None:
         """Return what the finished trial reported, or None while it is not finished."""
@@ -200,6 +201,7 @@ class Attempt:
     def write_predictions(self, ids: Sequence[str], targets: Sequence[float], predictions: Sequence[float]) -> None:
         """Write the test set's targets and predictions, in physical units."""
         self.check_current()
+        self.directory.predictions.parent.mkdir(exist_ok=True)
         temporary = _temporary(self.directory.predictions)
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)

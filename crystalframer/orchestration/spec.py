@@ -163,7 +163,7 @@ def _spec_from(name: str, content: Any, overrides: Sequence[str]) -> SweepSpec:
     _known_keys(fields, _FIELDS, "field")
     for key in PROSE:
         if not isinstance(fields.get(key), str) or not fields[key].strip():
-            raise UserError(f"field {key!r} is missing: state it in a sentence")
+            raise UserError(f"field {key!r}: got {fields.get(key)!r}, expected a sentence")
     grid = dict(_mapping("grid", fields.get("grid", {})))
     cases = tuple(_settings("grid.cases", case) for case in _list("grid.cases", grid.pop("cases", []), empty=True))
     spec_parts: dict[str, Any] = {

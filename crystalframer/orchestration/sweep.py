@@ -121,7 +121,7 @@ class _Sweep:
         with _mlflow(self._options) as tracking:
             pending = [trial for trial in self._trials if self._directories[trial.name].result() is None]
             outcome = self._run_pending(pending, tracking) if pending else self._nothing_to_run(tracking)
-        self._console.print(summary(self._board))
+        self._console.print(summary(self._board), soft_wrap=True)
         return self._exit_code(outcome)
 
     def _run_pending(self, pending: Sequence[Trial], tracking: "_Tracking") -> "TuneOutcome":
@@ -193,7 +193,9 @@ class _Sweep:
             return 0
         if outcome.interrupted is not None:
             self._console.print(
-                f"Stopped by {outcome.interrupted.name}; the same command goes on where it stopped.", highlight=False
+                f"Stopped by {outcome.interrupted.name}; the same command goes on where it stopped.",
+                highlight=False,
+                soft_wrap=True,
             )
             return 128 + outcome.interrupted
         if outcome.failed:
@@ -201,6 +203,7 @@ class _Sweep:
                 f"{len(outcome.failed)} of {len(self._trials)} trials failed; their tracebacks are in error.txt of "
                 "their run directories. The same command tries them again.",
                 highlight=False,
+                soft_wrap=True,
             )
             return EXIT_FAILED
         return 0

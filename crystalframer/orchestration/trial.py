@@ -112,6 +112,9 @@ def run_trial(
         SupersededError: another attempt took over.
     """
     with directory.attempt(trial.config, data.fingerprint) as attempt:
+        if (done := directory.result()) is not None:  # its worker died just after the last line below
+            yield TrialProgress(trial.config.train.epochs, trial.config.train.epochs, done["val_mae"], 0.0, done)
+            return
         run = _Run(trial, data, attempt, tracker, checkpoint_seconds)
         try:
             trainer = make_trainer(trial.config, data, device=device)

@@ -184,6 +184,7 @@ def run_jobs(
                 name=name,
                 storage_path=str(scratch),
                 failure_config=tune.FailureConfig(max_failures=max_failures),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[_Events(watcher, outcome)],
                 stop=_StopWhenInterrupted(outcome),
                 verbose=0,
@@ -256,6 +257,9 @@ class _Events(tune.Callback):
     def __init__(self, watcher: Watcher, outcome: TuneOutcome) -> None:
         self._watcher = watcher
         self._outcome = outcome
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks, for a way of resuming that is not ours; a screen cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         self._watcher.started(_name(trial))
