@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from crystalframer.orchestration.mlflow_server import ui_command
     from crystalframer.orchestration.spec import load_sweep
-    from crystalframer.orchestration.sweep import SweepOptions, run_sweep
+    from crystalframer.orchestration.sweep import EXIT_FAILED, SweepOptions, run_sweep
 
     spec = load_sweep(options.sweep, options.set)
     console = Console()
@@ -62,21 +62,21 @@ def _run(options: argparse.Namespace) -> int:
         address=options.address,
         tracking_uri=options.tracking_uri,
         max_concurrent=options.max_concurrent,
+        checkpoint_seconds=options.checkpoint_seconds,
     )
     code = run_sweep(spec, where, console)
-    if code > 1:
+    if code > EXIT_FAILED:
         return code
-    _analyse(spec.name, options.runs, options.tracking_uri)
-    uri = options.tracking_uri
-    print(f"MLflow: {uri if uri else ui_command(options.runs)}")
+    _analyse(spec.name, options)
+    print(f"MLflow: {options.tracking_uri or ui_command(options.runs)}")
     return code
 
 
-def _analyse(sweep: str, runs: Path, tracking_uri: str | None) -> None:
+def _analyse(sweep: str, options: argparse.Namespace) -> None:
     from analysis import ablation_table, learning_curves
 
-    source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
-    arguments = ["--sweep", sweep, *source]
+    source = ["--tracking-uri", options.tracking_uri] if options.tracking_uri else ["--runs", str(options.runs)]
+    arguments = ["--sweep", sweep, *source, *(["--output", str(options.output)] if options.output else [])]
     for script in (ablation_table, learning_curves):
         script.main(arguments)
 
@@ -98,8 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the results (default: runs)"
     )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of the table and the figure (default: analysis/output)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the trials' names and stop")
-    parser.add_argument("--max-concurrent", type=int, metavar="N", help="at most N trials at a time")
+    parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
+    )
     parser.add_argument("--address", metavar="RAY", help="join a Ray cluster, e.g. auto (default: a Ray of its own)")
     parser.add_argument(
         "--tracking-uri",
@@ -108,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else a server of its own on runs/mlflow.db)",
     )
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, at least 1")
+    return int(text)
 
 
 if __name__ == "__main__":

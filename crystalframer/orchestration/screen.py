@@ -4,9 +4,9 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -40,7 +40,7 @@ class Row:
     baseline_mae: float | None = None
     """Test MAE of predicting the training mean."""
     reason: str = ""
-    retries: int = 0
+    """Why it failed."""
 
 
 @dataclass
@@ -48,9 +48,10 @@ class Board:
     """Where all the trials of a sweep stand."""
 
     rows: dict[str, Row]
-    started_at: float = field(default_factory=time.monotonic)
+    first_epoch_at: float | None = None
+    """When the first epoch of this session was reported, by the monotonic clock."""
     epochs_run: int = 0
-    """Epochs trained since the program started."""
+    """Epochs reported since then."""
 
     @classmethod
     def of(cls, trials: Iterable[Trial], units: Mapping[str, str]) -> "Board":
@@ -64,7 +65,10 @@ class Board:
     def progress(self, name: str, progress: TrialProgress) -> None:
         """Note an epoch or a result."""
         row = self.rows[name]
-        self.epochs_run += max(0, progress.epoch - row.epoch)
+        if self.first_epoch_at is None:
+            self.first_epoch_at = time.monotonic()
+        else:
+            self.epochs_run += max(0, progress.epoch - row.epoch)
         row.state, row.epoch, row.val_mae, row.seconds = "running", progress.epoch, progress.val_mae, progress.seconds
         if progress.result is not None:
             self.done(name, progress.result)
@@ -79,11 +83,17 @@ class Board:
         row.state, row.epoch, row.val_mae = "done", row.epochs, result["val_mae"]
         row.test_mae, row.baseline_mae = result["test_mae"], result["baseline_mae"]
 
+    def rate(self) -> float | None:
+        """Return the epochs per second of all trials together, None while that is unknown."""
+        if self.first_epoch_at is None or self.epochs_run < 2:
+            return None
+        return self.epochs_run / (time.monotonic() - self.first_epoch_at)
+
     def seconds_left(self) -> float | None:
-        """Estimate the time until all trials are done, from the rate of epochs so far."""
-        elapsed = time.monotonic() - self.started_at
+        """Estimate the time until all trials are done, from the rate so far."""
+        rate = self.rate()
         left = sum(row.epochs - row.epoch for row in self.rows.values() if row.state in ("waiting", "running"))
-        return left * elapsed / self.epochs_run if self.epochs_run else None
+        return left / rate if rate else None
 
     def best_by_frame(self) -> dict[tuple[str, str], Row]:
         """Return the trial with the lowest validation error per task and frame."""
@@ -101,30 +111,43 @@ class Board:
         return ", ".join(f"{counted[state]} {state}" for state in states if counted[state])
 
 
-class Screen(Protocol):
-    """Shows what becomes of the trials; a context manager for the time they run."""
+class Screen:
+    """Keeps the board, and says what a user should know at once; a context manager for the time the trials run."""
 
-    board: Board
+    def __init__(self, console: Console, board: Board) -> None:
+        """Write to `console`."""
+        self.board = board
+        self._console = console
 
     def __enter__(self) -> "Screen":
         """Begin."""
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the last state on the screen."""
+        """End."""
 
     def started(self, name: str) -> None:
-        """A worker took up a trial."""
+        """Note that a worker took up a trial."""
+        self.board.rows[name].state = "running"
 
     def progressed(self, name: str, progress: TrialProgress) -> None:
-        """A trial finished an epoch, or itself."""
+        """Note that a trial finished an epoch, or itself."""
+        self.board.progress(name, progress)
 
     def retried(self, name: str, reason: str) -> None:
-        """A trial failed and will be started again."""
+        """Note that a trial failed and will be started again."""
+        self.board.rows[name].state = "waiting"
+        self._say(f"{name}: {reason}; it will go on from its last checkpoint")
 
     def failed(self, name: str, reason: str) -> None:
-        """A trial failed for good."""
+        """Note that a trial failed for good."""
+        self.board.rows[name].state, self.board.rows[name].reason = "failed", reason
+        self._say(f"{name}: failed: {reason}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def screen_for(console: Console, board: Board) -> Screen:
@@ -132,65 +155,38 @@ def screen_for(console: Console, board: Board) -> Screen:
     return LiveScreen(console, board) if console.is_terminal else LineScreen(console, board)
 
 
-class LineScreen:
+class LineScreen(Screen):
     """One line per event: start, every tenth of the epochs, end."""
-
-    def __init__(self, console: Console, board: Board) -> None:
-        """Print to `console`."""
-        self._console = console
-        self.board = board
 
     def __enter__(self) -> "LineScreen":
         """Say what lies ahead."""
         self._say(f"{len(self.board.rows)} trials: {self.board.counts()}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Say where the trials stand."""
-        self._say(f"{len(self.board.rows)} trials: {self.board.counts()}")
-
     def started(self, name: str) -> None:
         """See `Screen.started`."""
-        self.board.rows[name].state = "running"
+        super().started(name)
         self._say(f"{name}: started")
 
     def progressed(self, name: str, progress: TrialProgress) -> None:
         """See `Screen.progressed`."""
         row = self.board.rows[name]
         before = row.epoch
-        self.board.progress(name, progress)
+        super().progressed(name, progress)
         if progress.result is not None:
-            self._say(f"{name}: done, test MAE {row.test_mae:.4g} {row.unit} ({self.board.counts()}{self._left()})")
+            error = f"test MAE {_error(row.test_mae)} {row.unit}"
+            self._say(f"{name}: done, {error} ({self.board.counts()}{_left(self.board)})")
         elif before * LINES_PER_TRIAL // row.epochs != row.epoch * LINES_PER_TRIAL // row.epochs:
-            self._say(f"{name}: epoch {row.epoch}/{row.epochs}, val MAE {row.val_mae:.4g} {row.unit}{self._left()}")
-
-    def retried(self, name: str, reason: str) -> None:
-        """See `Screen.retried`."""
-        self.board.rows[name].state = "waiting"
-        self._say(f"{name}: {reason}; it will go on from its last checkpoint")
-
-    def failed(self, name: str, reason: str) -> None:
-        """See `Screen.failed`."""
-        self.board.rows[name].state, self.board.rows[name].reason = "failed", reason
-        self._say(f"{name}: failed: {reason}")
-
-    def _left(self) -> str:
-        seconds = self.board.seconds_left()
-        return "" if seconds is None else f", about {duration(seconds)} left"
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            error = f"val MAE {_error(row.val_mae)} {row.unit}"
+            self._say(f"{name}: epoch {row.epoch}/{row.epochs}, {error}{_left(self.board)}")
 
 
-class LiveScreen:
+class LiveScreen(Screen):
     """A table of the running trials and the best error of each frame, renewed twice a second."""
 
     def __init__(self, console: Console, board: Board) -> None:
         """Draw on `console`, a terminal."""
-        self.board = board
-        self._console = console
+        super().__init__(console, board)
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=REFRESH_PER_SECOND, transient=True
         )
@@ -206,25 +202,6 @@ class LiveScreen:
         """Stop drawing; the summary follows."""
         self._live.stop()
 
-    def started(self, name: str) -> None:
-        """See `Screen.started`."""
-        self.board.rows[name].state = "running"
-
-    def progressed(self, name: str, progress: TrialProgress) -> None:
-        """See `Screen.progressed`."""
-        self.board.progress(name, progress)
-
-    def retried(self, name: str, reason: str) -> None:
-        """See `Screen.retried`."""
-        row = self.board.rows[name]
-        row.state, row.retries = "waiting", row.retries + 1
-        self._console.print(f"{name}: {reason}; it will go on from its last checkpoint", markup=False, highlight=False)
-
-    def failed(self, name: str, reason: str) -> None:
-        """See `Screen.failed`."""
-        self.board.rows[name].state, self.board.rows[name].reason = "failed", reason
-        self._console.print(f"{name}: failed: {reason}", markup=False, highlight=False)
-
     def _render(self) -> Group:
         running = Table(box=None, pad_edge=False, header_style="bold")
         running.add_column("running")
@@ -232,7 +209,7 @@ class LiveScreen:
             running.add_column(heading, justify="right")
         for name, row in self.board.rows.items():
             if row.state == "running":
-                mae = f"{_error(row.val_mae)} {row.unit}" if row.val_mae is not None else ""
+                mae = f"{_error(row.val_mae)} {row.unit}"
                 speed = f"{row.seconds:.2f}" if row.seconds is not None else ""
                 running.add_row(name, f"{row.epoch}/{row.epochs}", mae, speed)
         best = Table(box=None, pad_edge=False, header_style="bold")
@@ -242,36 +219,40 @@ class LiveScreen:
             best.add_column(heading, justify="right")
         for (task, frame), row in sorted(self.board.best_by_frame().items()):
             best.add_row(task, frame, f"{row.val_mae:.4f} {row.unit}", _error(row.test_mae))
-        seconds = self.board.seconds_left()
-        elapsed = max(time.monotonic() - self.board.started_at, 1e-9)
-        rate = f" · {self.board.epochs_run / elapsed:.2f} epochs/s" if self.board.epochs_run else ""
-        left = "" if seconds is None else f" · about {duration(seconds)} left"
-        return Group(Text(f"{len(self.board.rows)} trials: {self.board.counts()}{rate}{left}\n"), running, Text(), best)
+        rate = self.board.rate()
+        speed = "" if rate is None else f" · {rate:.2f} epochs/s"
+        heading = f"{len(self.board.rows)} trials: {self.board.counts()}{speed}{_left(self.board)}\n"
+        return Group(Text(heading), running, Text(), best)
 
 
 def summary(board: Board) -> Group:
     """Return the closing tables: each frame's test error over its finished trials, and what failed or waits."""
-    table = Table(title="Test error of the finished trials", title_justify="left", header_style="bold")
-    for heading in ("task", "frame", "unit"):
-        table.add_column(heading)
-    for heading in ("trials", "test MAE (mean ± std)", "÷ predicting the mean"):
-        table.add_column(heading, justify="right")
-    groups: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for row in board.rows.values():
-        if row.state == "done":
-            groups[row.task, row.frame, row.unit].append(row)
-    for group, rows in groups.items():
-        errors = [row.test_mae or 0.0 for row in rows]
-        ratios = [(row.test_mae or 0.0) / row.baseline_mae for row in rows if row.baseline_mae]
-        spread = f" ± {statistics.stdev(errors):.4f}" if len(errors) > 1 else ""
-        ratio = f"{statistics.fmean(ratios):.3f}" if ratios else ""
-        table.add_row(*group, str(len(rows)), f"{statistics.fmean(errors):.4f}{spread}", ratio)
+    tasks = sorted({(row.task, row.unit) for row in board.rows.values()})
+    tables = [_errors_of_task(board, task, unit) for task, unit in tasks]
     unfinished = [
         Text(f"{name}: {row.state} at epoch {row.epoch}/{row.epochs}{': ' if row.reason else ''}{row.reason}")
         for name, row in board.rows.items()
         if row.state != "done"
     ]
-    return Group(table, *unfinished)
+    return Group(*tables, *unfinished)
+
+
+def _errors_of_task(board: Board, task: str, unit: str) -> Table:
+    table = Table(title=f"{task}: test MAE ({unit})", title_justify="left", box=None, header_style="bold")
+    table.add_column("frame")
+    for heading in ("mean ± std", "trials", "÷ predicting the mean"):
+        table.add_column(heading, justify="right")
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in board.rows.values():
+        if row.state == "done" and row.task == task:
+            groups[row.frame].append(row)
+    for frame, rows in groups.items():
+        errors = [row.test_mae or 0.0 for row in rows]
+        ratios = [(row.test_mae or 0.0) / row.baseline_mae for row in rows if row.baseline_mae]
+        spread = f" ± {statistics.stdev(errors):.4f}" if len(errors) > 1 else ""
+        ratio = f"{statistics.fmean(ratios):.3f}" if ratios else ""
+        table.add_row(frame, f"{statistics.fmean(errors):.4f}{spread}", str(len(rows)), ratio)
+    return table
 
 
 def duration(seconds: float) -> str:
@@ -284,3 +265,8 @@ def duration(seconds: float) -> str:
 
 def _error(mae: float | None) -> str:
     return "" if mae is None else f"{mae:.4f}"
+
+
+def _left(board: Board) -> str:
+    seconds = board.seconds_left()
+    return "" if seconds is None else f", about {duration(seconds)} left"

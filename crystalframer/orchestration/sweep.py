@@ -152,7 +152,11 @@ class _Sweep:
     def _open_experiment(self, tracking: "_Tracking") -> MlflowExperiment:
         """Bring MLflow and the board to what the run directories say."""
         experiment = tracking.experiment(self._spec.name)
-        experiment.mark_current({trial.name for trial in self._trials})
+        spec = self._spec
+        experiment.mark_current(
+            {trial.name for trial in self._trials},
+            f"{spec.question}\n\nExpected: {spec.expectation}\n\n{spec.reference}",
+        )
         recorded = experiment.runs()
         for trial in self._trials:
             directory = self._directories[trial.name]
