@@ -7,10 +7,10 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalframer import __version__
 from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
 
@@ -79,7 +79,7 @@ def show_runs(runs: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crystalframer", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"crystalframer {version('crystalframer')}")
+    parser.add_argument("--version", action="version", version=f"crystalframer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{data,ui}")
     commands.add_parser("data", help="list the data sets, their tasks and whether they are prepared")
     ui = commands.add_parser("ui", help="show the recorded runs in a browser (MLflow, on this machine only)")

@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crystalframer import cli
+from crystalframer import __version__, cli
 from crystalframer.data.crystal import Crystal
 from crystalframer.data.dataset import CrystalDataset, Task
 
@@ -20,7 +19,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--version"])
     assert stopped.value.code == 0
-    assert capsys.readouterr().out == f"crystalframer {version('crystalframer')}\n"
+    assert capsys.readouterr().out == f"crystalframer {__version__}\n"
 
 
 def test_data_lists_what_is_there_and_how_to_get_the_rest(

@@ -1,0 +1,53 @@
+# Everything a person types. `make` alone lists the targets.
+
+PYTHON ?= python3
+SWEEP ?= ablation_sample
+RUNS ?= runs
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help ablation test lint types figures ui clean
+
+help:  ## list the targets
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON=$(PYTHON) SWEEP=$(SWEEP) RUNS=$(RUNS) ARGS=\"...\" (passed on to the pipeline)"
+
+ablation: $(READY)  ## run the ablation of all six frames on the embedded sample, to the finished table
+	@$(BIN)/python pipelines/ablate_frames.py sweeps/$(SWEEP).yaml --runs $(RUNS) $(ARGS)
+
+test: $(READY) lint types  ## lint, check types, run the tests
+	@echo "tests"
+	@$(BIN)/python -m pytest -q -n 2
+
+lint: $(READY)  ## ruff: rules and format
+	@echo "ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --diff .
+
+types: $(READY)  ## mypy
+	@echo "mypy"
+	@$(BIN)/mypy
+
+figures: $(READY)  ## table and figures of SWEEP from the results in RUNS
+	@$(BIN)/python analysis/ablation_table.py --sweep $(SWEEP) --runs $(RUNS)
+	@$(BIN)/python analysis/learning_curves.py --sweep $(SWEEP) --runs $(RUNS)
+
+ui: $(READY)  ## show the runs in a browser (MLflow)
+	@$(BIN)/crystalframer ui --runs $(RUNS)
+
+clean:  ## remove the environment and caches; results in RUNS stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made once, and again when what it is made of has changed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is " + sys.version.split()[0] + ": name another one, e.g. make PYTHON=python3.12")'
+	@echo "setting up $(VENV) (once, takes a few minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
