@@ -148,7 +148,8 @@ def _say(trainer: "Trainer", text: str) -> None:
 def _train(trainer: "Trainer", checkpoint: Path, log: Path) -> bool:
     """Train to the end or until interrupted, saving on the way; return whether the end was reached."""
     saved = time.monotonic()
-    with _stops_on_signals(trainer), _display(trainer) as show, log.open("a", encoding="utf-8") as lines:
+    with _stops_on_signals(trainer), _display(trainer) as show, log.open("w", encoding="utf-8") as lines:
+        lines.writelines(f"{_line(result, trainer)}\n" for result in trainer.history)
         for result in trainer.fit():
             line = _line(result, trainer)
             print(line, file=lines, flush=True)
@@ -206,7 +207,7 @@ def _display(trainer: "Trainer") -> Iterator[Any]:
         task = bar.add_task("", total=trainer.trial.train.epochs, completed=trainer.progress.epoch)
 
         def show(line: str) -> None:
-            bar.update(task, completed=trainer.progress.epoch, description=line.partition("  ")[2])
+            bar.update(task, completed=trainer.progress.epoch, description=line[line.index("train") :])
 
         yield show
 

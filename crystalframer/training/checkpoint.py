@@ -6,8 +6,8 @@ reading a file from elsewhere runs no code of it.
 
 import os
 import pickle
-import tempfile
 import time
+import uuid
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -90,15 +90,15 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress),
         "torch": str(torch.__version__),
     }
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 

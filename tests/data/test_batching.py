@@ -1,5 +1,7 @@
 """Which crystals share a batch."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def test_packing_goes_from_large_to_small_and_leaves_no_room_unused(sizes: list[
     array = np.array(sizes, dtype=np.int64)
     batches = packed_batches(array, max_atoms)
     assert (np.diff(array[np.concatenate(batches)]) <= 0).all()
-    for batch, following in zip(batches[:-1], batches[1:], strict=True):
+    for batch, following in itertools.pairwise(batches):
         assert array[batch].sum() + array[following[0]] > max_atoms
 
 

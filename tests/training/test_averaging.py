@@ -6,10 +6,15 @@ from torch import nn
 from crystalframer.training.averaging import WeightAverage
 
 
-def small_model() -> nn.Module:
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-    model[2].bias.requires_grad_(False)
-    return model
+class Small(nn.Module):
+    """A layer, a frozen scalar and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+        self.frozen = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.buffer: torch.Tensor
+        self.register_buffer("buffer", torch.zeros(2))
 
 
 def scramble(model: nn.Module, generator: torch.Generator) -> None:
@@ -20,7 +25,7 @@ def scramble(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def test_average_equals_the_explicit_mean() -> None:
-    model, generator = small_model(), torch.Generator().manual_seed(0)
+    model, generator = Small(), torch.Generator().manual_seed(0)
     average, seen = WeightAverage(model), []
     for _ in range(257):
         scramble(model, generator)
@@ -33,7 +38,7 @@ def test_average_equals_the_explicit_mean() -> None:
 
 
 def test_applied_gives_the_models_own_weights_back() -> None:
-    model, generator = small_model(), torch.Generator().manual_seed(0)
+    model, generator = Small(), torch.Generator().manual_seed(0)
     average = WeightAverage(model)
     average.add()
     first = [value.clone() for value in model.parameters()]
@@ -47,20 +52,20 @@ def test_applied_gives_the_models_own_weights_back() -> None:
 
 
 def test_frozen_parameters_and_buffers_are_kept() -> None:
-    model = small_model()
+    model = Small()
     average = WeightAverage(model)
     average.add()
     with torch.no_grad():
-        model[2].bias.fill_(5.0)
-        model[1].running_mean.fill_(6.0)
+        model.frozen.fill_(5.0)
+        model.buffer.fill_(6.0)
     average.write_to_model()
-    assert model[2].bias.item() == 5.0
-    assert bool((model[1].running_mean == 6.0).all())
+    assert model.frozen.item() == 5.0
+    assert model.buffer.tolist() == [6.0, 6.0]
 
 
 def test_state_continues_the_same_average() -> None:
     generator = torch.Generator().manual_seed(1)
-    model = small_model()
+    model = Small()
     average = WeightAverage(model)
     for _ in range(3):
         scramble(model, generator)

@@ -1,0 +1,120 @@
+"""The command line that trains one model."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crystalframer.training.trained import load_model
+from pipelines.train import main
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = [
+    *("--frame", "none"),
+    *("--set", "data.train_size=40", "--set", "data.val_size=10", "--set", "data.test_size=10"),
+    *("--set", "train.epochs=3", "--set", "train.batch_size=8", "--set", "train.average_epochs=1"),
+    *("--set", "model.num_blocks=1", "--set", "model.width=8", "--set", "model.num_heads=2"),
+    *("--set", "model.ffn_width=8", "--set", "model.num_dist=8", "--set", "model.cutoff=4"),
+    *("--set", "train.kernel=reference"),
+]
+
+
+def errors_of(log: Path) -> list[str]:
+    """Return a log's lines without the seconds at their ends."""
+    return [line.rsplit("  ", 1)[0] for line in log.read_text().splitlines()]
+
+
+def test_training_ends_with_the_test_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SETTINGS, "--out", str(tmp_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("test MAE ")
+    assert "eV/atom" in last
+    assert last.endswith(f"checkpoint: {tmp_path / 'checkpoint.pt'}")
+    lines = errors_of(tmp_path / "train.log")
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert ["averaged" in line for line in lines] == [False, False, True]
+    trained = load_model(tmp_path / "checkpoint.pt")
+    assert trained.epoch == 3
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == trained.trial.to_dict()
+
+    assert main([*SETTINGS, "--out", str(tmp_path)]) == 0
+    repeated = capsys.readouterr().out.splitlines()
+    assert repeated[0].startswith("going on after epoch 3")
+    assert repeated[-1] == last
+    assert errors_of(tmp_path / "train.log") == lines
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [*SETTINGS, "--set", "train.epochs=80", "--threads", "1"]
+    command = [sys.executable, "pipelines/train.py", *settings, "--out", str(tmp_path / "stopped")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                process.send_signal(signal.SIGINT)
+                break
+        last = process.stdout.read().splitlines()[-1]
+        problems = process.stderr.read()
+    assert process.returncode == 130, problems
+    assert last.startswith("stopped and saved in ")
+    assert last.endswith("run the same command again to go on")
+    assert load_model(tmp_path / "stopped" / "checkpoint.pt").epoch < 80
+
+    assert main([*settings, "--out", str(tmp_path / "stopped")]) == 0
+    resumed = capsys.readouterr().out.splitlines()
+    assert resumed[0].startswith("going on after epoch")
+    assert main([*settings, "--out", str(tmp_path / "through")]) == 0
+    through = capsys.readouterr().out.splitlines()
+    assert resumed[-1].partition("; checkpoint")[0] == through[-1].partition("; checkpoint")[0]
+    assert errors_of(tmp_path / "stopped" / "train.log") == errors_of(tmp_path / "through" / "train.log")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--frame", "maxx"], "unknown model.frame 'maxx' (did you mean 'max'?)"),
+        (["--set", "train.epoch=3"], "unknown setting 'train.epoch' (did you mean 'train.epochs'"),
+        (["--set", "train.epochs"], "--set: got 'train.epochs', expected KEY=VALUE"),
+        (["--set", "train.epochs=many"], "setting 'train.epochs': got 'many'"),
+        (["--preset", "jarvi"], "unknown train.preset 'jarvi' (did you mean 'jarvis'?)"),
+        (["--task", "band_gap"], "data set 'sample' has no task 'band_gap'"),
+        (["--set", "data.train_size=100", "--set", "train.batch_size=128"], "'train.batch_size': got 128"),
+    ],
+)
+def test_bad_settings_are_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert problem in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_training_in_the_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SETTINGS, "--out", str(tmp_path)]) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main([*SETTINGS, "--set", "train.seed=5", "--out", str(tmp_path)]) == 2
+    assert "train.seed is 5 here and 123 there" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_divergence_is_one_sentence_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SETTINGS, "--set", "train.learning_rate=1e30", "--out", str(tmp_path)]) == 1
+    problem = capsys.readouterr().err
+    assert problem.startswith("error: training diverged in epoch 1, step 2")
+    assert problem.count("\n") == 1
+
+
+def test_help_is_quick_and_teaches() -> None:
+    code = "import sys; from pipelines.train import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    check = "print([name for name in ('torch', 'numpy', 'pandas', 'pymatgen') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "examples:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
