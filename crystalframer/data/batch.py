@@ -67,7 +67,7 @@ class CrystalBatch:
         """Return the batch with every tensor on `device`, without what was derived on another one."""
         if self.vector.device == torch.device(device):
             return self
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors, derived={})
 
 
