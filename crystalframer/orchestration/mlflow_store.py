@@ -158,9 +158,10 @@ class MlflowExperiment:
             if not token:
                 return found
 
-    def mark_current(self, keys: Collection[str]) -> None:
-        """Tag which runs belong to the sweep as its file reads now, and the experiment with how many it asks for."""
+    def mark_current(self, keys: Collection[str], description: str) -> None:
+        """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows."""
         self._client.set_experiment_tag(self.id, "num_trials", str(len(keys)))
+        self._client.set_experiment_tag(self.id, "mlflow.note.content", description)
         for key, run in self.runs().items():
             if run.current != (key in keys):
                 self._client.set_tag(run.run_id, "current", "true" if key in keys else "false")
