@@ -74,10 +74,10 @@ def test_analysis_reads_and_never_trains() -> None:
     assert offences(paths, "ray", "optuna", "crystalframer.training.trainer", "pipelines", "tests") == []
 
 
-def test_analysis_is_the_checkouts_own() -> None:
+def test_analysis_is_the_checkouts_own(tmp_path: Path) -> None:
     # the scripts find it by the editable install, here and in the environment of `make`
     code = "import analysis; print(analysis.__file__)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "docs", capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()) == ANALYSIS / "__init__.py"
 
 
