@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.comparison import Comparison, Row, Spread, compare
 from analysis.published import Published, load_published
-from analysis.results import Results, parse_arguments, read_results
+from analysis.results import Results, parse_arguments, read_results, shown
 from crystalframer.command_line import reports_user_errors
 
 EMPTY = ""
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for suffix, text in {"md": markdown, "csv": csv, "tex": to_latex(results, comparisons)}.items():
         (folder / f"ablation_table.{suffix}").write_text(text, encoding="utf-8", newline="\n")
     print(markdown)
-    print(f"written: {folder}/ablation_table.{{md,csv,tex}}")
+    print(f"written: {shown(folder)}/ablation_table.{{md,csv,tex}}")
     return 0
 
 

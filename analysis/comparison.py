@@ -131,11 +131,17 @@ class Comparison:
 def compare(results: Results) -> list[Comparison]:
     """Group the trials by data set and task, sorted by name.
 
+    While trials of the sweep are missing, every frame has a row, an empty one where nothing has finished; once all
+    are there, only the frames that the sweep asked for.
+
     Raises:
         UserError: trials of one row were trained on different data.
     """
     keys = sorted({(trial.config.data.dataset, trial.config.data.task) for trial in results.trials})
-    return [_comparison(dataset, task, results.trials) for dataset, task in keys]
+    comparisons = [_comparison(dataset, task, results.trials) for dataset, task in keys]
+    if results.complete:
+        return [replace(full, rows=tuple(row for row in full.rows if row.trials)) for full in comparisons]
+    return comparisons
 
 
 def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial]) -> Comparison:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.comparison import VARIES, Comparison, Row, compare
-from analysis.results import parse_arguments, read_results
+from analysis.results import parse_arguments, read_results, shown
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FrameName
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             figure = draw(comparison)
             figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
             figure.savefig(stem.with_suffix(".png"), dpi=200)
-        print(f"written: {stem}.{{pdf,png}}")
+        print(f"written: {shown(stem)}.{{pdf,png}}")
     return 0
 
 
@@ -157,11 +157,12 @@ def _baseline(axes: "Axes", comparison: Comparison) -> None:
 
 
 def _plain_ticks(axes: "Axes") -> None:
-    """Label a logarithmic axis with plain numbers, more of them where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Label whole epochs, and the logarithmic axis with plain numbers, more of them where it spans under a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axes.get_ylim()
-    subs = (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    subs = (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -55,8 +55,14 @@ class Results:
 
     def progress(self) -> str:
         """Say how much of the sweep is finished."""
+        asked = len(self.trials) if self.expected is None else self.expected
         of = "" if self.expected is None else f" of {self.expected}"
-        return f"{len(self.trials)}{of} trials finished"
+        return f"{len(self.trials)}{of} trial{'' if asked == 1 else 's'} finished"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial that the sweep's file asks for has finished."""
+        return len(self.trials) == self.expected
 
 
 def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -68,6 +74,11 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
     source.add_argument("--tracking-uri", help="MLflow server or database to read instead of a runs folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to (default: analysis/output)")
     return parser.parse_args(argv)
+
+
+def shown(path: Path) -> Path:
+    """Return a path as a person wants to read it: relative to the working directory where it is below that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def read_results(arguments: argparse.Namespace) -> Results:

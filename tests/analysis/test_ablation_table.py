@@ -86,6 +86,16 @@ def test_a_frame_without_finished_trials_has_an_empty_row(store: Store, tmp_path
     assert "sample,formation_energy,eV/atom,pca,,0,,,,,,,,,\n" in texts["csv"]
 
 
+def test_a_complete_sweep_shows_only_the_frames_it_asked_for(store: Store, tmp_path: Path) -> None:
+    store.client.set_experiment_tag(store.experiment_id, "num_trials", "2")
+    store.add("none", 0)
+    assert "| PCA |" in write(store, tmp_path)["md"]
+    store.add("max", 0)
+    markdown = write(store, tmp_path)["md"]
+    assert "| PCA |" not in markdown
+    assert "| none (Crystalformer) |" in markdown
+
+
 def test_published_figures_stand_beside_the_papers_data_sets(store: Store, tmp_path: Path) -> None:
     jarvis = {"data.dataset": "jarvis", "data.task": "bandgap_opt"}
     store.add("max", 0, unit="eV", settings=jarvis)

@@ -77,7 +77,7 @@ def test_more_runs_than_a_page_holds_are_all_read(store: Store, monkeypatch: pyt
 
 def test_progress_says_how_many_trials_are_expected(store: Store) -> None:
     store.add("max", 0)
-    assert read_sweep(store.tracking_uri, SWEEP).progress() == "1 trials finished"
+    assert read_sweep(store.tracking_uri, SWEEP).progress() == "1 trial finished"
     store.client.set_experiment_tag(store.experiment_id, "num_trials", "12")
     assert read_sweep(store.tracking_uri, SWEEP).progress() == "1 of 12 trials finished"
 
