@@ -20,13 +20,16 @@ def shortest_independent_vectors(lattice: NDArray[np.float64]) -> NDArray[np.flo
         lattice: (3, 3) rows a, b, c in Å, not of zero volume.
 
     Returns:
-        (3, 3) rows in Å, ascending in length. Vectors of equal length (to 1e-6) are taken in the order of their
-        coefficients in the LLL-reduced cell; their signs are arbitrary.
+        (3, 3) rows in Å, ascending in length. Vectors of equal length (to 1e-6) are taken in descending order of
+        their coefficients (n_a, n_b, n_c) in the cell given, whose first one other than zero is positive. So a
+        rotation of the crystal rotates the result, also where lengths tie.
     """
     reduced = np.asarray(Lattice(lattice).get_lll_reduced_lattice().matrix)
-    vectors = _COEFFICIENTS @ reduced
+    coefficients = _COEFFICIENTS @ np.rint(reduced @ np.linalg.inv(lattice))
+    coefficients *= np.sign(_first_nonzero(coefficients))[:, None]
+    vectors = coefficients @ lattice
     length = np.linalg.norm(vectors, axis=1)
-    tie_order = (-_COEFFICIENTS[:, 2], -_COEFFICIENTS[:, 1], -_COEFFICIENTS[:, 0])
+    tie_order = (-coefficients[:, 2], -coefficients[:, 1], -coefficients[:, 0])
     order = np.lexsort((*tie_order, np.rint(length / (_LENGTH_GRAIN * length.min()))))
     vectors, unit = vectors[order], vectors[order] / length[order][:, None]
     second = int(np.argmax(np.linalg.norm(np.cross(unit, unit[0]), axis=1) > _FLAT))
@@ -52,6 +55,11 @@ def lattice_frame(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
     obtuse = axes @ axes[0] < -_FLAT
     axes[obtuse] *= -1
     return -axes if np.linalg.det(axes) < 0 else axes
+
+
+def _first_nonzero(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row's first entry other than zero."""
+    return rows[np.arange(len(rows)), np.argmax(rows != 0, axis=1)]
 
 
 def orthonormal_axes(frame: NDArray[np.float64]) -> NDArray[np.float64]:
