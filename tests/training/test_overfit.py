@@ -10,8 +10,8 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.training.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {
-    "train.epochs": 160,
-    "train.average_epochs": 30,
+    "train.epochs": 200,
+    "train.average_epochs": 40,
     "train.batch_size": 16,
     "train.learning_rate": 2e-3,
     "train.decay_steps": 20.0,
@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "model.num_angl": 16,
     "model.cutoff": 4.5,
 }
-"""A small model of two blocks, and a rate that decays within 320 steps."""
+"""A small model of two blocks, and a rate that decays within 400 steps."""
 
 
 @pytest.mark.slow
