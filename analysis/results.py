@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pandas as pd
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import unit_token
 from crystalframer.errors import UserError, near_matches
+from crystalframer.orchestration.mlflow_store import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,10 +105,10 @@ def read_sweep(tracking_uri: str, sweep: str) -> Results:
     Raises:
         UserError: there are no finished trials, MLflow cannot be read, or a trial is recorded twice.
     """
-    from mlflow import MlflowClient
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a wrong address is an answer within seconds
+    client = connect(tracking_uri)
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=tracking_uri)
     try:
         experiment = client.get_experiment_by_name(sweep)
         if experiment is None:
@@ -115,7 +117,9 @@ def read_sweep(tracking_uri: str, sweep: str) -> Results:
         runs = list(_runs(client, experiment))
         trials, left_out = _sort_out(client, runs)
     except MlflowException as error:
-        raise UserError(f"cannot read MLflow at {tracking_uri}: {error}") from error
+        raise UserError(
+            f"cannot read MLflow at {tracking_uri}: {error}; is it running, is the address right?"
+        ) from error
     _refuse_duplicates(trials)
     if not trials:
         raise _no_results(sweep, tracking_uri, f" ({'; '.join(left_out)})" if left_out else "")

@@ -93,6 +93,12 @@ def test_no_results_names_the_command_that_makes_them(store: Store, tmp_path: Pa
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_an_unreachable_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"cannot (read|use) MLflow at http://127.0.0.1:9: .*refused"):
+        read_sweep("http://127.0.0.1:9", SWEEP)
+
+
 def test_one_row_never_mixes_data(store: Store) -> None:
     store.add("max", 0, tags={"dataset_fingerprint": "old"})
     store.add("max", 1, tags={"dataset_fingerprint": "new"})
