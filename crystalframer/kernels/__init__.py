@@ -9,14 +9,14 @@ import torch
 
 from crystalframer.config import KernelName
 from crystalframer.errors import UserError
-from crystalframer.kernels import reference
+from crystalframer.kernels import cpu, reference
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
 
 __all__ = ["AttentionInputs", "AttentionKernel", "get_kernel", "resolve_kernel"]
 
 _log = logging.getLogger(__name__)
 
-_KERNELS: dict[str, AttentionKernel] = {"reference": reference.attend}
+_KERNELS: dict[str, AttentionKernel] = {"cpu": cpu.attend, "reference": reference.attend}
 
 
 def resolve_kernel(name: KernelName, device: torch.device) -> str:
@@ -26,8 +26,9 @@ def resolve_kernel(name: KernelName, device: torch.device) -> str:
         UserError: this version does not have the implementation asked for.
     """
     if name == "auto":
-        _log.info("attention kernel: reference (plain torch) on %s", device)
-        return "reference"
+        picked = "cpu" if device.type == "cpu" else "reference"
+        _log.info("attention kernel: %s on %s", picked, device)
+        return picked
     if name not in _KERNELS:
         raise UserError(f"attention kernel {name!r} is not built yet; expected one of {sorted(_KERNELS)} or 'auto'")
     return name

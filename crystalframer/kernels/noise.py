@@ -1,6 +1,7 @@
-"""Tie-breaking random bits as a pure function of (seed, stream, index): the same numbers in every kernel, without memory.
+"""Tie-breaking random bits as a pure function of (seed, stream, index): the same in every kernel, without memory.
 
-A seed comes from an explicit `torch.Generator`; the hash (a 32-bit integer mixer applied twice) turns it into 32 bits per neighbour and head. All arithmetic is modulo 2³², so torch, Numba and Triton agree bit by bit.
+A seed comes from an explicit `torch.Generator`; the hash (a 32-bit integer mixer) turns it into 32 bits per neighbour
+and head. All arithmetic is modulo 2³², so torch, Numba and Triton agree bit by bit.
 """
 
 import torch

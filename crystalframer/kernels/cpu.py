@@ -1,0 +1,164 @@
+"""The attention on the CPU: compiled, multi-threaded, float32, equal to the reference to float32's rounding.
+
+Five things make it cheap, all exact: a sphere of neighbours instead of a box of images; moments projected once per
+atom; Chebyshev recurrences instead of exponentials for the angles (`kernels.chebyshev`); a window of the distance
+basis, computed once per batch and shared by all blocks, heads and passes; and one fused pass per atom and head that
+keeps only softmax weights and moments for the backward pass. Memory is linear in the number of neighbours.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crystalframer.config import ModelConfig
+from crystalframer.data.batch import CrystalBatch
+from crystalframer.kernels import cpu_loops, noise
+from crystalframer.kernels.chebyshev import chebyshev_matrix
+from crystalframer.kernels.cpu_loops import Sizes, backward_loop, forward_loop
+from crystalframer.kernels.frames import flip_axes
+from crystalframer.kernels.interface import AttentionInputs
+
+WINDOW_REACH = 5.8
+"""Standard deviations beyond which a distance Gaussian is below float32's resolution (5e-8)."""
+
+_FRAME_CODES = {
+    "none": cpu_loops.NO_FRAME,
+    "pca": cpu_loops.GIVEN_FRAME,
+    "lattice": cpu_loops.GIVEN_FRAME,
+    "max": cpu_loops.MAX_FRAME,
+    "static_local": cpu_loops.STATIC_LOCAL_FRAME,
+    "weighted_pca": cpu_loops.WEIGHTED_PCA_FRAME,
+}
+
+
+def attend(
+    inputs: AttentionInputs,
+    batch: CrystalBatch,
+    config: ModelConfig,
+    tie_seed: int | None = None,
+    frames: Tensor | None = None,
+) -> Tensor:
+    """Compute the attention; see `AttentionKernel`.
+
+    Raises:
+        TypeError: the tensors are not float32 on the CPU.
+    """
+    if inputs.query.dtype != torch.float32 or inputs.query.device.type != "cpu":
+        raise TypeError(
+            f"the cpu kernel got {inputs.query.dtype} on {inputs.query.device}; it computes in torch.float32 on the "
+            "cpu; use kernel='reference' for other dtypes"
+        )
+    given = _given_frames(batch, config, tie_seed, frames)
+    has_frames = inputs.w_angl is not None
+    value, moments = _LocalMoments.apply(
+        inputs.query, inputs.key, inputs.value, inputs.inv_sigma_sq, batch, config, tie_seed, given, inputs.logit_scale
+    )
+    projection = config.c_dist * inputs.w_dist
+    if has_frames:
+        assert inputs.w_angl is not None
+        series = chebyshev_matrix(config).to(inputs.w_angl.dtype)
+        angular = config.c_angl * (inputs.w_angl @ series)
+        projection = torch.cat([projection, *angular], dim=-1)
+    out: Tensor = value + torch.bmm(moments, projection.mT).transpose(0, 1)
+    return out
+
+
+def _given_frames(
+    batch: CrystalBatch, config: ModelConfig, tie_seed: int | None, frames: Tensor | None
+) -> Tensor | None:
+    """Return (N, H, 3, 3) frames that need no attention: the caller's, or static ones of the crystal."""
+    if config.frame == "none":
+        return None
+    if frames is None and config.frame in ("pca", "lattice"):
+        static = batch.lattice_frames if config.frame == "lattice" else batch.pca_frames
+        if config.frame == "pca" and tie_seed is not None:
+            static = flip_axes(static, tie_seed)
+        frames = static[batch.crystal_of_atom, None].expand(-1, config.num_heads, -1, -1)
+    return None if frames is None else frames.contiguous()
+
+
+class _LocalMoments(torch.autograd.Function):
+    """q, k, v, 1/σ² to Σ p v_j, (N, H, d), and the moments of distance and angles, (H, N, K + 3M)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        inv_sigma_sq: Tensor,
+        batch: CrystalBatch,
+        config: ModelConfig,
+        tie_seed: int | None,
+        given: Tensor | None,
+        logit_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        window = _window(config)
+        terms = 0 if config.frame == "none" else chebyshev_matrix(config).shape[1]
+        code = cpu_loops.GIVEN_FRAME if given is not None else _FRAME_CODES[config.frame]
+        sizes = Sizes(config.num_heads, config.head_width, config.num_dist, window)
+        geometry = _geometry(batch, config)
+        tensors = [tensor.detach().contiguous() for tensor in (query, key, value, inv_sigma_sq)]
+        num_atoms, heads = inv_sigma_sq.shape
+        out_value = torch.empty_like(tensors[2])
+        out_moment = query.new_empty(heads, num_atoms, config.num_dist + 3 * terms)
+        weights = query.new_empty(batch.num_edges * heads)
+        frames = query.new_empty(num_atoms if terms else 0, heads, 3, 3)
+        keys = [-1 if tie_seed is None else noise.stream_key(tie_seed, stream) for stream in _streams(config)]
+        scale = np.float32(logit_scale)
+        forward_loop(sizes)(
+            code, terms, *(tensor.numpy() for tensor in tensors), scale, *geometry,
+            (frames if given is None else given).numpy(), batch.lattice_axes.numpy(), keys[0], keys[1],
+            out_value.numpy(), out_moment.numpy(), weights.numpy(), frames.numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(*tensors[:3], weights, frames)
+        ctx.sizes, ctx.code, ctx.terms, ctx.geometry, ctx.scale = sizes, code, terms, geometry, scale
+        return out_value, out_moment
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights, frames = ctx.saved_tensors
+        grad_value, grad_moment = (grad.contiguous() for grad in grads)
+        out = [torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)]
+        grad_inv_sigma_sq = query.new_empty(query.shape[:2])
+        backward_loop(ctx.sizes)(
+            ctx.code, ctx.terms, query.numpy(), key.numpy(), value.numpy(), ctx.scale, *ctx.geometry,
+            weights.numpy(), frames.numpy(), grad_value.numpy(), grad_moment.numpy(),
+            *(grad.numpy() for grad in out), grad_inv_sigma_sq.numpy(),
+        )  # fmt: skip
+        return (*out, grad_inv_sigma_sq, None, None, None, None, None)
+
+
+def _streams(config: ModelConfig) -> tuple[int, int]:
+    return (noise.SIGN, noise.SIGN) if config.frame == "weighted_pca" else (noise.FIRST_AXIS, noise.SECOND_AXIS)
+
+
+def _window(config: ModelConfig) -> int:
+    """Return how many distance Gaussians reach one neighbour."""
+    return min(config.num_dist, 2 * math.ceil(WINDOW_REACH * config.s_dist) + 1)
+
+
+def _geometry(batch: CrystalBatch, config: ModelConfig) -> tuple[Any, ...]:
+    """Return the batch's geometry as the loops want it, computed once per batch."""
+    name = f"cpu/{config.num_dist}/{config.r_max}/{config.s_dist}"
+    if name not in batch.derived:
+        window, spacing = _window(config), config.r_max / config.num_dist
+        nearest = torch.round(batch.distance / spacing).long() - 1
+        start = (nearest - window // 2).clamp(0, config.num_dist - window)
+        centres = spacing * (start[:, None] + torch.arange(1, window + 1))
+        offset = (batch.distance[:, None] - centres) / (config.s_dist * spacing)
+        unit = batch.vector / torch.where(batch.distance > 0, batch.distance, 1.0)[:, None]
+        batch.derived[name] = (
+            batch.offsets.numpy(),
+            batch.first_edge.numpy(),
+            batch.neighbour.numpy(),
+            (0.5 * batch.distance**2).numpy(),
+            unit.T.contiguous().numpy(),
+            start.int().numpy(),
+            torch.exp(-0.5 * offset**2).contiguous().numpy(),
+        )
+    geometry: tuple[Any, ...] = batch.derived[name]
+    return geometry

@@ -1,0 +1,184 @@
+"""The CPU kernel equals the reference, on outputs and every gradient."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
+from crystalframer.data.batch import CrystalBatch, collate
+from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.prepared import prepare_geometry
+from crystalframer.kernels import cpu, reference
+from crystalframer.kernels.basis import angular_basis
+from crystalframer.kernels.chebyshev import TOLERANCE, chebyshev_matrix
+from crystalframer.kernels.interface import AttentionInputs
+
+GRADIENTS = ("dq", "dk", "dv", "dinv_sigma_sq", "dw_dist", "dw_angl")
+
+
+def random_crystal(num_atoms: int, density: float = 0.06, seed: int = 0) -> Crystal:
+    """A triclinic crystal of well-separated random atoms; `density` in atoms per Å³ sets the number of neighbours."""
+    rng = np.random.default_rng([seed, num_atoms])
+    edge = (num_atoms / density) ** (1 / 3)
+    lattice = edge * (np.eye(3) + 0.25 * rng.uniform(-1, 1, (3, 3)))
+    steps = int(np.ceil(num_atoms ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*[np.arange(steps)] * 3, indexing="ij"), -1).reshape(-1, 3)[:num_atoms]
+    frac_coords = (grid + rng.uniform(0.15, 0.85, grid.shape)) / steps
+    return Crystal(lattice, frac_coords, rng.integers(1, 90, num_atoms), id=f"random{num_atoms}")
+
+
+def make_batch(crystals: list[Crystal], cutoff: float, dtype: torch.dtype = torch.float32) -> CrystalBatch:
+    return collate([prepare_geometry(crystal, cutoff) for crystal in crystals], cutoff, dtype=dtype)
+
+
+def make_inputs(batch: CrystalBatch, config: ModelConfig, seed: int = 0) -> AttentionInputs:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch.num_atoms, config.num_heads, config.head_width)
+
+    def draw(*size: int, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(*size, generator=generator)).requires_grad_()
+
+    with_frames = config.frame != "none"
+    return AttentionInputs(
+        query=draw(*shape),
+        key=draw(*shape),
+        value=draw(*shape),
+        inv_sigma_sq=torch.empty(shape[:2]).uniform_(0.26, 0.9, generator=generator).requires_grad_(),
+        w_dist=draw(*shape[1:], config.num_dist, scale=0.1),
+        w_angl=draw(3, *shape[1:], config.num_angl, scale=0.1) if with_frames else None,
+        logit_scale=config.head_width**-0.5,
+    )
+
+
+def run(
+    attend: object, inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig, tie_seed: int | None
+) -> dict[str, Tensor]:
+    """Return the output and the gradient of a fixed random projection of it with respect to every input."""
+    assert callable(attend)
+    out = attend(inputs, batch, config, tie_seed)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
+    tensors = [inputs.query, inputs.key, inputs.value, inputs.inv_sigma_sq, inputs.w_dist]
+    tensors += [] if inputs.w_angl is None else [inputs.w_angl]
+    grads = torch.autograd.grad((out * direction).sum(), tensors)
+    return {"out": out.detach(), **dict(zip(GRADIENTS, grads, strict=False))}
+
+
+def relative_rms(got: Tensor, want: Tensor) -> float:
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).norm() / want.norm().clamp_min(1e-30))
+
+
+def doubled(inputs: AttentionInputs) -> AttentionInputs:
+    tensors = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(inputs, **{name: t.detach().double().requires_grad_() for name, t in tensors.items()})
+
+
+def assert_parity(crystals: list[Crystal], config: ModelConfig, tie_seed: int | None = None) -> None:
+    """Output and gradients are within 1e-5 of float64's, or within twice the error plain torch makes in float32."""
+    batch = make_batch(crystals, config.cutoff)
+    inputs = make_inputs(batch, config)
+    exact_batch = make_batch(crystals, config.cutoff, torch.float64)
+    exact = run(reference.attend, doubled(inputs), exact_batch, config, tie_seed)
+    got, plain = (
+        run(cpu.attend, inputs, batch, config, tie_seed),
+        run(reference.attend, inputs, batch, config, tie_seed),
+    )
+    assert got.keys() == exact.keys()
+    for name, want in exact.items():
+        error, allowed = relative_rms(got[name], want), max(1e-5, 2 * relative_rms(plain[name], want))
+        assert error <= allowed, f"{name}: {error:.1e} > {allowed:.1e}"
+
+
+def config_for(frame: FrameName, preset: str = "default", cutoff: float = 6.0) -> ModelConfig:
+    settings = {"model.frame": frame, "model.preset": preset, "model.cutoff": cutoff}
+    return build_trial({**settings, "model.width": 64, "model.num_heads": 4}).model
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill what the kernel allocates without initialising it with NaN."""
+    empty_like, new_empty = torch.empty_like, Tensor.new_empty
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(torch.nan))
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(torch.nan))
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("tie_seed", [None, 7])
+@pytest.mark.parametrize("preset", ["default", "lightweight"])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_equals_the_reference_on_outputs_and_every_gradient(
+    frame: FrameName, preset: str, tie_seed: int | None
+) -> None:
+    assert_parity([random_crystal(n) for n in (1, 2, 63, 7)], config_for(frame, preset), tie_seed)
+
+
+@pytest.mark.parametrize("density", [0.0005, 0.06, 0.5])
+@pytest.mark.parametrize("frame", ["none", "max", "weighted_pca"])
+def test_equals_the_reference_from_one_to_five_hundred_neighbours(frame: FrameName, density: float) -> None:
+    config = config_for(frame)
+    crystals = [random_crystal(n, density) for n in (1, 5)]
+    neighbours = make_batch(crystals, config.cutoff).first_edge.diff() - 1
+    assert {0.0005: neighbours.min() == 0, 0.06: neighbours.min() > 30, 0.5: neighbours.max() > 400}[density]
+    assert_parity(crystals, config)
+
+
+def test_a_cell_of_257_atoms() -> None:
+    assert_parity([random_crystal(257)], config_for("max", cutoff=5.0), tie_seed=3)
+
+
+@pytest.mark.parametrize("frame", ["none", "max"])
+def test_two_runs_are_bitwise_equal(frame: FrameName) -> None:
+    config = config_for(frame)
+    batch = make_batch([random_crystal(n) for n in (3, 20, 9)], config.cutoff)
+    inputs = make_inputs(batch, config)
+    first, second = (run(cpu.attend, inputs, batch, config, 5) for _ in range(2))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_does_not_depend_on_the_number_of_threads() -> None:
+    numba = pytest.importorskip("numba")
+    config = config_for("max")
+    batch = make_batch([random_crystal(n) for n in (3, 20, 9, 14)], config.cutoff)
+    inputs = make_inputs(batch, config)
+    threads = numba.get_num_threads()
+    try:
+        results = []
+        for count in {1, threads}:
+            numba.set_num_threads(count)
+            results.append(cpu.attend(inputs, batch, config).detach())
+    finally:
+        numba.set_num_threads(threads)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_injected_frames_are_used() -> None:
+    config = config_for("max")
+    batch = make_batch([random_crystal(8)], config.cutoff)
+    inputs = make_inputs(batch, config)
+    frames = torch.linalg.qr(torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(1))).Q
+    got, want = (attend(inputs, batch, config, None, frames) for attend in (cpu.attend, reference.attend))
+    own = cpu.attend(inputs, batch, config)
+    assert relative_rms(got, want) <= 1e-5
+    assert relative_rms(own, want) > 1e-3
+
+
+def test_other_dtypes_are_refused() -> None:
+    config = config_for("max")
+    batch = make_batch([random_crystal(2)], config.cutoff)
+    inputs = make_inputs(batch, config)
+    with pytest.raises(TypeError, match="float32"):
+        cpu.attend(doubled(inputs), batch, config)
+
+
+@pytest.mark.parametrize("preset", ["default", "lightweight"])
+def test_chebyshev_series_reproduces_the_gaussians(preset: str) -> None:
+    config = config_for("max", preset)
+    matrix = chebyshev_matrix(config)
+    x = torch.linspace(-1, 1, 4001, dtype=torch.float64)
+    polynomials = torch.cos(torch.arange(matrix.shape[1])[:, None] * torch.arccos(x))
+    assert matrix.shape[1] % 4 == 2
+    assert float((matrix @ polynomials - angular_basis(x, config).T).abs().max()) <= 1.01 * TOLERANCE
