@@ -24,12 +24,20 @@ _Item = TypeVar("_Item")
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
-    """Return a client of a tracking server or database."""
+    """Return a client of a tracking server or database.
+
+    Raises:
+        UserError: the address is none that MLflow can use.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
-    return MlflowClient(tracking_uri)
+    try:
+        return MlflowClient(tracking_uri)
+    except MlflowException as error:
+        raise _cannot_use(tracking_uri, error) from error
 
 
 class MlflowTracker:
@@ -122,15 +130,14 @@ class MlflowExperiment:
         Raises:
             UserError: MLflow does not answer, or the experiment was deleted.
         """
-        from mlflow.exceptions import MlflowException
-
         self.tracking_uri = tracking_uri
         self._client = connect(tracking_uri)
+        from mlflow.exceptions import MlflowException
+
         try:
             experiment = self._client.get_experiment_by_name(name)
         except MlflowException as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"cannot use MLflow at {tracking_uri}: {reason}; check --tracking-uri") from error
+            raise _cannot_use(tracking_uri, error) from error
         if experiment is not None and experiment.lifecycle_stage != "active":
             raise UserError(
                 f"the MLflow experiment {name!r} was deleted: restore it with `mlflow experiments restore "
@@ -172,6 +179,11 @@ class MlflowExperiment:
             status = status_by_key.get(key, "KILLED")
             if run.status == "RUNNING" or (status == "FAILED" and run.status != "FAILED"):
                 self._client.set_terminated(run.run_id, status)
+
+
+def _cannot_use(tracking_uri: str, error: Exception) -> UserError:
+    reason = str(error).strip().partition("\n")[0]
+    return UserError(f"cannot use MLflow at {tracking_uri}: {reason}; check --tracking-uri")
 
 
 def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

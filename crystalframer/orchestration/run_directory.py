@@ -143,11 +143,15 @@ class RunDirectory:
             _wait_for_lock(lock, self.path)
             attempt = Attempt(self, attempt_id, config.train.epochs)
             attempt.check_current()
-            settings = config.to_dict()
-            identity = {"fingerprint": config.fingerprint(), "dataset_fingerprint": dataset_fingerprint}
-            replace_text(self.path / "config.json", json.dumps({**identity, "settings": settings}, indent=1))
-            replace_text(self.config_yaml, yaml.safe_dump(settings, sort_keys=False))
+            if not (self.path / "config.json").exists():
+                self._write_identity(config, dataset_fingerprint)
             yield attempt
+
+    def _write_identity(self, config: TrialConfig, dataset_fingerprint: str) -> None:
+        settings = config.to_dict()
+        identity = {"fingerprint": config.fingerprint(), "dataset_fingerprint": dataset_fingerprint}
+        replace_text(self.config_yaml, yaml.safe_dump(settings, sort_keys=False))
+        replace_text(self.path / "config.json", json.dumps({**identity, "settings": settings}, indent=1))
 
 
 class Attempt:

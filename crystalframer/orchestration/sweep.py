@@ -125,6 +125,8 @@ class _Sweep:
         return self._exit_code(outcome)
 
     def _run_pending(self, pending: Sequence[Trial], tracking: "_Tracking") -> "TuneOutcome":
+        if self._options.address is None:  # read when Ray is imported: a Ray of our own stays on the loopback interface
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         from crystalframer.orchestration import tune
 
         with tune.ray_session(self._options.address):

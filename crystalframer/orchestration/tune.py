@@ -7,6 +7,7 @@ experiment state is thrown away. Importing this module imports Ray, which takes 
 import importlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -27,6 +28,7 @@ os.environ |= {  # read when Ray is imported
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # our screen says so in a line
 }
 
 import ray
@@ -110,13 +112,13 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         "runtime_env": {"env_vars": environment},
     }
     if address is None:
-        os.environ["RAY_AUTH_MODE"] = "disabled"  # everything stays on the loopback interface
+        # only who holds this process's token is let in, even among the users of this machine
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             _temp_dir=_short_temporary_folder(),
             **quiet,
         )

@@ -26,7 +26,8 @@ def main(command: list[str]) -> int:
 
 
 def _end_when_stdin_ends(group: int) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not sys.stdin: its lock, held here for ever, would spoil the interpreter's end
+        pass
     _signal_group(group, signal.SIGTERM)
     threading.Event().wait(GRACE_SECONDS)
     _signal_group(group, signal.SIGKILL)

@@ -137,7 +137,9 @@ def test_a_repeated_key_is_an_error(tmp_path: Path) -> None:
         load_sweep(path)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("a: [1", "not valid YAML"), ("", "expected a mapping"), ("7", "got 7")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a: [1", "not valid YAML"), ("", "expected a mapping"), ("7", "got 7")]
+)
 def test_what_is_no_sweep_is_an_error(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text(text)
@@ -154,5 +156,3 @@ def test_a_missing_file_lists_its_neighbours(write_sweep: WriteSweep) -> None:
 def test_a_name_that_cannot_be_a_folder_is_an_error(write_sweep: WriteSweep) -> None:
     with pytest.raises(UserError, match="the stem names the experiment"):
         load_sweep(write_sweep("a sweep"))
-
-

@@ -1,0 +1,181 @@
+"""Sweeps as a user runs them: Ray, an MLflow server on SQLite, kills, resuming."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from crystalframer.orchestration.mlflow_server import database_uri
+from crystalframer.orchestration.mlflow_store import connect
+from crystalframer.orchestration.run_directory import RunDirectory
+from crystalframer.orchestration.spec import load_sweep
+from tests.orchestration.conftest import TINY, WriteSweep
+from tests.orchestration.test_tracking import read_mlflow
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Recorded = dict[str, dict[tuple[str, int], float]]
+PATIENCE = 240.0
+"""Seconds that a driver may take on a busy machine."""
+
+
+def finish(driver: "subprocess.Popen[str]") -> tuple[int, str]:
+    output, _ = driver.communicate(timeout=PATIENCE)
+    return driver.returncode, output
+
+
+def wait_for(what: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def curves(runs: Path, sweep: str = "tiny") -> Recorded:
+    """Every metric of every current run but the times; a run, or a step of a metric, recorded twice fails."""
+    uri = database_uri(runs)
+    experiment = connect(uri).get_experiment_by_name(sweep)
+    assert experiment is not None
+    found = {}
+    for key, run in read_mlflow(uri, experiment.experiment_id, artifacts=False).items():
+        if run.tags["current"] == "true":
+            assert run.status == "FINISHED"
+            found[key] = {name: value for name, value in run.metrics.items() if name[0] != "seconds_per_epoch"}
+    return found
+
+
+def written(runs: Path) -> Recorded:
+    """The same from the run directories."""
+    found = {}
+    for path in (runs / "tiny").glob("*seed*"):
+        if (result := RunDirectory(path).result()) is not None:
+            records = RunDirectory(path).records()
+            found[path.name] = {
+                (name, record.step): value for record in records for name, value in record.values.items()
+            }
+            found[path.name] |= {(name, result["final"]["step"]): v for name, v in result["final"]["values"].items()}
+            found[path.name] = {name: v for name, v in found[path.name].items() if name[0] != "seconds_per_epoch"}
+    return found
+
+
+def epochs_written(runs: Path) -> int:
+    return sum(len(RunDirectory(path).records()) for path in (runs / "tiny").glob("*seed*"))
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Any]:
+    """What an uninterrupted run recorded; filled by the first test."""
+    return {}
+
+
+def test_a_sweep_from_its_file_to_its_table(
+    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: dict[str, Any]
+) -> None:
+    sweep = write_sweep()
+    code, output = finish(start_driver(sweep))
+    assert code == 0, output
+    recorded = curves(tmp_path / "runs")
+    assert sorted(recorded) == sorted(trial.name for trial in load_sweep(sweep).trials())
+    assert {len(run) for run in recorded.values()} == {60 * 6 + 4}
+    assert recorded == written(tmp_path / "runs")
+    reference.update(recorded)
+    lines = output.splitlines()
+    assert "4 trials: 4 waiting" in lines[0]
+    assert lines[-1].startswith("MLflow: mlflow ui --backend-store-uri sqlite:///")
+    assert any("ablation_table" in line for line in lines[-4:])
+    assert list((tmp_path / "output").rglob("ablation_table.md"))
+    assert not [line for line in lines if "Warning" in line or "ray" in line.lower().split()]
+
+    code, output = finish(start_driver(sweep))  # nothing is left to do
+    assert code == 0, output
+    assert "started" not in output
+    assert "sample formation_energy: test MAE" in output
+    assert curves(tmp_path / "runs") == recorded
+
+    client = connect(database_uri(tmp_path / "runs"))
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    lost = client.search_runs([experiment.experiment_id])[0]
+    client.delete_run(lost.info.run_id)  # MLflow forgets a run: the run directory knows it all
+    code, output = finish(start_driver(sweep))
+    assert code == 0, output
+    assert curves(tmp_path / "runs") == recorded
+
+
+@pytest.mark.parametrize("seed", [random.randrange(10**6)])
+def test_kill_9_of_the_driver_at_random_moments(
+    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: dict[str, Any], seed: int
+) -> None:
+    sweep, runs, moments = write_sweep(), tmp_path / "runs", random.Random(seed)
+    starting = start_driver(sweep)
+    time.sleep(moments.uniform(1.0, 8.0))  # anywhere in the start: half a database, half a Ray
+    family = psutil.Process(starting.pid).children(recursive=True) if starting.poll() is None else []
+    starting.kill()
+    for _ in range(3):
+        before = epochs_written(runs) if (runs / "tiny").exists() else 0
+        driver = start_driver(sweep)
+        wait_for(lambda before=before: epochs_written(runs) > before, driver)  # type: ignore[misc]
+        time.sleep(moments.uniform(0.0, 1.0))
+        family += psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+    code, output = finish(start_driver(sweep))
+    assert code == 0, output
+    assert curves(runs) == reference
+    assert written(runs) == reference
+    psutil.wait_procs(family, timeout=30)
+    assert [process for process in family if process.is_running() and "mlflow" in " ".join(process.cmdline())] == []
+
+
+def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
+    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: dict[str, Any]
+) -> None:
+    sweep, runs = write_sweep(), tmp_path / "runs"
+    driver = start_driver(sweep)
+    wait_for(lambda: (runs / "tiny").exists() and epochs_written(runs) > 5, driver)
+    kill_a_worker(driver.pid)
+    wait_for(lambda: len(written(runs)) >= 1, driver)
+    driver.send_signal(signal.SIGINT)
+    code, output = finish(driver)
+    assert code == 128 + signal.SIGINT, output
+    assert "its worker process died; it will go on from its last checkpoint" in output
+    assert output.splitlines()[-1] == "Stopped by SIGINT; the same command goes on where it stopped."
+    client = connect(database_uri(runs))
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    assert "RUNNING" not in {run.info.status for run in client.search_runs([experiment.experiment_id])}
+
+    finished = {path: path.stat().st_mtime_ns for path in runs.rglob("done.json")}
+    assert finished
+    sweep = write_sweep(grid={"model.frame": ["none", "max"], "train.seed": [0, 1, 2]})
+    code, output = finish(start_driver(sweep))
+    assert code == 0, output
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # kept, not run again
+    recorded = curves(runs)
+    assert len(recorded) == 6
+    assert {name: run for name, run in recorded.items() if name in reference} == reference
+
+    sweep = write_sweep(base={**TINY, "model": {**TINY["model"], "cutoff": 3.5}}, grid={"model.frame": ["none"]})
+    code, output = finish(start_driver(sweep))
+    assert code == 0, output
+    assert len(curves(runs)) == 1  # the old ones are tagged current=false
+    assert len(client.search_runs([experiment.experiment_id])) == 7
+
+
+def kill_a_worker(driver: int) -> None:
+    """Kill -9 one of the processes that train."""
+    workers = [
+        process
+        for process in psutil.Process(driver).children(recursive=True)
+        if "ray::ResourceTrainable" in "".join(process.cmdline()[:1])
+    ]
+    assert workers
+    os.kill(workers[0].pid, signal.SIGKILL)
