@@ -30,6 +30,9 @@ NO_FRAME, GIVEN_FRAME, MAX_FRAME, STATIC_LOCAL_FRAME, WEIGHTED_PCA_FRAME = range
 STRETCH = 64
 """Neighbour entries per matrix product of the distance basis: they stay in the first-level cache."""
 
+VECTOR = 8
+"""Angular rows are filled up to a multiple of this many numbers, so that no scalar remainder is left."""
+
 _ZERO, _HALF, _TWO = np.float32(0.0), np.float32(0.5), np.float32(2.0)
 
 
@@ -80,13 +83,29 @@ def _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct):
     return found
 
 
+@njit
+def _padded(count):
+    """Return the length of an atom's angular rows: its neighbours without itself, filled up to whole vectors."""
+    return (count - 1 + VECTOR - 1) // VECTOR * VECTOR
+
+
+@njit
+def _load_directions(unit, first, count, near):
+    """Copy the unit vectors of an atom's neighbours, without itself, into near and fill up with zeros."""
+    for x in range(3):
+        for e in range(count - 1):
+            near[x, e] = unit[x, first + 1 + e]
+        for e in range(count - 1, _padded(count)):
+            near[x, e] = _ZERO
+
+
 @njit(fastmath=FAST)
-def _angular_moments(weight, unit, first, count, axis, terms, twice_x, low, high, out):
-    """Write Σ w T_m(e·r̄), m < terms, into out; entry 0 (the atom itself) is left out."""
+def _angular_moments(weight, near, length, axis, terms, twice_x, low, high, out):
+    """Write Σ w T_m(e·r̄), m < terms, into out."""
     x, y, z = axis[0], axis[1], axis[2]
     m0 = m1 = _ZERO
-    for e in range(1, count):
-        cosine = x * unit[0, first + e] + y * unit[1, first + e] + z * unit[2, first + e]
+    for e in range(length):
+        cosine = x * near[0, e] + y * near[1, e] + z * near[2, e]
         twice_x[e] = _TWO * cosine
         low[e] = weight[e]
         high[e] = weight[e] * cosine
@@ -95,7 +114,7 @@ def _angular_moments(weight, unit, first, count, axis, terms, twice_x, low, high
     out[0], out[1] = m0, m1
     for m in range(2, terms, 4):
         a = b = c = d = _ZERO
-        for e in range(1, count):
+        for e in range(length):
             t, p, q = twice_x[e], low[e], high[e]
             p = t * q - p
             a += p
@@ -110,17 +129,17 @@ def _angular_moments(weight, unit, first, count, axis, terms, twice_x, low, high
 
 
 @njit(fastmath=FAST)
-def _angular_gradient(grad, unit, first, count, axis, terms, twice_x, b1, b2, dp):
-    """Add Σ_m grad_m T_m(e·r̄) to dp[1:count] by Clenshaw's recurrence."""
+def _angular_gradient(grad, near, length, axis, terms, twice_x, b1, b2, dp):
+    """Add Σ_m grad_m T_m(e·r̄) to dp by Clenshaw's recurrence."""
     x, y, z = axis[0], axis[1], axis[2]
     top = grad[terms - 1]
-    for e in range(1, count):
-        twice_x[e] = _TWO * (x * unit[0, first + e] + y * unit[1, first + e] + z * unit[2, first + e])
+    for e in range(length):
+        twice_x[e] = _TWO * (x * near[0, e] + y * near[1, e] + z * near[2, e])
         b1[e] = top
         b2[e] = _ZERO
     for m in range(terms - 2, 0, -4):
         g0, g1, g2, g3 = grad[m], grad[m - 1], grad[m - 2], grad[m - 3]
-        for e in range(1, count):
+        for e in range(length):
             t, p, q = twice_x[e], b1[e], b2[e]
             q = t * p + (g0 - q)
             p = t * q + (g1 - p)
@@ -128,7 +147,7 @@ def _angular_gradient(grad, unit, first, count, axis, terms, twice_x, b1, b2, dp
             p = t * q + (g3 - p)
             b1[e], b2[e] = p, q
     constant = grad[0]
-    for e in range(1, count):
+    for e in range(length):
         dp[e] += _HALF * twice_x[e] * b1[e] - b2[e] + constant
 
 
@@ -161,15 +180,17 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
             widest = 0
             for i in range(base, end):
                 widest = max(widest, first_edge[i + 1] - first_edge[i])
+            room = 1 + _padded(widest)
+            near = np.empty((3, room), np.float32)
             stamp = np.full(end - base, -1, np.int32)
             slot = np.empty(widest, np.int32)
             distinct = np.empty(min(widest, end - base), np.int64)
             dot = np.empty((len(distinct), heads), np.float32)
-            row = np.empty((heads, widest), np.float32)
+            row = np.empty((heads, room), np.float32)
             by_edge = np.empty((widest, heads), np.float32)
             bits = np.empty(widest, np.int32)
             logit = np.empty(widest, np.float32)
-            work = np.empty((3, widest), np.float32)
+            work = np.empty((3, room), np.float32)
             frame = np.empty((3, 3), np.float32)
             covariance, vectors = np.empty((3, 3)), np.empty((3, 3))
             wide_axes = axes[s].astype(np.float64)
@@ -178,6 +199,9 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
             for i in range(base, end):
                 first = first_edge[i]
                 count = first_edge[i + 1] - first
+                length = _padded(count)
+                if kind != NO_FRAME:
+                    _load_directions(unit, first, count, near)
                 found = _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct)
                 for n in range(found):
                     j = distinct[n]
@@ -191,6 +215,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
                         logit[e] = -_TWO * half_sq[first + e]
                 for h in range(heads):
                     weight = row[h]
+                    weight[count:] = _ZERO
                     steep = inv_sigma_sq[i, h]
                     top = np.float32(-np.inf)
                     for e in range(count):
@@ -231,7 +256,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
                     for t in range(3):
                         start = num_dist + t * terms
                         _angular_moments(
-                            weight, unit, first, count, frame[t], terms, work[0], work[1], work[2],
+                            weight[1:], near, length, frame[t], terms, work[0], work[1], work[2],
                             out_moment[h, i, start : start + terms],
                         )  # fmt: skip
                 moment[:] = _ZERO
@@ -278,18 +303,23 @@ def backward_loop(sizes: Sizes) -> Callable[..., None]:
                 grad_q[i] = _ZERO
                 grad_k[i] = _ZERO
                 grad_v[i] = _ZERO
+            room = 1 + _padded(widest)
+            near = np.empty((3, room), np.float32)
             stamp = np.full(end - base, -1, np.int32)
             slot = np.empty(widest, np.int32)
             distinct = np.empty(min(widest, end - base), np.int64)
             dot = np.empty((len(distinct), heads), np.float32)
             total_weight = np.empty((len(distinct), heads), np.float32)
             by_edge = np.empty((widest, heads), np.float32)
-            dp = np.empty(widest, np.float32)
-            work = np.empty((3, widest), np.float32)
+            dp = np.empty(room, np.float32)
+            work = np.empty((3, room), np.float32)
             dense, moment = np.empty((STRETCH, num_dist), np.float32), np.empty((num_dist, heads), np.float32)
             for i in range(base, end):
                 first = first_edge[i]
                 count = first_edge[i + 1] - first
+                length = _padded(count)
+                if kind != NO_FRAME:
+                    _load_directions(unit, first, count, near)
                 found = _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct)
                 for n in range(found):
                     j = distinct[n]
@@ -311,14 +341,15 @@ def backward_loop(sizes: Sizes) -> Callable[..., None]:
                 dot[:found] = _ZERO
                 total_weight[:found] = _ZERO
                 for h in range(heads):
+                    dp[count:] = _ZERO
                     for e in range(count):
                         dp[e] = by_edge[e, h]
                     if kind != NO_FRAME:
                         for t in range(3):
                             start = num_dist + t * terms
                             _angular_gradient(
-                                grad_moment[h, i, start : start + terms], unit, first, count, frames[i, h, t], terms,
-                                work[0], work[1], work[2], dp,
+                                grad_moment[h, i, start : start + terms], near, length, frames[i, h, t], terms,
+                                work[0], work[1], work[2], dp[1:],
                             )  # fmt: skip
                     weight = weights[first * heads + h * count : first * heads + (h + 1) * count]
                     mean = mean_half_sq = _ZERO
