@@ -1,95 +1,23 @@
 """The CPU kernel equals the reference, on outputs and every gradient."""
 
-import dataclasses
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
-from crystalframer.data.batch import CrystalBatch, collate
 from crystalframer.data.crystal import Crystal
-from crystalframer.geometry.prepared import prepare_geometry
-from crystalframer.kernels import cpu, reference
+from crystalframer.kernels import cpu, parity, reference
 from crystalframer.kernels.basis import angular_basis
 from crystalframer.kernels.chebyshev import TOLERANCE, chebyshev_matrix
-from crystalframer.kernels.interface import AttentionInputs
-
-GRADIENTS = ("dq", "dk", "dv", "dinv_sigma_sq", "dw_dist", "dw_angl")
-
-
-def random_crystal(num_atoms: int, density: float = 0.06, seed: int = 0) -> Crystal:
-    """A triclinic crystal of well-separated random atoms; `density` in atoms per Å³ sets the number of neighbours."""
-    rng = np.random.default_rng([seed, num_atoms])
-    edge = (num_atoms / density) ** (1 / 3)
-    lattice = edge * (np.eye(3) + 0.25 * rng.uniform(-1, 1, (3, 3)))
-    steps = int(np.ceil(num_atoms ** (1 / 3)))
-    grid = np.stack(np.meshgrid(*[np.arange(steps)] * 3, indexing="ij"), -1).reshape(-1, 3)[:num_atoms]
-    frac_coords = (grid + rng.uniform(0.15, 0.85, grid.shape)) / steps
-    return Crystal(lattice, frac_coords, rng.integers(1, 90, num_atoms), id=f"random{num_atoms}")
-
-
-def make_batch(crystals: list[Crystal], cutoff: float, dtype: torch.dtype = torch.float32) -> CrystalBatch:
-    return collate([prepare_geometry(crystal, cutoff) for crystal in crystals], cutoff, dtype=dtype)
-
-
-def make_inputs(batch: CrystalBatch, config: ModelConfig, seed: int = 0) -> AttentionInputs:
-    generator = torch.Generator().manual_seed(seed)
-    shape = (batch.num_atoms, config.num_heads, config.head_width)
-
-    def draw(*size: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(*size, generator=generator)).requires_grad_()
-
-    with_frames = config.frame != "none"
-    return AttentionInputs(
-        query=draw(*shape),
-        key=draw(*shape),
-        value=draw(*shape),
-        inv_sigma_sq=torch.empty(shape[:2]).uniform_(0.26, 0.9, generator=generator).requires_grad_(),
-        w_dist=draw(*shape[1:], config.num_dist, scale=0.1),
-        w_angl=draw(3, *shape[1:], config.num_angl, scale=0.1) if with_frames else None,
-        logit_scale=config.head_width**-0.5,
-    )
-
-
-def run(
-    attend: object, inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig, tie_seed: int | None
-) -> dict[str, Tensor]:
-    """Return the output and the gradient of a fixed random projection of it with respect to every input."""
-    assert callable(attend)
-    out = attend(inputs, batch, config, tie_seed)
-    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
-    tensors = [inputs.query, inputs.key, inputs.value, inputs.inv_sigma_sq, inputs.w_dist]
-    tensors += [] if inputs.w_angl is None else [inputs.w_angl]
-    grads = torch.autograd.grad((out * direction).sum(), tensors)
-    return {"out": out.detach(), **dict(zip(GRADIENTS, grads, strict=False))}
-
-
-def relative_rms(got: Tensor, want: Tensor) -> float:
-    got, want = got.detach().double(), want.detach().double()
-    return float((got - want).norm() / want.norm().clamp_min(1e-30))
-
-
-def doubled(inputs: AttentionInputs) -> AttentionInputs:
-    tensors = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
-    return dataclasses.replace(inputs, **{name: t.detach().double().requires_grad_() for name, t in tensors.items()})
+from crystalframer.kernels.parity import GRADIENTS, doubled, make_batch, make_inputs, random_crystal, relative_rms, run
 
 
 def assert_parity(crystals: list[Crystal], config: ModelConfig, tie_seed: int | None = None) -> None:
     """Output and gradients are within 1e-5 of float64's, or within twice the error plain torch makes in float32."""
-    batch = make_batch(crystals, config.cutoff)
-    inputs = make_inputs(batch, config)
-    exact_batch = make_batch(crystals, config.cutoff, torch.float64)
-    exact = run(reference.attend, doubled(inputs), exact_batch, config, tie_seed)
-    got, plain = (
-        run(cpu.attend, inputs, batch, config, tie_seed),
-        run(reference.attend, inputs, batch, config, tie_seed),
-    )
-    assert got.keys() == exact.keys()
-    for name, want in exact.items():
-        error, allowed = relative_rms(got[name], want), max(1e-5, 2 * relative_rms(plain[name], want))
-        assert error <= allowed, f"{name}: {error:.1e} > {allowed:.1e}"
+    errors = parity.compare(cpu.attend, crystals, config, tie_seed)
+    assert [error.name for error in errors] == ["out", *GRADIENTS[: 5 if config.frame == "none" else 6]]
+    for error in errors:
+        assert error.ok, str(error)
 
 
 def config_for(frame: FrameName, preset: str = "default", cutoff: float = 6.0) -> ModelConfig:
