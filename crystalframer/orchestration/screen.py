@@ -146,6 +146,10 @@ class Screen:
         self.board.rows[name].state, self.board.rows[name].reason = "failed", reason
         self._say(f"{name}: failed: {reason}")
 
+    def stopping(self) -> None:
+        """Note that the user asked for the end."""
+        self._say("stopping: running trials save a checkpoint (once more to stop at once)")
+
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -158,15 +162,11 @@ def screen_for(console: Console, board: Board) -> Screen:
 class LineScreen(Screen):
     """One line per event: start, every tenth of the epochs, end."""
 
-    def __enter__(self) -> "LineScreen":
-        """Say what lies ahead."""
-        self._say(f"{len(self.board.rows)} trials: {self.board.counts()}")
-        return self
-
     def started(self, name: str) -> None:
         """See `Screen.started`."""
         super().started(name)
-        self._say(f"{name}: started")
+        after = self.board.rows[name].epoch
+        self._say(f"{name}: started" if not after else f"{name}: goes on after epoch {after}")
 
     def progressed(self, name: str, progress: TrialProgress) -> None:
         """See `Screen.progressed`."""
@@ -209,9 +209,11 @@ class LiveScreen(Screen):
             running.add_column(heading, justify="right")
         for name, row in self.board.rows.items():
             if row.state == "running":
-                mae = f"{_error(row.val_mae)} {row.unit}"
-                speed = f"{row.seconds:.2f}" if row.seconds is not None else ""
-                running.add_row(name, f"{row.epoch}/{row.epochs}", mae, speed)
+                if row.val_mae is None or row.seconds is None:
+                    running.add_row(name, "starting")
+                else:
+                    error = f"{row.val_mae:.4f} {row.unit}"
+                    running.add_row(name, f"{row.epoch}/{row.epochs}", error, f"{row.seconds:.2f}")
         best = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("best so far", "frame"):
             best.add_column(heading)
@@ -226,15 +228,18 @@ class LiveScreen(Screen):
 
 
 def summary(board: Board) -> Group:
-    """Return the closing tables: each frame's test error over its finished trials, and what failed or waits."""
-    tasks = sorted({(row.task, row.unit) for row in board.rows.values()})
+    """Return the closing tables: each frame's test error over its finished trials, what failed and what is left."""
+    tasks = sorted({(row.task, row.unit) for row in board.rows.values() if row.state == "done"})
     tables = [_errors_of_task(board, task, unit) for task, unit in tasks]
-    unfinished = [
-        Text(f"{name}: {row.state} at epoch {row.epoch}/{row.epochs}{': ' if row.reason else ''}{row.reason}")
-        for name, row in board.rows.items()
-        if row.state != "done"
+    failed = [Text(f"{name}: failed: {row.reason}") for name, row in board.rows.items() if row.state == "failed"]
+    done = sum(row.state == "done" for row in board.rows.values())
+    left = len(board.rows) - done - len(failed)
+    fates = [
+        f"{done} done",
+        *([f"{len(failed)} failed"] if failed else []),
+        *([f"{left} not finished"] if left else []),
     ]
-    return Group(*tables, *unfinished)
+    return Group(*tables, *failed, Text(f"{len(board.rows)} trials: {', '.join(fates)}"))
 
 
 def _errors_of_task(board: Board, task: str, unit: str) -> Table:

@@ -120,6 +120,8 @@ class _Sweep:
     def run(self) -> int:
         with _mlflow(self._options) as tracking:
             pending = [trial for trial in self._trials if self._directories[trial.name].result() is None]
+            done = len(self._trials) - len(pending)
+            self._say(f"{self._spec.name}: {len(self._trials)} trials, {done} of them done; MLflow at {tracking.uri}")
             outcome = self._run_pending(pending, tracking) if pending else self._nothing_to_run(tracking)
         self._console.print(summary(self._board), soft_wrap=True)
         return self._exit_code(outcome)
@@ -198,34 +200,31 @@ class _Sweep:
         if outcome is None:
             return 0
         if outcome.interrupted is not None:
-            self._console.print(
-                f"Stopped by {outcome.interrupted.name}; the same command goes on where it stopped.",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._say(f"Stopped by {outcome.interrupted.name}; the same command goes on where it stopped.")
             return 128 + outcome.interrupted
         if outcome.failed:
-            self._console.print(
-                f"{len(outcome.failed)} of {len(self._trials)} trials failed; their tracebacks are in error.txt of "
-                "their run directories. The same command tries them again.",
-                highlight=False,
-                soft_wrap=True,
+            self._say(
+                f"{len(outcome.failed)} of {len(self._trials)} trials failed; tracebacks are in error.txt of their run "
+                "directories. The same command tries them again."
             )
             return EXIT_FAILED
         return 0
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Tracking:
     """An MLflow server that may still be on its way."""
 
     def __init__(self, uri: str, server: LocalMlflowServer | None) -> None:
-        self._uri = uri
+        self.uri = uri
         self._server = server
 
     def experiment(self, name: str) -> MlflowExperiment:
         if self._server is not None:
             self._server.wait_until_ready()
-        return MlflowExperiment(self._uri, name)
+        return MlflowExperiment(self.uri, name)
 
 
 @contextlib.contextmanager

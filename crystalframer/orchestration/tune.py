@@ -47,6 +47,8 @@ from crystalframer.orchestration.trial import TrainerFactory, TrialProgress, one
 
 REPORT_SECONDS = 0.5
 """Shortest time between two reports of a worker: each costs a round trip."""
+NODE_CHECK_SECONDS = 10.0
+"""How often the driver makes sure that Ray itself is still there."""
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on one machine; trials share files, not objects."""
 
@@ -86,6 +88,9 @@ class Watcher(Protocol):
     def failed(self, name: str, reason: str) -> None:
         """A trial failed for good."""
 
+    def stopping(self) -> None:
+        """The user asked for the end."""
+
 
 @dataclass
 class TuneOutcome:
@@ -105,13 +110,9 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         UserError: no cluster answers at the address.
     """
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # the screen tells what matters, errors reach us as values
-    environment = dict(mlflow_store.ENVIRONMENT)
-    quiet: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.CRITICAL,
-        "runtime_env": {"env_vars": environment},
-    }
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
+        os.environ |= mlflow_store.ENVIRONMENT  # inherited by the workers
         # only who holds this process's token is let in, even among the users of this machine
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
@@ -124,7 +125,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         )
     else:
         try:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": mlflow_store.ENVIRONMENT}, **quiet)
         except ConnectionError as error:
             raise UserError(f"no Ray cluster answers at --address {address!r}; start one, or leave it out") from error
     try:
@@ -212,15 +213,17 @@ class SweepTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train until there is something worth reporting."""
         job = TrialJob(**self.config["job"])
-        if self._progress is None:
-            self._progress = _work(job)
         reported = time.monotonic()
         try:
+            if self._progress is None:
+                self._progress = _work(job)
             for progress in self._progress:
                 if progress.result is not None or time.monotonic() - reported >= REPORT_SECONDS:
                     return {"progress": asdict(progress), "done": progress.result is not None}
-        except UserError as error:  # a new attempt would only repeat it: end the trial, do not let Ray retry
-            return {"mistake": str(error), "done": True}
+        except (UserError, RuntimeError) as error:
+            if not _would_repeat(error):
+                raise  # and let Ray try again
+            return {"mistake": one_line(error), "done": True}
         raise AssertionError("a trial ends with its result")
 
     def cleanup(self) -> None:
@@ -248,6 +251,13 @@ def _work(job: TrialJob) -> Iterator[TrialProgress]:
     )
 
 
+def _would_repeat(error: Exception) -> bool:
+    """Return whether another attempt would fail in the same way."""
+    from crystalframer.training.optimizer import TrainingDivergedError
+
+    return isinstance(error, UserError | TrainingDivergedError)
+
+
 @lru_cache(maxsize=1)
 def _cached_task(config: DataConfig) -> TaskData:
     return load_task(config)
@@ -259,9 +269,21 @@ class _Events(tune.Callback):
     def __init__(self, watcher: Watcher, outcome: TuneOutcome) -> None:
         self._watcher = watcher
         self._outcome = outcome
+        self._announced = False
+        self._checked_at = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks, for a way of resuming that is not ours; a screen cannot be pickled
+
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
+        if self._outcome.interrupted is not None and not self._announced:
+            self._announced = True
+            self._watcher.stopping()
+        if time.monotonic() - self._checked_at > NODE_CHECK_SECONDS:
+            self._checked_at = time.monotonic()
+            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            if not any(node["Alive"] for node in nodes):  # or Tune would wait for workers for ever
+                raise UserError("Ray's own process died, out of memory perhaps; the same command goes on from here")
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         self._watcher.started(_name(trial))

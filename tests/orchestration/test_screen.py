@@ -45,12 +45,12 @@ def test_lines_say_start_tenths_end_and_failure(board: Board) -> None:
         screen.retried("max-0", "its worker process died")
         screen.failed("max-0", "OSError: no space left")
     lines = text.getvalue().splitlines()
-    assert lines[:2] == ["4 trials: 4 waiting", "none-0: started"]
-    assert [line.split(", about")[0] for line in lines[2:12]] == [
+    assert lines[0] == "none-0: started"
+    assert [line.split(", about")[0] for line in lines[1:11]] == [
         f"none-0: epoch {epoch}/100, val MAE {1 / epoch:.4f} eV/atom" for epoch in range(10, 101, 10)
     ]
-    assert lines[12].startswith("none-0: done, test MAE 0.4000 eV/atom (1 done, 3 waiting")
-    assert lines[13:] == [
+    assert lines[11].startswith("none-0: done, test MAE 0.4000 eV/atom (1 done, 3 waiting")
+    assert lines[12:] == [
         "max-0: started",
         "max-0: its worker process died; it will go on from its last checkpoint",
         "max-0: failed: OSError: no space left",
@@ -77,7 +77,7 @@ def test_the_live_table_shows_running_trials_and_the_best_of_each_frame(board: B
 def test_the_summary_has_means_ratios_and_fates(board: Board) -> None:
     for name, mae in (("none-0", 0.3), ("none-1", 0.5), ("max-0", 0.2)):
         board.progress(name, result(mae))
-    board.waiting("max-1", 7)
+    board.rows["max-1"].state, board.rows["max-1"].reason = "failed", "OSError: no space left"
     to, text = console(terminal=False)
     to.print(summary(board))
     lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
@@ -86,7 +86,8 @@ def test_the_summary_has_means_ratios_and_fates(board: Board) -> None:
         "frame mean ± std trials ÷ predicting the mean",
         "none 0.4000 ± 0.1414 2 0.500",
         "max 0.2000 1 0.250",
-        "max-1: waiting at epoch 7/100",
+        "max-1: failed: OSError: no space left",
+        "4 trials: 3 done, 1 failed",
     ]
 
 

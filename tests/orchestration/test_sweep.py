@@ -40,10 +40,10 @@ def wait_for(what: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
         time.sleep(0.05)
 
 
-def curves(runs: Path, sweep: str = "tiny") -> Recorded:
+def curves(runs: Path, uri: str | None = None) -> Recorded:
     """Every metric of every current run but the times; a run, or a step of a metric, recorded twice fails."""
-    uri = database_uri(runs)
-    experiment = connect(uri).get_experiment_by_name(sweep)
+    uri = uri or database_uri(runs)
+    experiment = connect(uri).get_experiment_by_name("tiny")
     assert experiment is not None
     found = {}
     for key, run in read_mlflow(uri, experiment.experiment_id, artifacts=False).items():
@@ -89,25 +89,22 @@ def test_a_sweep_from_its_file_to_its_table(
     assert recorded == written(tmp_path / "runs")
     reference.update(recorded)
     lines = output.splitlines()
-    assert "4 trials: 4 waiting" in lines[0]
+    assert lines[0].startswith("tiny: 4 trials, 0 of them done; MLflow at http://127.0.0.1:")
     assert lines[-1].startswith("MLflow: mlflow ui --backend-store-uri sqlite:///")
     assert any("ablation_table" in line for line in lines[-4:])
     assert list((tmp_path / "output").rglob("ablation_table.md"))
     assert not [line for line in lines if "Warning" in line or "ray" in line.lower().split()]
-
-    code, output = finish(start_driver(sweep))  # nothing is left to do
-    assert code == 0, output
-    assert "started" not in output
-    assert "sample formation_energy: test MAE" in output
-    assert curves(tmp_path / "runs") == recorded
 
     client = connect(database_uri(tmp_path / "runs"))
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     lost = client.search_runs([experiment.experiment_id])[0]
     client.delete_run(lost.info.run_id)  # MLflow forgets a run: the run directory knows it all
-    code, output = finish(start_driver(sweep))
+    code, output = finish(start_driver(sweep))  # nothing is left to train
     assert code == 0, output
+    assert "4 trials, 4 of them done" in output
+    assert "started" not in output
+    assert "sample formation_energy: test MAE" in output
     assert curves(tmp_path / "runs") == recorded
 
 
@@ -120,7 +117,7 @@ def test_kill_9_of_the_driver_at_random_moments(
     time.sleep(moments.uniform(1.0, 8.0))  # anywhere in the start: half a database, half a Ray
     family = psutil.Process(starting.pid).children(recursive=True) if starting.poll() is None else []
     starting.kill()
-    for _ in range(3):
+    for _ in range(2):
         before = epochs_written(runs) if (runs / "tiny").exists() else 0
         driver = start_driver(sweep)
         wait_for(lambda before=before: epochs_written(runs) > before, driver)  # type: ignore[misc]
@@ -136,10 +133,14 @@ def test_kill_9_of_the_driver_at_random_moments(
 
 
 def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
-    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: dict[str, Any]
+    write_sweep: WriteSweep,
+    start_driver: Start,
+    tmp_path: Path,
+    reference: dict[str, Any],
+    mlflow_runs: tuple[Path, str],
 ) -> None:
-    sweep, runs = write_sweep(), tmp_path / "runs"
-    driver = start_driver(sweep)
+    sweep, runs, uri = write_sweep(), tmp_path / "runs", mlflow_runs[1]
+    driver = start_driver(sweep, "--tracking-uri", uri)
     wait_for(lambda: (runs / "tiny").exists() and epochs_written(runs) > 5, driver)
     kill_a_worker(driver.pid)
     wait_for(lambda: len(written(runs)) >= 1, driver)
@@ -148,7 +149,7 @@ def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
     assert code == 128 + signal.SIGINT, output
     assert "its worker process died; it will go on from its last checkpoint" in output
     assert output.splitlines()[-1] == "Stopped by SIGINT; the same command goes on where it stopped."
-    client = connect(database_uri(runs))
+    client = connect(uri)
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     assert "RUNNING" not in {run.info.status for run in client.search_runs([experiment.experiment_id])}
@@ -156,18 +157,29 @@ def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
     finished = {path: path.stat().st_mtime_ns for path in runs.rglob("done.json")}
     assert finished
     sweep = write_sweep(grid={"model.frame": ["none", "max"], "train.seed": [0, 1, 2]})
-    code, output = finish(start_driver(sweep))
+    code, output = finish(start_driver(sweep, "--tracking-uri", uri))
     assert code == 0, output
     assert {path: path.stat().st_mtime_ns for path in finished} == finished  # kept, not run again
-    recorded = curves(runs)
+    recorded = curves(runs, uri)
     assert len(recorded) == 6
     assert {name: run for name, run in recorded.items() if name in reference} == reference
 
     sweep = write_sweep(base={**TINY, "model": {**TINY["model"], "cutoff": 3.5}}, grid={"model.frame": ["none"]})
-    code, output = finish(start_driver(sweep))
+    code, output = finish(start_driver(sweep, "--tracking-uri", uri))
     assert code == 0, output
-    assert len(curves(runs)) == 1  # the old ones are tagged current=false
+    assert len(curves(runs, uri)) == 1  # the old ones are tagged current=false
     assert len(client.search_runs([experiment.experiment_id])) == 7
+    assert not (runs / "mlflow.db").exists()  # the server that was named is the only one
+
+
+def test_more_than_the_machine_has_is_refused(
+    write_sweep: WriteSweep, start_driver: Start, mlflow_runs: tuple[Path, str]
+) -> None:
+    driver = start_driver(write_sweep(), "--set", "resources.gpus_per_trial=64", "--tracking-uri", mlflow_runs[1])
+    code, output = finish(driver)
+    assert code == 2
+    assert "error: a trial asks for 64 GPUs but there are " in output
+    assert "--set resources.gpus_per_trial=N" in output.splitlines()[-1]
 
 
 def kill_a_worker(driver: int) -> None:
