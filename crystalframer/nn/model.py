@@ -22,7 +22,8 @@ class CrystalFramer(nn.Module):
 
     Args:
         config: architecture, frame and encodings.
-        kernel: attention implementation; `auto` picks by device. It can be changed any time and is not state.
+        kernel: attention implementation; `auto` picks by device, wherever the model is moved. The attribute of this
+            name can be changed any time and is not state.
         generator: source of the initial weights; the global one if None.
     """
 
@@ -36,7 +37,7 @@ class CrystalFramer(nn.Module):
         self.head_in = nn.Linear(config.width, config.width)
         self.head_out = nn.Linear(config.width, config.num_targets)
         initialise(self, generator)
-        self.kernel_name = resolve_kernel(kernel, torch.device("cpu"))
+        self.kernel: KernelName = kernel
 
     def forward(self, batch: CrystalBatch, tie_seed: int | None = None, frames: list[Tensor] | None = None) -> Tensor:
         """Predict.
@@ -74,6 +75,15 @@ class CrystalFramer(nn.Module):
         for block in self.levels:
             block.attention.calibrate(x)
             x = block(x, batch, kernel)
+
+    @property
+    def kernel_name(self) -> KernelName:
+        """The attention implementation in use: `kernel`, with `auto` resolved for the device the parameters are on.
+
+        Raises:
+            UserError: it does not run there.
+        """
+        return resolve_kernel(self.kernel, self.embedding.weight.device)
 
     @property
     def is_calibrated(self) -> bool:
