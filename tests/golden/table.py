@@ -2,12 +2,8 @@
 
 import sys
 
-import torch
-
-from tests.fixtures.implementations import KERNELS
+from tests.fixtures.implementations import PRECISIONS
 from tests.golden.comparison import FILES, FOLDER, measure
-
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def main(kernels: list[str]) -> None:
@@ -17,13 +13,15 @@ def main(kernels: list[str]) -> None:
     print("| file | kernel | precision | prediction | gradient (worst parameter) | attn_out | other intermediates |")
     print("|---|---|---|---|---|---|---|")
     for name in FILES:
-        for kernel in (kernel for kernel in KERNELS if not kernels or kernel in kernels):
-            for label, dtype in DTYPES.items():
+        for kernel in (kernel for kernel in PRECISIONS if not kernels or kernel in kernels):
+            for dtype in PRECISIONS[kernel]:
                 errors = measure(name, kernel, dtype)
                 worst = max(errors.gradient, key=lambda key: errors.gradient[key])
                 others = max(error for key, error in errors.intermediate.items() if key != "attn_out")
+                precision = str(dtype).removeprefix("torch.")
                 print(
-                    f"| {name} | {kernel} | {label} | {errors.prediction:.1e} | {errors.gradient[worst]:.1e} ({worst}) "
+                    f"| {name} | {kernel} | {precision} | {errors.prediction:.1e} "
+                    f"| {errors.gradient[worst]:.1e} ({worst}) "
                     f"| {errors.intermediate['attn_out']:.1e} | {others:.1e} |",
                     flush=True,
                 )

@@ -16,7 +16,7 @@ from crystalframer.data.crystal import Crystal
 from crystalframer.kernels import AttentionInputs, get_kernel
 from crystalframer.kernels.basis import angular_basis, distance_basis
 from tests.fixtures import crystals
-from tests.fixtures.implementations import KERNELS
+from tests.fixtures.implementations import CASES
 from tests.golden import comparison as golden
 
 LEVELS = (0, 1)
@@ -33,24 +33,24 @@ def read(name: str) -> golden.Arrays:
 
 
 @cache
-def batch_of(name: str) -> CrystalBatch:
+def batch_of(name: str, dtype: torch.dtype = torch.float64) -> CrystalBatch:
     arrays = read(name)
     limits = np.concatenate([[0], np.cumsum(arrays["sizes"])])
     entries = []
     for number, lattice in enumerate(arrays["lattice"].astype(np.float64)):
         own = slice(limits[number], limits[number + 1])
         entries.append(Crystal(lattice, arrays["cart"][own] @ np.linalg.inv(lattice), arrays["Z"][own]))
-    return crystals.batch_of(*entries, cutoff=golden.CUTOFF, dtype=torch.float64)
+    return crystals.batch_of(*entries, cutoff=golden.CUTOFF, dtype=dtype)
 
 
 def value(name: str, level: int, key: str) -> Tensor:
     return torch.from_numpy(read(name)[f"L{level}.{key}"]).double()
 
 
-def inputs_of(name: str, level: int) -> AttentionInputs:
-    attention = golden.model_of(name, "reference", torch.float64).levels[level].attention
+def inputs_of(name: str, level: int, dtype: torch.dtype = torch.float64) -> AttentionInputs:
+    attention = golden.model_of(name, "reference", dtype).levels[level].attention
     with torch.no_grad():
-        return attention.inputs(value(name, level, "x_in"))
+        return attention.inputs(value(name, level, "x_in").to(dtype))
 
 
 def pair_of_edge(name: str) -> Tensor:
@@ -102,9 +102,9 @@ def test_mean_encoding_of_all_images(name: str, level: int) -> None:
     assert (encoded - theirs)[whole_pairs(name)].norm() < 1e-4 * theirs[whole_pairs(name)].norm()
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("kernel", "dtype"), CASES)
 @torch.no_grad()
-def test_attention_is_the_softmax_over_pairs(name: str, level: int, kernel: KernelName) -> None:
+def test_attention_is_the_softmax_over_pairs(name: str, level: int, kernel: KernelName, dtype: torch.dtype) -> None:
     inputs, z = inputs_of(name, level), value(name, level, "z")
     centre, other = torch.from_numpy(read(name)["edge_index"])
     weight = torch.exp(inputs.logit_scale * (inputs.query[centre] * inputs.key[other]).sum(-1) + z)
@@ -112,6 +112,8 @@ def test_attention_is_the_softmax_over_pairs(name: str, level: int, kernel: Kern
     summed = weight[..., None] * (inputs.value[other] + value(name, level, "values"))
     expected = torch.zeros_like(inputs.query).index_add(0, centre, summed) / total[..., None]
     frames = None if inputs.w_angl is None else value(name, level, "frames")
-    ours = get_kernel(kernel)(inputs, batch_of(name), golden.config_of(name), None, frames)
+    given = inputs_of(name, level, dtype)
+    config = golden.config_of(name)
+    ours = get_kernel(kernel)(given, batch_of(name, dtype), config, None, None if frames is None else frames.to(dtype))
     compared = centre[whole_pairs(name)].unique()
     assert (ours - expected)[compared].norm() < 5e-5 * expected[compared].norm()

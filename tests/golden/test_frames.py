@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crystalframer.config import KernelName
 from crystalframer.kernels.reference import attend, attention_state
-from tests.fixtures.implementations import KERNELS
+from tests.fixtures.implementations import CASES
 from tests.golden import comparison as golden
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -68,8 +68,7 @@ def test_pca_axes_up_to_their_signs() -> None:
         assert ((own * given).sum(-1).abs() - 1)[determined].abs().max() < ROUNDING
 
 
-@DTYPES
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("kernel", "dtype"), CASES)
 @pytest.mark.parametrize("name", [*MAX_FILES, "lattice_default"])
 @torch.no_grad()
 def test_predictions_with_own_frames(name: str, kernel: KernelName, dtype: torch.dtype) -> None:

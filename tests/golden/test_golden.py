@@ -6,14 +6,11 @@ import pytest
 import torch
 
 from crystalframer.config import KernelName
-from tests.fixtures.implementations import KERNELS
+from tests.fixtures.implementations import CASES
 from tests.golden import comparison as golden
 
-DTYPES = [torch.float32, torch.float64]
-
 pytestmark = [
-    pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"]),
-    pytest.mark.parametrize("kernel", KERNELS),
+    pytest.mark.parametrize(("kernel", "dtype"), CASES),
     pytest.mark.parametrize("name", golden.FILES),
 ]
 

@@ -5,7 +5,7 @@ import torch
 
 from crystalframer.config import FRAMES, FrameName, KernelName
 from tests.fixtures import recorded
-from tests.fixtures.implementations import KERNELS
+from tests.fixtures.implementations import CASES
 
 ARRAYS = recorded.read()
 
@@ -25,8 +25,7 @@ def compare(
 
 
 @pytest.mark.parametrize("tie_seed", [None, recorded.TIE_SEED], ids=["evaluation", "training"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("kernel", "dtype"), CASES)
 @pytest.mark.parametrize("preset", recorded.PRESETS)
 @pytest.mark.parametrize("frame", FRAMES)
 def test_generic_crystals(
@@ -36,7 +35,7 @@ def test_generic_crystals(
 
 
 @pytest.mark.parametrize("tie_seed", [None, recorded.TIE_SEED], ids=["evaluation", "training"])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [kernel for kernel, dtype in CASES if dtype == torch.float64])
 @pytest.mark.parametrize("preset", recorded.PRESETS)
 @pytest.mark.parametrize("frame", FRAMES)
 def test_symmetric_crystals_in_double_precision(
