@@ -9,6 +9,7 @@ keeps only softmax weights and moments for the backward pass. Memory is linear i
 import math
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -109,6 +110,7 @@ class _LocalMoments(torch.autograd.Function):
         frames = query.new_empty(num_atoms if terms else 0, heads, 3, 3)
         keys = [-1 if tie_seed is None else noise.stream_key(tie_seed, stream) for stream in _streams(config)]
         scale = np.float32(logit_scale)
+        _follow_torch_threads()
         forward_loop(sizes)(
             code, terms, *(tensor.numpy() for tensor in tensors), scale, *geometry,
             (frames if given is None else given).numpy(), batch.lattice_axes.numpy(), keys[0], keys[1],
@@ -124,12 +126,18 @@ class _LocalMoments(torch.autograd.Function):
         grad_value, grad_moment = (grad.contiguous() for grad in grads)
         out = [torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)]
         grad_inv_sigma_sq = query.new_empty(query.shape[:2])
+        _follow_torch_threads()
         backward_loop(ctx.sizes)(
             ctx.code, ctx.terms, query.numpy(), key.numpy(), value.numpy(), ctx.scale, *ctx.geometry,
             weights.numpy(), frames.numpy(), grad_value.numpy(), grad_moment.numpy(),
             *(grad.numpy() for grad in out), grad_inv_sigma_sq.numpy(),
         )  # fmt: skip
         return (*out, grad_inv_sigma_sq, None, None, None, None, None)
+
+
+def _follow_torch_threads() -> None:
+    """Use as many threads as torch does: `torch.set_num_threads` is the one setting."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
 def _streams(config: ModelConfig) -> tuple[int, int]:
