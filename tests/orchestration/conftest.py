@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
 }
 """Settings of trials that take seconds."""
 
+GRID = {"model.frame": ["none", "max"], "train.seed": [0, 1]}
 PROSE = {
     "question": "Does it resume?",
     "expectation": "To the last bit.",
@@ -50,7 +51,7 @@ def write_sweep(tmp_path: Path) -> WriteSweep:
     """Return a function that writes a sweep file, differing from a valid one by the given fields."""
 
     def write(name: str = "tiny", **fields: Any) -> Path:
-        content = {**PROSE, "base": TINY, "grid": {"model.frame": ["none", "max"], "train.seed": [0, 1]}, **fields}
+        content = {**PROSE, "base": TINY, "grid": GRID, **fields}
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
         return path
@@ -84,7 +85,7 @@ def mlflow_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
 def start_driver(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Return a function that starts the pipeline as a user would; what still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "RAY_worker_niceness": "0"}  # else workers starve beside other tests
     environment.pop("MLFLOW_TRACKING_URI", None)
 
     def start(sweep: Path, *arguments: str) -> "subprocess.Popen[str]":

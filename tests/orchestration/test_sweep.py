@@ -7,22 +7,29 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+import torch
+import yaml
 
+from crystalframer.data.registry import load_task
 from crystalframer.orchestration.mlflow_server import database_uri
 from crystalframer.orchestration.mlflow_store import connect
 from crystalframer.orchestration.run_directory import RunDirectory
 from crystalframer.orchestration.spec import load_sweep
-from tests.orchestration.conftest import TINY, WriteSweep
+from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
+from crystalframer.orchestration.trial import run_trial
+from crystalframer.training.trainer import Trainer
+from tests.orchestration.conftest import GRID, PROSE, TINY, WriteSweep
 from tests.orchestration.test_tracking import read_mlflow
 
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Recorded = dict[str, dict[tuple[str, int], float]]
+TIMES = ("seconds_per_epoch",)
+"""Metrics that differ from run to run."""
 PATIENCE = 240.0
 """Seconds that a driver may take on a busy machine."""
 
@@ -49,7 +56,7 @@ def curves(runs: Path, uri: str | None = None) -> Recorded:
     for key, run in read_mlflow(uri, experiment.experiment_id, artifacts=False).items():
         if run.tags["current"] == "true":
             assert run.status == "FINISHED"
-            found[key] = {name: value for name, value in run.metrics.items() if name[0] != "seconds_per_epoch"}
+            found[key] = {name: value for name, value in run.metrics.items() if name[0] not in TIMES}
     return found
 
 
@@ -63,7 +70,7 @@ def written(runs: Path) -> Recorded:
                 (name, record.step): value for record in records for name, value in record.values.items()
             }
             found[path.name] |= {(name, result["final"]["step"]): v for name, v in result["final"]["values"].items()}
-            found[path.name] = {name: v for name, v in found[path.name].items() if name[0] != "seconds_per_epoch"}
+            found[path.name] = {name: v for name, v in found[path.name].items() if name[0] not in TIMES}
     return found
 
 
@@ -71,14 +78,23 @@ def epochs_written(runs: Path) -> int:
     return sum(len(RunDirectory(path).records()) for path in (runs / "tiny").glob("*seed*"))
 
 
-@pytest.fixture(scope="module")
-def reference() -> dict[str, Any]:
-    """What an uninterrupted run recorded; filled by the first test."""
-    return {}
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """What the sweep's trials come to one after another, never interrupted, in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({**PROSE, "base": TINY, "grid": GRID}))
+    runs: dict[str, MemoryRun] = {}
+    for trial in load_sweep(folder / "tiny.yaml").trials():
+        data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
+        list(run_trial(trial, data, directory, MemoryTracker(runs), Trainer, tags={}))
+    torch.set_num_threads(threads)
+    return {name: {key: v for key, v in run.metrics.items() if key[0] not in TIMES} for name, run in runs.items()}
 
 
 def test_a_sweep_from_its_file_to_its_table(
-    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: dict[str, Any]
+    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: Recorded
 ) -> None:
     sweep = write_sweep()
     code, output = finish(start_driver(sweep))
@@ -86,8 +102,7 @@ def test_a_sweep_from_its_file_to_its_table(
     recorded = curves(tmp_path / "runs")
     assert sorted(recorded) == sorted(trial.name for trial in load_sweep(sweep).trials())
     assert {len(run) for run in recorded.values()} == {60 * 6 + 4}
-    assert recorded == written(tmp_path / "runs")
-    reference.update(recorded)
+    assert recorded == written(tmp_path / "runs") == reference
     lines = output.splitlines()
     assert lines[0].startswith("tiny: 4 trials, 0 of them done; MLflow at http://127.0.0.1:")
     assert lines[-1].startswith("MLflow: mlflow ui --backend-store-uri sqlite:///")
@@ -108,11 +123,12 @@ def test_a_sweep_from_its_file_to_its_table(
     assert curves(tmp_path / "runs") == recorded
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 def test_kill_9_of_the_driver_at_random_moments(
-    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: dict[str, Any], seed: int
+    write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: Recorded
 ) -> None:
-    sweep, runs, moments = write_sweep(), tmp_path / "runs", random.Random(seed)
+    sweep, runs, seed = write_sweep(), tmp_path / "runs", random.randrange(10**6)
+    moments = random.Random(seed)
+    print("moments drawn with seed", seed)
     starting = start_driver(sweep)
     time.sleep(moments.uniform(1.0, 8.0))  # anywhere in the start: half a database, half a Ray
     family = psutil.Process(starting.pid).children(recursive=True) if starting.poll() is None else []
@@ -136,7 +152,7 @@ def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
     write_sweep: WriteSweep,
     start_driver: Start,
     tmp_path: Path,
-    reference: dict[str, Any],
+    reference: Recorded,
     mlflow_runs: tuple[Path, str],
 ) -> None:
     sweep, runs, uri = write_sweep(), tmp_path / "runs", mlflow_runs[1]
