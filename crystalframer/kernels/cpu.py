@@ -22,6 +22,7 @@ from crystalframer.kernels.cpu_loops import Sizes, backward_loop, forward_loop
 from crystalframer.kernels.frames import flip_axes
 from crystalframer.kernels.interface import AttentionInputs
 
+_MOST_THREADS: int = numba.get_num_threads()  # what Numba starts with: one per core, or NUMBA_NUM_THREADS
 WINDOW_REACH = 5.8
 """Standard deviations beyond which a distance Gaussian is below float32's resolution (5e-8)."""
 
@@ -137,7 +138,7 @@ class _LocalMoments(torch.autograd.Function):
 
 def _follow_torch_threads() -> None:
     """Use as many threads as torch does: `torch.set_num_threads` is the one setting."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
 
 
 def _streams(config: ModelConfig) -> tuple[int, int]:

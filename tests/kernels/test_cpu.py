@@ -78,7 +78,7 @@ def test_follows_torch_in_the_number_of_threads_and_does_not_depend_on_it() -> N
         for count in (1, 2):
             torch.set_num_threads(count)
             results[count] = cpu.attend(inputs, batch, config).detach()
-            assert numba.get_num_threads() == min(count, numba.config.NUMBA_NUM_THREADS)
+            assert numba.get_num_threads() == min(count, cpu._MOST_THREADS)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[1], results[2])
