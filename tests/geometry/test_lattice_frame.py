@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pymatgen.core import Lattice
+from pymatgen.core.lattice import Lattice
 
 from crystalframer.geometry.lattice_frame import lattice_frame, orthonormal_axes, shortest_independent_vectors
 from tests.fixtures import crystals as c

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pymatgen.core import Lattice, Structure
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
 
 from crystalframer.data.crystal import Crystal
 from crystalframer.geometry.neighbours import DISTANCE_GRAIN, Neighbours, find_neighbours
