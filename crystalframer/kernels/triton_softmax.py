@@ -133,7 +133,7 @@ def _finish_max_frame(lattice_axes, unit, best, begin, num_edges, e1_x, e1_y, e1
     x -= along * e1_x
     y -= along * e1_y
     z -= along * e1_z
-    norm = tl.sqrt(x * x + y * y + z * z)
+    norm = tl.where(is_head, tl.sqrt(x * x + y * y + z * z), 1.0)
     store_frame(out, e1_x, e1_y, e1_z, x / norm, y / norm, z / norm, is_head)
 
 
