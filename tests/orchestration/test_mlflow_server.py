@@ -8,46 +8,40 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 
 from crystalframer.errors import UserError
 from crystalframer.orchestration import mlflow_server
 from crystalframer.orchestration.mlflow_server import LocalMlflowServer, create_database, database_uri, is_answering
 from crystalframer.orchestration.mlflow_store import MlflowExperiment
+from tests.orchestration.processes import all_gone, descendants
 
 WATCHDOG = Path(mlflow_server.__file__).with_name("watchdog.py")
 
 
-def gone(processes: list[psutil.Process], seconds: float = 15.0) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return not alive
-
-
 @pytest.fixture
-def stubborn() -> Iterator[tuple["subprocess.Popen[bytes]", list[psutil.Process]]]:
+def stubborn() -> Iterator[tuple["subprocess.Popen[bytes]", list[int]]]:
     """A watched process that ignores SIGTERM, and a child of it that does, too."""
     child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); " + child
     watched = subprocess.Popen([sys.executable, str(WATCHDOG), sys.executable, "-c", parent], stdin=subprocess.PIPE)
-    me = psutil.Process(watched.pid)
     deadline = time.monotonic() + 20
-    while len(me.children(recursive=True)) < 2 and time.monotonic() < deadline:
+    while len(descendants(watched.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    yield watched, me.children(recursive=True)
+    yield watched, descendants(watched.pid)
     with contextlib.suppress(ProcessLookupError):
         watched.kill()
     watched.communicate()
 
 
 def test_the_watchdog_ends_even_what_ignores_it(
-    stubborn: tuple["subprocess.Popen[bytes]", list[psutil.Process]],
+    stubborn: tuple["subprocess.Popen[bytes]", list[int]],
 ) -> None:
     watched, processes = stubborn
     assert len(processes) == 2
     assert watched.stdin is not None
     watched.stdin.close()
-    assert gone(processes)
+    assert all_gone(processes)
     assert watched.wait(timeout=10) != 0
 
 
@@ -70,13 +64,13 @@ time.sleep(120)
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     uri = process.stdout.readline().strip()
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = descendants(process.pid)
     assert len(family) >= 3  # watchdog, mlflow, uvicorn
     assert uri.startswith("http://127.0.0.1:")
     assert is_answering(uri)
     process.kill()
     process.communicate()
-    assert gone(family)
+    assert all_gone(family)
     assert not is_answering(uri)
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)

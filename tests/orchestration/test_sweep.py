@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 import yaml
@@ -22,6 +21,7 @@ from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
 from crystalframer.orchestration.trial import run_trial
 from crystalframer.training.trainer import Trainer
 from tests.orchestration.conftest import GRID, PROSE, TINY, WriteSweep
+from tests.orchestration.processes import all_gone, command, descendants
 from tests.orchestration.test_tracking import read_mlflow
 
 pytestmark = pytest.mark.slow
@@ -131,21 +131,20 @@ def test_kill_9_of_the_driver_at_random_moments(
     print("moments drawn with seed", seed)
     starting = start_driver(sweep)
     time.sleep(moments.uniform(1.0, 8.0))  # anywhere in the start: half a database, half a Ray
-    family = psutil.Process(starting.pid).children(recursive=True) if starting.poll() is None else []
+    family = descendants(starting.pid)
     starting.kill()
     for _ in range(2):
         before = epochs_written(runs) if (runs / "tiny").exists() else 0
         driver = start_driver(sweep)
         wait_for(lambda before=before: epochs_written(runs) > before, driver)  # type: ignore[misc]
         time.sleep(moments.uniform(0.0, 1.0))
-        family += psutil.Process(driver.pid).children(recursive=True)
+        family += descendants(driver.pid)
         driver.kill()
     code, output = finish(start_driver(sweep))
     assert code == 0, output
     assert curves(runs) == reference
     assert written(runs) == reference
-    psutil.wait_procs(family, timeout=30)
-    assert [process for process in family if process.is_running() and "mlflow" in " ".join(process.cmdline())] == []
+    assert all_gone(family, seconds=60.0)  # MLflow's server, Ray and its workers
 
 
 def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
@@ -200,10 +199,5 @@ def test_more_than_the_machine_has_is_refused(
 
 def kill_a_worker(driver: int) -> None:
     """Kill -9 one of the processes that train."""
-    workers = [
-        process
-        for process in psutil.Process(driver).children(recursive=True)
-        if "ray::ResourceTrainable" in "".join(process.cmdline()[:1])
-    ]
-    assert workers
-    os.kill(workers[0].pid, signal.SIGKILL)
+    workers = [pid for pid in descendants(driver) if command(pid).startswith("ray::ResourceTrainable")]
+    os.kill(workers[0], signal.SIGKILL)
