@@ -228,7 +228,10 @@ class LiveScreen(Screen):
 
 
 def summary(board: Board) -> Group:
-    """Return the closing tables: each frame's test error over its finished trials, what failed and what is left."""
+    """Return the closing tables: each frame's test error over its finished trials, what failed and what is left.
+
+    The baseline is the error of predicting the training mean.
+    """
     tasks = sorted({(row.task, row.unit) for row in board.rows.values() if row.state == "done"})
     tables = [_errors_of_task(board, task, unit) for task, unit in tasks]
     failed = [Text(f"{name}: failed: {row.reason}") for name, row in board.rows.items() if row.state == "failed"]
@@ -245,7 +248,7 @@ def summary(board: Board) -> Group:
 def _errors_of_task(board: Board, task: str, unit: str) -> Table:
     table = Table(title=f"{task}: test MAE ({unit})", title_justify="left", box=None, header_style="bold")
     table.add_column("frame")
-    for heading in ("mean ± std", "trials", "÷ predicting the mean"):
+    for heading in ("mean ± std", "trials", "baseline / MAE"):
         table.add_column(heading, justify="right")
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in board.rows.values():
@@ -253,9 +256,9 @@ def _errors_of_task(board: Board, task: str, unit: str) -> Table:
             groups[row.frame].append(row)
     for frame, rows in groups.items():
         errors = [row.test_mae or 0.0 for row in rows]
-        ratios = [(row.test_mae or 0.0) / row.baseline_mae for row in rows if row.baseline_mae]
+        baselines = [row.baseline_mae or 0.0 for row in rows]
         spread = f" ± {statistics.stdev(errors):.4f}" if len(errors) > 1 else ""
-        ratio = f"{statistics.fmean(ratios):.3f}" if ratios else ""
+        ratio = f"{statistics.fmean(baselines) / statistics.fmean(errors):.2f}"
         table.add_row(frame, f"{statistics.fmean(errors):.4f}{spread}", str(len(rows)), ratio)
     return table
 

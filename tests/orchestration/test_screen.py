@@ -83,9 +83,9 @@ def test_the_summary_has_means_ratios_and_fates(board: Board) -> None:
     lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
     assert lines == [
         "sample formation_energy: test MAE (eV/atom)",
-        "frame mean ± std trials ÷ predicting the mean",
-        "none 0.4000 ± 0.1414 2 0.500",
-        "max 0.2000 1 0.250",
+        "frame mean ± std trials baseline / MAE",
+        "none 0.4000 ± 0.1414 2 2.00",
+        "max 0.2000 1 4.00",
         "max-1: failed: OSError: no space left",
         "4 trials: 3 done, 1 failed",
     ]
