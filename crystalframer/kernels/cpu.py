@@ -16,11 +16,10 @@ from torch import Tensor
 
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
-from crystalframer.kernels import cpu_loops, noise
-from crystalframer.kernels.chebyshev import chebyshev_matrix
+from crystalframer.kernels import cpu_loops
 from crystalframer.kernels.cpu_loops import Sizes, backward_loop, forward_loop
-from crystalframer.kernels.frames import flip_axes
 from crystalframer.kernels.interface import AttentionInputs
+from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
 
 _MOST_THREADS: int = numba.get_num_threads()  # what Numba starts with: one per core, or NUMBA_NUM_THREADS
 WINDOW_REACH = 5.8
@@ -53,33 +52,11 @@ def attend(
             f"the cpu kernel got {inputs.query.dtype} on {inputs.query.device}; it computes in torch.float32 on the "
             "cpu; use kernel='reference' for other dtypes"
         )
-    given = _given_frames(batch, config, tie_seed, frames)
-    has_frames = inputs.w_angl is not None
+    given = given_frames(batch, config, tie_seed, frames)
     value, moments = _LocalMoments.apply(
         inputs.query, inputs.key, inputs.value, inputs.inv_sigma_sq, batch, config, tie_seed, given, inputs.logit_scale
     )
-    projection = config.c_dist * inputs.w_dist
-    if has_frames:
-        assert inputs.w_angl is not None
-        series = chebyshev_matrix(config).to(inputs.w_angl.dtype)
-        angular = config.c_angl * (inputs.w_angl @ series)
-        projection = torch.cat([projection, *angular], dim=-1)
-    out: Tensor = value + torch.bmm(moments, projection.mT).transpose(0, 1)
-    return out
-
-
-def _given_frames(
-    batch: CrystalBatch, config: ModelConfig, tie_seed: int | None, frames: Tensor | None
-) -> Tensor | None:
-    """Return (N, H, 3, 3) frames that need no attention: the caller's, or static ones of the crystal."""
-    if config.frame == "none":
-        return None
-    if frames is None and config.frame in ("pca", "lattice"):
-        static = batch.lattice_frames if config.frame == "lattice" else batch.pca_frames
-        if config.frame == "pca" and tie_seed is not None:
-            static = flip_axes(static, tie_seed)
-        frames = static[batch.crystal_of_atom, None].expand(-1, config.num_heads, -1, -1)
-    return None if frames is None else frames.contiguous()
+    return project(value, moments, inputs, config)
 
 
 class _LocalMoments(torch.autograd.Function):
@@ -99,7 +76,7 @@ class _LocalMoments(torch.autograd.Function):
         logit_scale: float,
     ) -> tuple[Tensor, Tensor]:
         window = _window(config)
-        terms = 0 if config.frame == "none" else chebyshev_matrix(config).shape[1]
+        terms = num_terms(config)
         code = cpu_loops.GIVEN_FRAME if given is not None else _FRAME_CODES[config.frame]
         sizes = Sizes(config.num_heads, config.head_width, config.num_dist, window)
         geometry = _geometry(batch, config)
@@ -109,7 +86,7 @@ class _LocalMoments(torch.autograd.Function):
         out_moment = query.new_empty(heads, num_atoms, config.num_dist + 3 * terms)
         weights = query.new_empty(batch.num_edges * heads)
         frames = query.new_empty(num_atoms if terms else 0, heads, 3, 3)
-        keys = [-1 if tie_seed is None else noise.stream_key(tie_seed, stream) for stream in _streams(config)]
+        keys = (-1, -1) if tie_seed is None else hash_keys(config, tie_seed)
         scale = np.float32(logit_scale)
         _follow_torch_threads()
         forward_loop(sizes)(
@@ -139,10 +116,6 @@ class _LocalMoments(torch.autograd.Function):
 def _follow_torch_threads() -> None:
     """Use as many threads as torch does: `torch.set_num_threads` is the one setting."""
     numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
-
-
-def _streams(config: ModelConfig) -> tuple[int, int]:
-    return (noise.SIGN, noise.SIGN) if config.frame == "weighted_pca" else (noise.FIRST_AXIS, noise.SECOND_AXIS)
 
 
 def _window(config: ModelConfig) -> int:
