@@ -13,11 +13,12 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, ANALYSIS, PIPELINES = ROOT / "crystalframer", ROOT / "analysis", ROOT / "pipelines"
+BENCHMARKS = ROOT / "benchmarks"
 TRACKING = ("ray", "mlflow", "optuna")
 HEAVY = (*TRACKING, "torch", "pandas", "pymatgen")
 FRONT_DOOR = PACKAGE / "cli.py"
 """The console script: the one module outside orchestration that may call it."""
-SOURCES = sorted(path for folder in (PACKAGE, ANALYSIS, PIPELINES) for path in folder.rglob("*.py"))
+SOURCES = sorted(path for folder in (PACKAGE, ANALYSIS, PIPELINES, BENCHMARKS) for path in folder.rglob("*.py"))
 CORE = [path for path in SOURCES if path.is_relative_to(PACKAGE) and "orchestration" not in path.parts]
 
 
@@ -66,7 +67,13 @@ def test_the_core_does_not_know_orchestration() -> None:
 
 
 def test_the_package_knows_no_scripts() -> None:
-    assert offences([path for path in SOURCES if path.is_relative_to(PACKAGE)], "pipelines", "analysis", "tests") == []
+    paths = [path for path in SOURCES if path.is_relative_to(PACKAGE)]
+    assert offences(paths, "pipelines", "analysis", "benchmarks", "tests") == []
+
+
+def test_benchmarks_measure_the_core() -> None:
+    paths = [path for path in SOURCES if path.is_relative_to(BENCHMARKS)]
+    assert offences(paths, *TRACKING, "crystalframer.orchestration", "pipelines", "analysis", "tests") == []
 
 
 def test_analysis_reads_and_never_trains() -> None:
@@ -109,7 +116,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")
-    allowed = {"pandas"} if script.parent == ANALYSIS else set()
+    allowed = {ANALYSIS: {"pandas"}, BENCHMARKS: {"pandas", "pymatgen", "torch"}}.get(script.parent, set())
     heavy = set(done.stdout.splitlines()[-1].split()[1:])
     assert heavy <= allowed
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch, collate
 from crystalframer.data.crystal import Crystal
+from crystalframer.errors import UserError
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.kernels import reference
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
@@ -24,6 +25,8 @@ TOLERANCE = 1e-5
 """Relative RMS error that any float32 kernel may have."""
 GRADIENTS = ("dq", "dk", "dv", "dinv_sigma_sq", "dw_dist", "dw_angl")
 """Names of the gradients, in the order of `AttentionInputs`."""
+MOST_UNDECIDED = 0.25
+"""Share of the heads that a comparison may leave out."""
 
 _QUERY_NUDGE, _DISTANCE_NUDGE = 1e-5, 3e-7
 """Relative changes of queries and distances, well above rounding, that a clear choice of frame survives."""
@@ -146,11 +149,20 @@ def compare(
         tie_seed: training seed, or None for the deterministic rule.
         device: where to compute.
         leave_out_undecided: leave `undecided_heads` out. Among very many atoms, some frame hangs by a rounding error.
+
+    Raises:
+        UserError: more than `MOST_UNDECIDED` of the heads would be left out.
     """
     batch = make_batch(crystals, config.cutoff).to(device)
     exact_batch = make_batch(crystals, config.cutoff, torch.float64).to(device)
     inputs = make_inputs(batch, config)
     left_out = undecided_heads(inputs, batch, config, tie_seed) if leave_out_undecided else None
+    share = 0.0 if left_out is None else float(left_out.double().mean())
+    if share > MOST_UNDECIDED:
+        raise UserError(
+            f"frames {config.frame!r}: rounding decides {share:.0%} of these crystals' frames, expected at most "
+            f"{MOST_UNDECIDED:.0%}; compare kernels on less symmetric crystals"
+        )
     exact = run(reference.attend, doubled(inputs), exact_batch, config, tie_seed, left_out)
     got = run(attend, inputs, batch, config, tie_seed, left_out)
     plain = run(reference.attend, inputs, batch, config, tie_seed, left_out)
