@@ -189,8 +189,8 @@ def settle_signs(
 ):
     """Give the axes of `principal_axes` their signs and write right-handed frames, (N, H, 3, 3).
 
-    `keys` holds the hash key of the random flips that follow in training; the other arguments are those of
-    `triton_softmax.softmax`.
+    The low half of `keys` is the hash key of the random flips that follow in training; the other arguments are those
+    of `triton_softmax.softmax`.
     """
     atom = tl.program_id(0)
     begin = tl.load(first + atom)

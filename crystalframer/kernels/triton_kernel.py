@@ -224,7 +224,7 @@ def _softmax(
     frames = weight.new_empty(num_atoms if code else 0, heads, 3, 3) if given is None else given
     is_weighted_pca = code == triton_softmax.WEIGHTED_PCA_FRAME
     second = weight.new_empty(num_atoms if is_weighted_pca else 0, heads, 6, dtype=torch.float64)
-    keys = torch.tensor((0, 0) if tie_seed is None else hash_keys(config, tie_seed), device=weight.device)
+    keys = _keys(config, tie_seed, weight.device)
     training = tie_seed is not None
     triton_softmax.softmax[(num_atoms,)](
         geometry.first, geometry.half_sq, geometry.unit, geometry.crystal_of_atom, geometry.lattice_axes, keys,
@@ -242,6 +242,13 @@ def _softmax(
             num_edges, HEADS=heads, HEADS_P=sizes.heads_p, BLOCK=HEAD_BLOCK, TRAINING=training, **ONE_WARP,
         )  # fmt: skip
     return frames
+
+
+def _keys(config: ModelConfig, tie_seed: int | None, device: torch.device) -> Tensor:
+    """Return the two 32-bit hash keys side by side, (1,) int64, written by the device: a copy would wait for it."""
+    low, high = (0, 0) if tie_seed is None else hash_keys(config, tie_seed)
+    signed_high = high - 2**32 if high >= 2**31 else high
+    return torch.full((1,), (signed_high << 32) | low, dtype=torch.int64, device=device)
 
 
 def _moments(

@@ -160,7 +160,7 @@ def _max_frame(
     """Build the frame of one atom and all heads; `top` is the largest score of each head."""
     is_head = head < HEADS
     key_1 = tl.load(keys).to(tl.uint32)
-    key_2 = tl.load(keys + 1).to(tl.uint32)
+    key_2 = (tl.load(keys) >> 32).to(tl.uint32)
     best = tl.full([HEADS_P], -1, dtype=tl.int64)
     for start in range(begin, end, BLOCK):
         edge = start + tl.arange(0, BLOCK)
@@ -233,7 +233,7 @@ def softmax(
         unit: (3, E) r̄.
         crystal_of_atom: (N,) int32.
         lattice_axes: (S, 3, 3).
-        keys: (2,) int64 hash keys of the two ties, used when TRAINING.
+        keys: (1,) int64, the 32-bit hash keys of the first (low half) and second ties, used when TRAINING.
         inv_sigma_sq: (N, H).
         weight: (E, H).
         frames: (N, H, 3, 3), written for `max` and `static_local`.
