@@ -68,7 +68,10 @@ def _run(options: argparse.Namespace) -> int:
     if code > EXIT_FAILED:
         return code
     _analyse(spec.name, options)
-    print(f"MLflow: {options.tracking_uri or ui_command(options.runs)}")
+    program = Path(sys.executable).with_name("crystalframer")
+    print(f"MLflow UI: {options.tracking_uri or f'{program} ui --runs {options.runs}'}")
+    if not options.tracking_uri:
+        print(f"     or: {ui_command(options.runs)}")
     return code
 
 
