@@ -356,9 +356,12 @@ def backward_loop(sizes: Sizes) -> Callable[..., None]:
                     for e in range(count):
                         mean += weight[e] * dp[e]
                         mean_half_sq += weight[e] * half_sq[first + e]
-                    decay = _ZERO
                     for e in range(count):
                         dp[e] = weight[e] * (dp[e] - mean)
+                    # A sum in a loop that also stores is added up in one of two orders, as the arrays happen to lie in
+                    # memory (the compiler's check for overlap): two runs of a training would differ in the last bit.
+                    decay = _ZERO
+                    for e in range(count):
                         decay += dp[e] * (half_sq[first + e] - mean_half_sq)  # Σ dp = 0: less cancellation
                     grad_inv_sigma_sq[i, h] = -decay
                     for e in range(count):
