@@ -8,6 +8,7 @@ ever meets half a schema.
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -38,8 +39,9 @@ def database_uri(runs: Path) -> str:
 
 def ui_command(runs: Path) -> str:
     """Return the command that shows a folder of runs in a browser."""
-    artifacts = (runs / "mlartifacts").absolute()
-    return f"mlflow ui --backend-store-uri {database_uri(runs)} --artifacts-destination {artifacts}"
+    artifacts = str((runs / "mlartifacts").absolute())
+    options = ["--backend-store-uri", database_uri(runs), "--artifacts-destination", artifacts]
+    return shlex.join(["mlflow", "ui", *options])
 
 
 class LocalMlflowServer:

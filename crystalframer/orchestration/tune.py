@@ -236,7 +236,7 @@ class SweepTrial(tune.Trainable):
 def _work(job: TrialJob) -> Iterator[TrialProgress]:
     import torch
 
-    torch.set_num_threads(job.cpus)
+    torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
     trial = Trial(job.name, trial_from_dict(job.settings))
     module, _, attribute = job.trainer.partition(":")
     return run_trial(

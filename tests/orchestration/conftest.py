@@ -21,8 +21,8 @@ PIPELINE = ROOT / "pipelines" / "ablate_frames.py"
 
 TINY: dict[str, Any] = {
     "data": {"dataset": "sample", "task": "formation_energy", "train_size": 16, "val_size": 4, "test_size": 4},
-    "model": {"num_blocks": 1, "width": 8, "num_heads": 2, "ffn_width": 8, "num_dist": 4, "num_angl": 4, "cutoff": 3.0},
-    "train": {"epochs": 60, "batch_size": 8, "average_epochs": 5, "kernel": "reference"},
+    "model": {"num_blocks": 1, "width": 8, "num_heads": 2, "ffn_width": 8, "num_dist": 8, "num_angl": 4, "cutoff": 3.0},
+    "train": {"epochs": 60, "batch_size": 8, "average_epochs": 5},
 }
 """Settings of trials that take seconds."""
 
