@@ -21,7 +21,6 @@ from crystalframer.kernels.cpu_loops import Sizes, backward_loop, forward_loop
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
 
-_MOST_THREADS: int = numba.get_num_threads()  # what Numba starts with: one per core, or NUMBA_NUM_THREADS
 WINDOW_REACH = 5.8
 """Standard deviations beyond which a distance Gaussian is below float32's resolution (5e-8)."""
 
@@ -114,8 +113,16 @@ class _LocalMoments(torch.autograd.Function):
 
 
 def _follow_torch_threads() -> None:
-    """Use as many threads as torch does: `torch.set_num_threads` is the one setting."""
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
+    """Use as many threads as torch does: `torch.set_num_threads` is the one setting.
+
+    Numba's first call starts its pool and, where both use OpenMP, thereby sets torch's number to that of all cores;
+    so torch's is put back.
+    """
+    threads = torch.get_num_threads()
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(threads, most))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def _window(config: ModelConfig) -> int:

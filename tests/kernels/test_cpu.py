@@ -1,5 +1,9 @@
 """The CPU kernel equals the reference, on outputs and every gradient."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import pytest
 import torch
@@ -78,10 +82,22 @@ def test_follows_torch_in_the_number_of_threads_and_does_not_depend_on_it() -> N
         for count in (1, 2):
             torch.set_num_threads(count)
             results[count] = cpu.attend(inputs, batch, config).detach()
-            assert numba.get_num_threads() == min(count, cpu._MOST_THREADS)
+            assert numba.get_num_threads() == min(count, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+            assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[1], results[2])
+
+
+def test_leaves_torch_its_number_of_threads_when_numba_starts_its_own() -> None:
+    program = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from crystalframer.kernels import cpu\n"
+        "assert torch.get_num_threads() == 1\n"
+        "cpu._follow_torch_threads()\n"
+        "assert torch.get_num_threads() == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "NUMBA_NUM_THREADS": "2"})
 
 
 def test_injected_frames_are_used() -> None:
