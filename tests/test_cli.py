@@ -56,20 +56,28 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "invalid choice: 'dance'" in capsys.readouterr().err
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to background jobs: they ignore SIGINT, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ui_serves_the_runs_on_loopback_until_interrupted(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").create_experiment("found_me")
     command = [sys.executable, "-m", "crystalframer.cli", "ui", "--runs", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = iter(process.stdout)
-        address = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        with urllib.request.urlopen(
-            f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=found_me"
-        ) as answer:
-            assert b"found_me" in answer.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
+        try:
+            assert process.stdout is not None
+            lines = iter(process.stdout)
+            address = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            with urllib.request.urlopen(
+                f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=found_me"
+            ) as answer:
+                assert b"found_me" in answer.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address)
