@@ -5,6 +5,8 @@
     state.json      where the trial stands, replaced atomically
     metrics.jsonl   one line an epoch, appended
     checkpoint.pt   the trainer's last saved state
+    snapshots/epoch_0007.pt ...
+                    the model as it was at some epochs, where the sweep asks for them
     predictions/test.csv
                     the test set's targets and predictions
     error.txt       the traceback of the last failure
@@ -73,6 +75,14 @@ class RunDirectory:
     def checkpoint(self) -> Path:
         """The trainer's last saved state."""
         return self.path / "checkpoint.pt"
+
+    def snapshot(self, epoch: int) -> Path:
+        """Return where the model of an epoch is kept, if it is."""
+        return self.path / "snapshots" / f"epoch_{epoch:04d}.pt"
+
+    def snapshots(self) -> list[Path]:
+        """Return the models kept so far, by epoch."""
+        return sorted((self.path / "snapshots").glob("epoch_*.pt"))
 
     @property
     def config_yaml(self) -> Path:

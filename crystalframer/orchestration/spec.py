@@ -16,7 +16,7 @@ from crystalframer.errors import UserError, near_matches
 PROSE = ("question", "expectation", "command", "duration")
 """Fields that every sweep file states in words before it runs."""
 SECTIONS = ("data", "model", "train")
-_FIELDS = (*PROSE, "reference", "base", "grid", "resources", "max_failures")
+_FIELDS = (*PROSE, "reference", "base", "grid", "resources", "max_failures", "record")
 _ALWAYS_NAMED = ("data.task", "model.frame", "train.seed")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -29,6 +29,20 @@ class Resources:
     """CPU cores, and threads of every numeric library."""
     gpus_per_trial: float = 0.0
     """GPUs; a fraction lets several trials share one."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a trial leaves behind beside its last checkpoint; changes no result."""
+
+    snapshots: int = 0
+    """Models to keep from evenly spaced epochs, the last one included."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds whose trials keep them, None for all."""
+
+    def snapshots_of(self, config: TrialConfig) -> int:
+        """Return how many models a trial keeps."""
+        return self.snapshots if self.seeds is None or config.train.seed in self.seeds else 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class SweepSpec:
     resources: Resources = Resources()
     max_failures: int = 3
     """How often a trial whose worker died or raised is started again."""
+    record: Record = Record()
 
     def trials(self) -> list[Trial]:
         """Return the trials, seeds outermost and frames innermost so that a table fills evenly.
@@ -116,7 +131,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
     Args:
         path: the YAML file; its stem is the sweep's name.
-        overrides: ``key=value`` texts, values in YAML, that replace settings of `base`, `resources` or
+        overrides: ``key=value`` texts, values in YAML, that replace settings of `base`, `resources`, `record` or
             `max_failures`.
 
     Raises:
@@ -169,6 +184,7 @@ def _spec_from(name: str, content: Any, overrides: Sequence[str]) -> SweepSpec:
     spec_parts: dict[str, Any] = {
         "base": _settings("base", fields.get("base", {})),
         "resources": dict(_mapping("resources", fields.get("resources", {}))),
+        "record": dict(_mapping("record", fields.get("record", {}))),
         "max_failures": fields.get("max_failures", SweepSpec.max_failures),
     }
     values = {key: tuple(_list(f"grid.{key}", options)) for key, options in _settings("grid", grid).items()}
@@ -183,6 +199,7 @@ def _spec_from(name: str, content: Any, overrides: Sequence[str]) -> SweepSpec:
         cases=cases,
         resources=_resources(spec_parts["resources"]),
         max_failures=_whole_number("max_failures", spec_parts["max_failures"], least=0),
+        record=_record(spec_parts["record"]),
     )
 
 
@@ -194,8 +211,8 @@ def _apply_overrides(parts: dict[str, Any], overrides: Sequence[str]) -> None:
         section, _, rest = key.partition(".")
         if key == "max_failures":
             parts["max_failures"] = _parse(value)
-        elif section == "resources" and rest:
-            parts["resources"][rest] = _parse(value)
+        elif section in ("resources", "record") and rest:
+            parts[section][rest] = _parse(value)
         else:
             parts["base"] |= _settings("--set", {key: _parse(value)})
 
@@ -228,6 +245,14 @@ def _resources(content: Mapping[str, Any]) -> Resources:
         raise UserError(f"resources.gpus_per_trial: got {gpus!r}, expected a number that is not negative")
     cpus = content.get("cpus_per_trial", Resources.cpus_per_trial)
     return Resources(_whole_number("resources.cpus_per_trial", cpus, least=1), float(gpus))
+
+
+def _record(content: Mapping[str, Any]) -> Record:
+    _known_keys(content, ("snapshots", "seeds"), "field in record:")
+    seeds = content.get("seeds")
+    if seeds is not None:
+        seeds = tuple(_whole_number("record.seeds", seed, least=0) for seed in _list("record.seeds", seeds))
+    return Record(_whole_number("record.snapshots", content.get("snapshots", Record.snapshots), least=0), seeds)
 
 
 def _known_keys(content: Mapping[str, Any], known: Sequence[str], what: str) -> None:

@@ -194,6 +194,7 @@ class _Sweep:
             device="cuda" if self._spec.resources.gpus_per_trial else "cpu",
             checkpoint_seconds=self._options.checkpoint_seconds,
             trainer=self._options.trainer,
+            snapshots=self._spec.record.snapshots_of(trial.config),
         )
 
     def _exit_code(self, outcome: "TuneOutcome | None") -> int:

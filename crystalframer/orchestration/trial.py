@@ -88,6 +88,7 @@ def run_trial(
     tags: dict[str, str],
     device: str = "cpu",
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    snapshots: int = 0,
 ) -> Generator[TrialProgress, None, None]:
     """Train, evaluate and record one trial; closing the iteration early saves a checkpoint to resume from.
 
@@ -103,6 +104,7 @@ def run_trial(
         tags: what the sweep says of the run, beside what the trial itself knows.
         device: where the model lives.
         checkpoint_seconds: shortest time between two checkpoints.
+        snapshots: how many models to keep from evenly spaced epochs, the last one included.
 
     Yields:
         Progress after each epoch; the last one holds the result.
@@ -115,7 +117,7 @@ def run_trial(
         if (done := directory.result()) is not None:  # its worker died just after the last line below
             yield TrialProgress(trial.config.train.epochs, trial.config.train.epochs, done["val_mae"], 0.0, done)
             return
-        run = _Run(trial, data, attempt, tracker, checkpoint_seconds)
+        run = _Run(trial, data, attempt, tracker, checkpoint_seconds, snapshots)
         try:
             trainer = make_trainer(trial.config, data, device=device)
             run.resume(trainer, tags)
@@ -138,7 +140,13 @@ class _Run:
     """What `run_trial` does between two lines of its loop."""
 
     def __init__(
-        self, trial: Trial, data: TaskData, attempt: Attempt, tracker: Tracker, checkpoint_seconds: float
+        self,
+        trial: Trial,
+        data: TaskData,
+        attempt: Attempt,
+        tracker: Tracker,
+        checkpoint_seconds: float,
+        snapshots: int,
     ) -> None:
         self._trial = trial
         self._data = data
@@ -146,6 +154,7 @@ class _Run:
         self._directory = attempt.directory
         self._tracker = tracker
         self._checkpoint_seconds = checkpoint_seconds
+        self._snapshot_epochs = snapshot_epochs(trial.config.train.epochs, snapshots)
         self._saved_at = time.monotonic()
         self._epoch = 0
         self._unpublished: list[StepMetrics] = []
@@ -178,7 +187,10 @@ class _Run:
         self._attempt.append(metrics)
         self._unpublished.append(metrics)
         self._epoch = epoch.epoch
-        if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+        if epoch.epoch in self._snapshot_epochs:
+            self.save(trainer)
+            self._keep_snapshot(epoch.epoch)
+        elif time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self.save(trainer)
         return self.progress(epoch)
 
@@ -190,6 +202,13 @@ class _Run:
         self._tracker.log_metrics(self._unpublished)
         self._unpublished.clear()
         self._saved_at = time.monotonic()
+
+    def _keep_snapshot(self, epoch: int) -> None:
+        """Keep the model of the checkpoint just written; an epoch computed again replaces it by the same."""
+        from crystalframer.training.snapshot import write_snapshot
+
+        self._attempt.check_current()
+        write_snapshot(self._directory.checkpoint, self._directory.snapshot(epoch))
 
     def conclude(self, trainer: TrialTrainer) -> dict[str, Any]:
         """Evaluate on the test set, record everything, and mark the trial as done."""
@@ -241,9 +260,16 @@ def conclude_tracking(tracker: Tracker, directory: RunDirectory, final: StepMetr
     """Record the final metrics and the artifacts, and close the run."""
     tracker.log_metrics([final])
     tracker.log_artifact(directory.checkpoint, "model")
+    for snapshot in directory.snapshots():
+        tracker.log_artifact(snapshot, "model/snapshots")
     tracker.log_artifact(directory.config_yaml, "")
     tracker.log_artifact(directory.predictions, "predictions")
     tracker.finish("FINISHED")
+
+
+def snapshot_epochs(epochs: int, count: int) -> frozenset[int]:
+    """Return `count` evenly spaced epochs of `epochs`, the last one included; all where there are fewer."""
+    return frozenset(max(1, round(epochs * number / count)) for number in range(1, count + 1))
 
 
 def epoch_metrics(epoch: "EpochResult", unit: str) -> dict[str, float]:

@@ -71,6 +71,8 @@ class TrialJob:
     checkpoint_seconds: float
     trainer: str
     """Where the trainer's class is, as ``module:name``."""
+    snapshots: int = 0
+    """How many models to keep from evenly spaced epochs."""
 
 
 class Watcher(Protocol):
@@ -248,6 +250,7 @@ def _work(job: TrialJob) -> Iterator[TrialProgress]:
         tags=job.tags,
         device=job.device,
         checkpoint_seconds=job.checkpoint_seconds,
+        snapshots=job.snapshots,
     )
 
 

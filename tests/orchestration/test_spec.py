@@ -79,6 +79,14 @@ def test_overrides_replace_base_and_resources(write_sweep: WriteSweep) -> None:
     assert {(trial.config.train.epochs, trial.config.train.learning_rate) for trial in spec.trials()} == {(7, 1e-3)}
 
 
+def test_snapshots_are_kept_of_the_seeds_named_and_change_no_trial(write_sweep: WriteSweep) -> None:
+    plain = load_sweep(write_sweep())
+    spec = load_sweep(write_sweep(record={"snapshots": 7, "seeds": [1]}), ["record.snapshots=3"])
+    assert [trial.name for trial in spec.trials()] == [trial.name for trial in plain.trials()]
+    assert {(t.config.train.seed, spec.record.snapshots_of(t.config)) for t in spec.trials()} == {(0, 0), (1, 3)}
+    assert {plain.record.snapshots_of(trial.config) for trial in plain.trials()} == {0}
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field": ({"gird": {}}, r"unknown field 'gird' \(did you mean 'grid'\?\)"),
     "no question": ({"question": None}, r"field 'question': got None, expected a sentence"),
@@ -104,6 +112,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no core": ({"resources": {"cpus_per_trial": 0}}, r"resources.cpus_per_trial: got 0, expected a whole"),
     "negative GPUs": ({"resources": {"gpus_per_trial": -1}}, r"resources.gpus_per_trial: got -1"),
     "negative retries": ({"max_failures": -1}, r"max_failures: got -1, expected a whole number, at least 0"),
+    "unknown record": ({"record": {"snapshot": 3}}, r"'snapshot' \(did you mean 'snapshots'"),
+    "negative snapshots": ({"record": {"snapshots": -1}}, r"record.snapshots: got -1, expected a whole number"),
+    "seeds no list": ({"record": {"snapshots": 1, "seeds": 0}}, r"record.seeds: got 0, expected a list"),
     "base is a list": ({"base": [1]}, r"base: got \[1\], expected a mapping"),
 }
 

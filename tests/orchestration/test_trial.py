@@ -14,8 +14,9 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.run_directory import RunDirectory, SupersededError, replace_text
 from crystalframer.orchestration.spec import Trial
 from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
-from crystalframer.orchestration.trial import TrainerFactory, TrialProgress, run_trial
+from crystalframer.orchestration.trial import TrainerFactory, TrialProgress, run_trial, snapshot_epochs
 from crystalframer.training.metrics import EpochResult
+from crystalframer.training.trained import load_model
 from crystalframer.training.trainer import Trainer
 
 TIMES = ("seconds_per_epoch",)
@@ -30,7 +31,9 @@ class Bench:
         self.directory = RunDirectory(folder / trial.name)
         self.runs: dict[str, MemoryRun] = {}
 
-    def start(self, trainer: TrainerFactory = Trainer, checkpoint_seconds: float = 0.0) -> Iterator[TrialProgress]:
+    def start(
+        self, trainer: TrainerFactory = Trainer, checkpoint_seconds: float = 0.0, snapshots: int = 0
+    ) -> Iterator[TrialProgress]:
         return run_trial(
             self.trial,
             self.data,
@@ -39,6 +42,7 @@ class Bench:
             trainer,
             tags={"sweep": "tiny"},
             checkpoint_seconds=checkpoint_seconds,
+            snapshots=snapshots,
         )
 
     @property
@@ -130,6 +134,43 @@ def test_killed_after_writing_epochs_that_no_checkpoint_holds(uninterrupted: Ben
     list(bench.start())
     assert bench.curves() == uninterrupted.curves()
     assert [record.step for record in bench.directory.records()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_snapshots_survive_stops_and_hold_what_the_checkpoint_held(uninterrupted: Bench, bench: Bench) -> None:
+    directory, held = bench.directory, {}
+    for stop in (1, 3, 5, 6):
+        progress = bench.start(checkpoint_seconds=1e9, snapshots=3)
+        for entry in progress:
+            if entry.epoch % 2 == 0:
+                held[entry.epoch] = weights(directory.checkpoint)
+            if entry.epoch == stop:
+                break
+        progress.close()  # type: ignore[attr-defined]
+    assert [path.name for path in directory.snapshots()] == ["epoch_0002.pt", "epoch_0004.pt", "epoch_0006.pt"]
+    for epoch in (2, 4, 6):
+        kept = weights(directory.snapshot(epoch))
+        assert all(torch.equal(kept[name], value) for name, value in held[epoch].items()), epoch
+    assert not torch.equal(held[4]["embedding.weight"], held[6]["embedding.weight"])
+    assert load_model(directory.snapshot(6)).averaged
+    assert directory.snapshot(6).stat().st_size < 0.6 * directory.checkpoint.stat().st_size  # names weigh more here
+    list(bench.start(snapshots=3))
+    assert bench.curves() == uninterrupted.curves()
+    assert {name for name in bench.run.artifacts if "snapshots" in name} == {
+        f"model/snapshots/{path.name}" for path in directory.snapshots()
+    }
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights a file's model is evaluated with."""
+    return dict(load_model(path).model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("epochs", "count", "expected"), [(7, 7, {1, 2, 3, 4, 5, 6, 7}), (2000, 4, {500, 1000, 1500, 2000}), (2, 5, {1, 2})]
+)
+def test_snapshots_are_evenly_spaced(epochs: int, count: int, expected: set[int]) -> None:
+    assert snapshot_epochs(epochs, count) == expected
+    assert snapshot_epochs(epochs, 0) == set()
 
 
 def test_what_is_recorded_is_on_disk_first(bench: Bench) -> None:
