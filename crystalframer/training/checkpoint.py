@@ -4,11 +4,6 @@ The file is a `torch.save` archive of plain values and tensors only, so that it 
 reading a file from elsewhere runs no code of it.
 """
 
-import os
-import pickle
-import time
-import uuid
-import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,10 +12,10 @@ import torch
 
 from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
+from crystalframer.training.archive import read_archive, write_archive
 
 FORMAT = "crystalframer checkpoint"
 VERSION = 1
-_LEFTOVER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the folder cannot be created or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     content |= {
         "format": FORMAT,
@@ -90,17 +83,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress),
         "torch": str(torch.__version__),
     }
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    write_archive(path, content)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -110,7 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: there is no such file, it is damaged or cut short, or it is not a checkpoint of this program or
             one of a newer version.
     """
-    content = _load(path)
+    content = read_archive(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this program; expected a file that its training wrote")
     if content["version"] != VERSION:
@@ -140,38 +123,3 @@ def require_same_training(path: Path, checkpoint: Checkpoint, trial: TrialConfig
             f"checkpoint {path} was trained on other data: got fingerprint {data_fingerprint[:12]}, expected "
             f"{checkpoint.data_fingerprint[:12]}; prepare the data set as it was, or write elsewhere to train anew"
         )
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; give the path of a file that training wrote")
-    damaged = f"{path} is not a checkpoint, or it is damaged or cut short; use another copy, or delete it to train anew"
-    if not zipfile.is_zipfile(path):
-        raise UserError(damaged)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise UserError(damaged)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError) as error:
-        raise UserError(damaged) from error
-
-
-def _remove_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        try:
-            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
-                leftover.unlink()
-        except FileNotFoundError:
-            continue  # another process was faster
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the rename itself, where the system can open folders (not on Windows)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

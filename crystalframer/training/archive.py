@@ -1,0 +1,96 @@
+"""Files of plain values and tensors: written atomically, read without running any code of theirs."""
+
+import os
+import pickle
+import time
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crystalframer.errors import UserError
+
+_LEFTOVER_SECONDS = 3600.0
+_DAMAGE = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+)
+"""What torch and zipfile raise on a file that is not what it pretends to be."""
+
+
+def write_archive(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file so that `path` holds the old or the new one in full, whenever the process or machine dies.
+
+    The content goes to a temporary file beside `path`, is flushed to the disk and then renamed. Temporary files that
+    a killed process left behind are removed after an hour.
+
+    Raises:
+        OSError: the folder cannot be created or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def read_archive(path: Path) -> Any:
+    """Read what `write_archive` or any other ``torch.save`` of plain values and tensors wrote, onto the CPU.
+
+    Raises:
+        UserError: there is no such file, it is damaged or cut short, or it holds something else than plain values.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; give the path of a file that training wrote")
+    damaged = f"{path} is not a checkpoint, or it is damaged or cut short; use another copy, or delete it to train anew"
+    try:
+        if not zipfile.is_zipfile(path):
+            raise UserError(damaged)
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise UserError(damaged)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: permission denied; make the file readable") from error
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise UserError(damaged) from error
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        try:
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                leftover.unlink()
+        except FileNotFoundError:
+            continue  # another process was faster
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the rename itself, where the system can open folders (not on Windows)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
