@@ -11,6 +11,7 @@ from benchmarks.workload import Subject
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import AttentionInputs, AttentionKernel
+from crystalframer.kernels.noise import TieSeed
 
 STAGES = ("kernel_forward", "kernel_backward", "dense", "optimizer")
 """Parts of a step; `dense` is what the others leave: embedding, linear layers, pooling, loss, autograd's own work."""
@@ -55,7 +56,7 @@ def _watched(kernel: AttentionKernel, watch: Stopwatch) -> AttentionKernel:
         inputs: AttentionInputs,
         batch: CrystalBatch,
         config: ModelConfig,
-        tie_seed: int | None = None,
+        tie_seed: TieSeed | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
         names = [name for name, value in vars(inputs).items() if isinstance(value, Tensor)]

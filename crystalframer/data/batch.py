@@ -43,6 +43,8 @@ class CrystalBatch:
     """(S, 3, 3) rows e1, e2, e3 of the frame `pca`"""
     cutoff: float
     """Radius of the neighbour sphere in Å"""
+    largest_atomic_number: int
+    """Of all atoms, known without asking the device"""
     targets: Tensor | None = None
     """(S, num_targets) in physical units"""
     derived: dict[str, Any] = field(default_factory=dict)
@@ -95,8 +97,9 @@ def collate(
     def real(values: NDArray[np.float64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
 
+    numbers = np.concatenate([geometry.atomic_numbers for geometry in geometries])
     return CrystalBatch(
-        atomic_numbers=torch.from_numpy(np.concatenate([geometry.atomic_numbers for geometry in geometries])),
+        atomic_numbers=torch.from_numpy(numbers),
         offsets=torch.from_numpy(offsets),
         crystal_of_atom=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
         first_edge=torch.from_numpy(
@@ -113,6 +116,7 @@ def collate(
         lattice_axes=real(np.stack([geometry.lattice_axes for geometry in geometries])),
         pca_frames=real(np.stack([geometry.pca_frame for geometry in geometries])),
         cutoff=cutoff,
+        largest_atomic_number=int(numbers.max()),
         targets=None if targets is None else real(np.asarray(targets, dtype=np.float64).reshape(len(sizes), -1)),
     )
 

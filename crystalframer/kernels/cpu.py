@@ -20,6 +20,7 @@ from crystalframer.kernels import cpu_loops
 from crystalframer.kernels.cpu_loops import Sizes, backward_loop, forward_loop
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
+from crystalframer.kernels.noise import TieSeed
 
 WINDOW_REACH = 5.8
 """Standard deviations beyond which a distance Gaussian is below float32's resolution (5e-8)."""
@@ -38,7 +39,7 @@ def attend(
     inputs: AttentionInputs,
     batch: CrystalBatch,
     config: ModelConfig,
-    tie_seed: int | None = None,
+    tie_seed: TieSeed | None = None,
     frames: Tensor | None = None,
 ) -> Tensor:
     """Compute the attention; see `AttentionKernel`.
@@ -70,7 +71,7 @@ class _LocalMoments(torch.autograd.Function):
         inv_sigma_sq: Tensor,
         batch: CrystalBatch,
         config: ModelConfig,
-        tie_seed: int | None,
+        tie_seed: TieSeed | None,
         given: Tensor | None,
         logit_scale: float,
     ) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ class _LocalMoments(torch.autograd.Function):
         out_moment = query.new_empty(heads, num_atoms, config.num_dist + 3 * terms)
         weights = query.new_empty(batch.num_edges * heads)
         frames = query.new_empty(num_atoms if terms else 0, heads, 3, 3)
-        keys = (-1, -1) if tie_seed is None else hash_keys(config, tie_seed)
+        keys = (-1, -1) if tie_seed is None else tuple(int(key) for key in hash_keys(config, tie_seed))
         scale = np.float32(logit_scale)
         _follow_torch_threads()
         forward_loop(sizes)(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crystalframer.geometry.principal_axes import axis_signs, right_handed, settled_eigenvectors
 from crystalframer.kernels import noise
+from crystalframer.kernels.noise import TieSeed
 
 TIE_TOLERANCE = 1e-5
 """Log-weights this close to the largest count as tied."""
@@ -40,7 +41,7 @@ class Surroundings:
 
 
 @torch.no_grad()
-def max_frames(logits: Tensor, near: Surroundings, tie_seed: int | None) -> Tensor:
+def max_frames(logits: Tensor, near: Surroundings, tie_seed: TieSeed | None) -> Tensor:
     """Return the frames `max` (paper: max frames).
 
     e1 is the direction of the largest weight; e2 the direction that maximises (1 − |e1·r̄|)·w among those not
@@ -70,7 +71,7 @@ def max_frames(logits: Tensor, near: Surroundings, tie_seed: int | None) -> Tens
 
 
 @torch.no_grad()
-def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: int | None) -> Tensor:
+def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: TieSeed | None) -> Tensor:
     """Return the frames `weighted_pca`: eigenvectors of Σ w r̄ r̄ᵀ, ascending in eigenvalue (paper: weighted PCA frames).
 
     Signs and degenerate axes follow `geometry.principal_axes`; in training e1 and e2 are then flipped at random, and
@@ -99,7 +100,7 @@ def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: int | Non
 
 
 @torch.no_grad()
-def flip_axes(frames: Tensor, tie_seed: int) -> Tensor:
+def flip_axes(frames: Tensor, tie_seed: TieSeed) -> Tensor:
     """Give e1 and e2 of static PCA frames (S, 3, 3) random signs in training, one draw per crystal and step."""
     index = torch.arange(2 * len(frames), device=frames.device).view(-1, 2)
     signs = noise.random_signs(noise.stream_key(tie_seed, noise.SIGN), index, frames.dtype)
@@ -108,7 +109,7 @@ def flip_axes(frames: Tensor, tie_seed: int) -> Tensor:
 
 
 def _largest(
-    score: Tensor, allowed: Tensor, near: Surroundings, tie_seed: int | None, stream: int
+    score: Tensor, allowed: Tensor, near: Surroundings, tie_seed: TieSeed | None, stream: int
 ) -> tuple[Tensor, Tensor]:
     """Return per atom and head the allowed entry with the largest score, ties settled, and if there is one: (A, H)."""
     score = score.masked_fill(~allowed, float("-inf"))

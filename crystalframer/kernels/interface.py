@@ -7,6 +7,7 @@ from torch import Tensor
 
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
+from crystalframer.kernels.noise import TieSeed
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class AttentionKernel(Protocol):
         inputs: AttentionInputs,
         batch: CrystalBatch,
         config: ModelConfig,
-        tie_seed: int | None = None,
+        tie_seed: TieSeed | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
         """Attend.
@@ -50,7 +51,8 @@ class AttentionKernel(Protocol):
             inputs: the block's tensors.
             batch: crystals with their neighbours and static frames.
             config: frame type and encodings.
-            tie_seed: training: seed of the tie-breaking noise and axis signs; None: deterministic evaluation.
+            tie_seed: training: seed of the tie-breaking noise and axis signs, a number or where on the device it is
+                found; None: deterministic evaluation.
             frames: (N, H, 3, 3) frames to use instead of computing them (rows e1, e2, e3), for tests and pictures.
 
         Returns:

@@ -11,6 +11,7 @@ from crystalframer.kernels import noise
 from crystalframer.kernels.chebyshev import chebyshev_matrix
 from crystalframer.kernels.frames import flip_axes
 from crystalframer.kernels.interface import AttentionInputs
+from crystalframer.kernels.noise import TieSeed
 
 
 def num_terms(config: ModelConfig) -> int:
@@ -19,7 +20,7 @@ def num_terms(config: ModelConfig) -> int:
 
 
 def given_frames(
-    batch: CrystalBatch, config: ModelConfig, tie_seed: int | None, frames: Tensor | None
+    batch: CrystalBatch, config: ModelConfig, tie_seed: TieSeed | None, frames: Tensor | None
 ) -> Tensor | None:
     """Return (N, H, 3, 3) frames that need no attention: the caller's, or static ones of the crystal."""
     if config.frame == "none":
@@ -32,7 +33,7 @@ def given_frames(
     return None if frames is None else frames.contiguous()
 
 
-def hash_keys(config: ModelConfig, tie_seed: int) -> tuple[int, int]:
+def hash_keys(config: ModelConfig, tie_seed: TieSeed) -> tuple[TieSeed, TieSeed]:
     """Return the 32-bit hash keys of the two random choices a frame makes: its ties, or the signs of its axes."""
     streams = (noise.SIGN, noise.SIGN) if config.frame == "weighted_pca" else (noise.FIRST_AXIS, noise.SECOND_AXIS)
     return noise.stream_key(tie_seed, streams[0]), noise.stream_key(tie_seed, streams[1])

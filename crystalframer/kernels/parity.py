@@ -20,6 +20,7 @@ from crystalframer.errors import UserError
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.kernels import reference
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
+from crystalframer.kernels.noise import TieSeed
 
 TOLERANCE = 1e-5
 """Relative RMS error that any float32 kernel may have."""
@@ -108,7 +109,7 @@ def run(
     inputs: AttentionInputs,
     batch: CrystalBatch,
     config: ModelConfig,
-    tie_seed: int | None,
+    tie_seed: TieSeed | None,
     left_out: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the output and the gradient of a fixed random projection of it with respect to every input.
@@ -135,7 +136,7 @@ def compare(
     attend: AttentionKernel,
     crystals: Sequence[Crystal],
     config: ModelConfig,
-    tie_seed: int | None = None,
+    tie_seed: TieSeed | None = None,
     *,
     device: torch.device | str = "cpu",
     leave_out_undecided: bool = False,
@@ -173,7 +174,9 @@ def compare(
     ]
 
 
-def undecided_heads(inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig, tie_seed: int | None) -> Tensor:
+def undecided_heads(
+    inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig, tie_seed: TieSeed | None
+) -> Tensor:
     """Return (N, H) bool: the frame changes when queries and distances are nudged by a little more than rounding."""
     undecided = torch.zeros(inputs.query.shape[:2], dtype=torch.bool, device=inputs.query.device)
     if config.frame in ("none", "pca", "lattice"):

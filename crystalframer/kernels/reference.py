@@ -15,6 +15,7 @@ from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels.basis import angular_basis, distance_basis
 from crystalframer.kernels.frames import Surroundings, flip_axes, max_frames, weighted_pca_frames
 from crystalframer.kernels.interface import AttentionInputs
+from crystalframer.kernels.noise import TieSeed
 
 CHUNK_BYTES = 16 * 2**20
 """Memory that the largest tensor of one chunk may take; 128 MiB is four times slower on a CPU (page faults)."""
@@ -24,7 +25,7 @@ def attend(
     inputs: AttentionInputs,
     batch: CrystalBatch,
     config: ModelConfig,
-    tie_seed: int | None = None,
+    tie_seed: TieSeed | None = None,
     frames: Tensor | None = None,
 ) -> Tensor:
     """Compute the attention; see `AttentionKernel`."""
@@ -39,7 +40,7 @@ def attend(
 
 
 def attention_state(
-    inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig, tie_seed: int | None = None
+    inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig, tie_seed: TieSeed | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Return every neighbour's softmax weight, (E, H), and the frames, (N, H, 3, 3) or None: for pictures and tests."""
     weights, frames = [], []
@@ -58,7 +59,7 @@ def _attend_chunk(
     inputs: AttentionInputs,
     batch: CrystalBatch,
     config: ModelConfig,
-    tie_seed: int | None,
+    tie_seed: TieSeed | None,
     given_frames: Tensor | None,
     start: int,
     stop: int,
@@ -99,7 +100,7 @@ def _frames(
     near: Surroundings,
     batch: CrystalBatch,
     config: ModelConfig,
-    tie_seed: int | None,
+    tie_seed: TieSeed | None,
 ) -> Tensor:
     """Return the frames of a chunk, (A, H, 3, 3) rows e1, e2, e3; no gradient flows through them."""
     logits, weight = logits.detach(), weight.detach()

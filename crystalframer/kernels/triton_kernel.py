@@ -24,6 +24,7 @@ from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import triton_axes, triton_basis, triton_edges, triton_softmax
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
+from crystalframer.kernels.noise import TieSeed
 
 EDGE_BLOCK = 32
 """Neighbour entries per program of `edge_dot`."""
@@ -49,7 +50,7 @@ def attend(
     inputs: AttentionInputs,
     batch: CrystalBatch,
     config: ModelConfig,
-    tie_seed: int | None = None,
+    tie_seed: TieSeed | None = None,
     frames: Tensor | None = None,
 ) -> Tensor:
     """Compute the attention; see `AttentionKernel`.
@@ -131,7 +132,7 @@ class _LocalMoments(torch.autograd.Function):
         inv_sigma_sq: Tensor,
         batch: CrystalBatch,
         config: ModelConfig,
-        tie_seed: int | None,
+        tie_seed: TieSeed | None,
         given: Tensor | None,
         logit_scale: float,
     ) -> tuple[Tensor, Tensor]:
@@ -211,7 +212,7 @@ def _softmax(
     sizes: _Sizes,
     inv_sigma_sq: Tensor,
     config: ModelConfig,
-    tie_seed: int | None,
+    tie_seed: TieSeed | None,
     given: Tensor | None,
     weight: Tensor,
 ) -> Tensor:
@@ -244,11 +245,15 @@ def _softmax(
     return frames
 
 
-def _keys(config: ModelConfig, tie_seed: int | None, device: torch.device) -> Tensor:
+def _keys(config: ModelConfig, tie_seed: TieSeed | None, device: torch.device) -> Tensor:
     """Return the two 32-bit hash keys side by side, (1,) int64, written by the device: a copy would wait for it."""
-    low, high = (0, 0) if tie_seed is None else hash_keys(config, tie_seed)
-    signed_high = high - 2**32 if high >= 2**31 else high
-    return torch.full((1,), (signed_high << 32) | low, dtype=torch.int64, device=device)
+    if tie_seed is None:
+        return torch.zeros(1, dtype=torch.int64, device=device)
+    low, high = hash_keys(config, tie_seed)
+    both = (high << 32) | low
+    if isinstance(both, Tensor):
+        return both.view(1)
+    return torch.full((1,), both - 2**64 if both >= 2**63 else both, dtype=torch.int64, device=device)
 
 
 def _moments(

@@ -9,6 +9,7 @@ from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import AttentionKernel
 from crystalframer.kernels.interface import AttentionInputs
+from crystalframer.kernels.noise import TieSeed
 
 
 class PeriodicAttention(nn.Module):
@@ -40,7 +41,7 @@ class PeriodicAttention(nn.Module):
         x: Tensor,
         batch: CrystalBatch,
         kernel: AttentionKernel,
-        tie_seed: int | None = None,
+        tie_seed: TieSeed | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
         """Attend and project: (N, width) to (N, width)."""
@@ -107,7 +108,7 @@ class Block(nn.Module):
         x: Tensor,
         batch: CrystalBatch,
         kernel: AttentionKernel,
-        tie_seed: int | None = None,
+        tie_seed: TieSeed | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
         """Update atom states x, (N, width)."""

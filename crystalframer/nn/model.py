@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from crystalframer.config import KernelName, ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.errors import UserError
-from crystalframer.kernels import get_kernel, noise, resolve_kernel
+from crystalframer.kernels import get_kernel, resolve_kernel
+from crystalframer.kernels.noise import TieSeed, level_seed
 from crystalframer.nn.attention import Block
 from crystalframer.nn.initialisation import initialise
 
@@ -38,8 +39,12 @@ class CrystalFramer(nn.Module):
         self.head_out = nn.Linear(config.width, config.num_targets)
         initialise(self, generator)
         self.kernel: KernelName = kernel
+        self._was_calibrated = False
+        self.register_load_state_dict_post_hook(_forget_calibration)  # type: ignore[no-untyped-call]
 
-    def forward(self, batch: CrystalBatch, tie_seed: int | None = None, frames: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, batch: CrystalBatch, tie_seed: TieSeed | None = None, frames: list[Tensor] | None = None
+    ) -> Tensor:
         """Predict.
 
         Args:
@@ -58,7 +63,7 @@ class CrystalFramer(nn.Module):
         x = self._embed(batch)
         kernel = get_kernel(self.kernel_name)
         for level, block in enumerate(self.levels):
-            seed = None if tie_seed is None else noise.mix(tie_seed + level)
+            seed = None if tie_seed is None else level_seed(tie_seed, level)
             x = block(x, batch, kernel, seed, None if frames is None else frames[level])
         predicted: Tensor = self.head_out(torch.relu(self.head_in(self._pool(x, batch))))
         return predicted
@@ -105,8 +110,12 @@ class CrystalFramer(nn.Module):
         return states
 
     def _require_calibrated(self) -> None:
+        """Ask the device once, not in every pass: it would have to finish first."""
+        if self._was_calibrated:
+            return
         if not self.is_calibrated:
             raise RuntimeError("the model is not calibrated: call calibrate(batch) on the first training batch once")
+        self._was_calibrated = True
 
     def _embed(self, batch: CrystalBatch) -> Tensor:
         if batch.cutoff != self.config.cutoff:
@@ -114,7 +123,7 @@ class CrystalFramer(nn.Module):
                 f"the batch was made with a cutoff of {batch.cutoff} Å, but the model's is {self.config.cutoff} Å; "
                 "make the batch with the model's cutoff"
             )
-        largest = int(batch.atomic_numbers.max())
+        largest = batch.largest_atomic_number
         if largest > self.config.num_elements:
             raise UserError(
                 f"the batch has an atom of atomic number {largest}; this model knows the elements 1 to "
@@ -125,8 +134,13 @@ class CrystalFramer(nn.Module):
 
     def _pool(self, x: Tensor, batch: CrystalBatch) -> Tensor:
         """Average atom states over each crystal: (N, width) to (S, width)."""
-        total = x.new_zeros(batch.num_structures, x.shape[1]).index_add(0, batch.crystal_of_atom, x)
+        total = torch.segment_reduce(x, "sum", offsets=batch.offsets, axis=0, unsafe=True)
         return total / (batch.offsets[1:] - batch.offsets[:-1])[:, None]
+
+
+def _forget_calibration(model: nn.Module, incompatible_keys: object) -> None:
+    """Look again after a state dict was loaded."""
+    model._was_calibrated = False  # type: ignore[assignment]
 
 
 def count_parameters(model: nn.Module) -> int:

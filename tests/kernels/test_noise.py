@@ -51,3 +51,15 @@ def test_streams_and_seeds_are_unrelated() -> None:
     assert (signs.abs() == 1).all()
     correlation = signs @ signs.T / COUNT - torch.eye(12).double()
     assert correlation.abs().max() < 5 / COUNT**0.5
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**31, 2**40 + 3, 2**63 - 2])
+def test_a_seed_on_the_device_gives_the_same_bits(seed: int) -> None:
+    held = torch.tensor(seed)
+    for level in range(3):
+        want, got = noise.level_seed(seed, level), noise.level_seed(held, level)
+        assert int(got) == want
+        for stream in (noise.FIRST_AXIS, noise.SECOND_AXIS, noise.SIGN):
+            assert int(noise.stream_key(got, stream)) == noise.stream_key(want, stream)
+            drawn = [noise.hashed(noise.stream_key(value, stream), INDEX[:50]) for value in (want, got)]
+            assert torch.equal(*drawn)
