@@ -1,16 +1,23 @@
-"""Reads what a sweep recorded in MLflow: finished, current trials count; every other run is named with the reason."""
+"""Reads what a sweep recorded in MLflow: finished, current trials count; every other run is named with the reason.
+
+What is left out, each run by its name: runs that are running, killed or failed; runs that the sweep's file no longer
+asks for; finished runs whose record is incomplete (a metric or an epoch is missing); and a trial's second record, when
+it says the same as the first. Two records of a trial that disagree are an error: nobody can tell which one is right.
+Nothing of what is left out reaches a mean.
+"""
 
 import argparse
 import ast
+import math
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.artifacts import PREDICTIONS, TrialFiles
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import unit_token
 from crystalframer.errors import UserError, near_matches
@@ -41,6 +48,28 @@ class FinishedTrial:
     num_parameters: int
     history: pd.DataFrame
     """One row per epoch (the index, from 1): train_loss, val_mae, averaged (0 or 1), seconds."""
+    files: TrialFiles
+    """Checkpoint, predictions and snapshots."""
+    test_ms_per_material: float | None = None
+    """Wall-clock time of the test set's prediction, neighbour lists included; None where it was not recorded."""
+
+    def predictions(self) -> pd.DataFrame | None:
+        """Return the test set's targets and predictions by id (columns target, prediction); None without the file.
+
+        Raises:
+            UserError: the file is not the one that this trial's recorded error comes from.
+        """
+        path = self.files.find(PREDICTIONS)
+        if path is None:
+            return None
+        table = pd.read_csv(path, dtype={"id": str}).set_index("id").sort_index()
+        mae = float((table["target"] - table["prediction"]).abs().mean())
+        if not math.isclose(mae, self.test_mae, rel_tol=1e-5, abs_tol=1e-9):
+            raise UserError(
+                f"{path} gives a test MAE of {mae:.6g}, but MLflow recorded {self.test_mae:.6g} for {self.run_key}: "
+                "the file belongs to another run or was changed; restore it, or run the trial again"
+            )
+        return table
 
 
 @dataclass(frozen=True)
@@ -96,14 +125,19 @@ def read_results(arguments: argparse.Namespace) -> Results:
         if not database.is_file():
             raise _no_results(sweep, str(database), hint="")
         uri = f"sqlite:///{database.resolve()}"
-    return read_sweep(uri, sweep)
+    return read_sweep(uri, sweep, None if arguments.tracking_uri else arguments.runs.absolute())
 
 
-def read_sweep(tracking_uri: str, sweep: str) -> Results:
+def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -> Results:
     """Read the runs of the MLflow experiment `sweep`.
 
+    Args:
+        tracking_uri: server or database.
+        sweep: the experiment's name.
+        runs_folder: where run directories and artifacts are, if they are on this disk.
+
     Raises:
-        UserError: there are no finished trials, MLflow cannot be read, or a trial is recorded twice.
+        UserError: there are no finished trials, MLflow cannot be read, or two records of a trial disagree.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a wrong address is an answer within seconds
     client = connect(tracking_uri)
@@ -115,12 +149,11 @@ def read_sweep(tracking_uri: str, sweep: str) -> Results:
             names = [other.name for other in client.search_experiments() if other.name != "Default"]
             raise _no_results(sweep, tracking_uri, near_matches(sweep, names) if names else "")
         runs = list(_runs(client, experiment))
-        trials, left_out = _sort_out(client, runs)
+        trials, left_out = _sort_out(client, runs, _files_of(tracking_uri, sweep, runs_folder))
     except MlflowException as error:
         raise UserError(
             f"cannot read MLflow at {tracking_uri}: {error}; is it running, is the address right?"
         ) from error
-    _refuse_duplicates(trials)
     if not trials:
         raise _no_results(sweep, tracking_uri, f" ({'; '.join(left_out)})" if left_out else "")
     expected = experiment.tags.get("num_trials")
@@ -142,10 +175,28 @@ def _runs(client: "MlflowClient", experiment: "Experiment") -> Iterator["Run"]:
             return
 
 
-def _sort_out(client: "MlflowClient", runs: Sequence["Run"]) -> tuple[list[FinishedTrial], list[str]]:
-    trials: list[FinishedTrial] = []
+def _files_of(tracking_uri: str, sweep: str, folder: Path | None) -> Callable[["Run"], TrialFiles]:
+    """Return a function that says where a run's files are."""
+
+    def files(run: "Run") -> TrialFiles:
+        key = run.data.tags.get("run_key")
+        return TrialFiles(
+            tracking_uri=tracking_uri,
+            run_id=run.info.run_id,
+            artifact_uri=run.info.artifact_uri or "",
+            directory=folder / sweep / key if folder and key else None,
+            artifacts=folder / "mlartifacts" if folder else None,
+        )
+
+    return files
+
+
+def _sort_out(
+    client: "MlflowClient", runs: Sequence["Run"], files: Callable[["Run"], TrialFiles]
+) -> tuple[list[FinishedTrial], list[str]]:
+    trials: dict[str, FinishedTrial] = {}
     left_out: list[str] = []
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
         name = run.data.tags.get("run_key", run.info.run_name)
         if run.data.tags.get("current") != "true":
             left_out.append(f"{name}: not in the sweep as its file now reads")
@@ -154,8 +205,15 @@ def _sort_out(client: "MlflowClient", runs: Sequence["Run"]) -> tuple[list[Finis
         elif missing := _missing(run):
             left_out.append(f"{name}: incomplete record, no {missing}")
         else:
-            trials.append(_trial(client, run))
-    return sorted(trials, key=lambda trial: trial.run_key), sorted(left_out)
+            trial = _trial(client, run, files(run))
+            if (epochs := len(trial.history.dropna())) < trial.config.train.epochs:
+                left_out.append(f"{name}: incomplete record, {epochs} of {trial.config.train.epochs} epochs")
+            elif name not in trials:
+                trials[name] = trial
+            else:
+                _require_the_same(trials[name], trial)
+                left_out.append(f"{name}: recorded twice, the later record says the same")
+    return sorted(trials.values(), key=lambda trial: trial.run_key), sorted(left_out)
 
 
 def _missing(run: "Run") -> str:
@@ -167,7 +225,7 @@ def _missing(run: "Run") -> str:
     return ", ".join(key for key in needed if key not in run.data.metrics)
 
 
-def _trial(client: "MlflowClient", run: "Run") -> FinishedTrial:
+def _trial(client: "MlflowClient", run: "Run", files: TrialFiles) -> FinishedTrial:
     tags, metrics = run.data.tags, run.data.metrics
     token = unit_token(tags["unit"])
     columns = {
@@ -187,6 +245,8 @@ def _trial(client: "MlflowClient", run: "Run") -> FinishedTrial:
         val_mae=metrics[f"val/mae_{token}"],
         num_parameters=int(metrics["num_parameters"]),
         history=pd.DataFrame(history).sort_index().rename_axis("epoch"),
+        files=files,
+        test_ms_per_material=metrics.get("test/ms_per_material"),
     )
 
 
@@ -203,10 +263,10 @@ def _plain(text: str) -> object:
         return text
 
 
-def _refuse_duplicates(trials: Sequence[FinishedTrial]) -> None:
-    twice = [key for key, count in Counter(trial.run_key for trial in trials).items() if count > 1]
-    if twice:
+def _require_the_same(first: FinishedTrial, second: FinishedTrial) -> None:
+    if (first.config, first.test_mae, first.val_mae) != (second.config, second.test_mae, second.val_mae):
         raise UserError(
-            f"MLflow holds these finished trials more than once: {', '.join(twice)}; "
-            "delete the runs that do not belong there (MLflow's page, or `mlflow runs delete`), then try again"
+            f"MLflow holds the finished trial {first.run_key} more than once, with test MAE {first.test_mae:.6g} and "
+            f"{second.test_mae:.6g}; delete the run that does not belong there (MLflow's page, or `mlflow runs "
+            "delete`), then try again"
         )

@@ -40,6 +40,8 @@ class Store:
         unit: str = "eV/atom",
         settings: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
+        recorded_epochs: int | None = None,
+        predictions: Mapping[str, tuple[float, float]] | None = None,
     ) -> str:
         """Record a trial as the orchestration does; return its MLflow run id."""
         chosen = {"data.train_size": 80, "train.epochs": EPOCHS, "train.average_epochs": 2, "train.batch_size": 16}
@@ -48,7 +50,7 @@ class Store:
         token = {"eV/atom": "eV_per_atom", "eV": "eV"}[unit]
         run = self.client.create_run(self.experiment_id, run_name=key)
         metrics = []
-        for epoch in range(1, trial.train.epochs + 1):
+        for epoch in range(1, (recorded_epochs or trial.train.epochs) + 1):
             values = {
                 "train/loss": 0.9 / epoch,
                 f"val/mae_{token}": test_mae * (1 + 1 / epoch),
@@ -75,6 +77,11 @@ class Store:
             [Param(name, str(value)) for name, value in trial.to_flat_dict().items()],
             [RunTag(name, value) for name, value in recorded.items()],
         )
+        if predictions is not None:
+            path = self.runs / SWEEP / key / "predictions" / "test.csv"
+            path.parent.mkdir(parents=True)
+            lines = [f"{id},{target!r},{prediction!r}" for id, (target, prediction) in predictions.items()]
+            path.write_text("\n".join(["id,target,prediction", *lines]) + "\n")
         if status != "RUNNING":
             self.client.set_terminated(run.info.run_id, status)
         return str(run.info.run_id)

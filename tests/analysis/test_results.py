@@ -55,11 +55,41 @@ def test_a_finished_trial_without_its_test_error_is_left_out(store: Store) -> No
     assert "incomplete record, no test/mae_eV_per_atom" in results.left_out[0]
 
 
-def test_a_trial_recorded_twice_is_an_error(store: Store) -> None:
+def test_a_trial_recorded_twice_counts_once(store: Store) -> None:
     store.add("max", 0, key="twin")
     store.add("max", 0, key="twin")
-    with pytest.raises(UserError, match="more than once: twin; delete"):
+    store.add("max", 1, test_mae=0.7)
+    results = read_sweep(store.tracking_uri, SWEEP)
+    assert [trial.test_mae for trial in results.trials] == [0.7, 0.5]
+    assert results.left_out == ("twin: recorded twice, the later record says the same",)
+
+
+def test_two_records_that_disagree_are_an_error(store: Store) -> None:
+    store.add("max", 0, key="twin")
+    store.add("max", 0, key="twin", test_mae=0.4)
+    with pytest.raises(UserError, match=r"trial twin more than once, with test MAE 0.5 and 0.4; delete"):
         read_sweep(store.tracking_uri, SWEEP)
+
+
+def test_a_finished_trial_that_lacks_epochs_is_left_out(store: Store) -> None:
+    store.add("max", 0)
+    store.add("max", 1, recorded_epochs=3)
+    results = read_sweep(store.tracking_uri, SWEEP)
+    assert len(results.trials) == 1
+    assert f"incomplete record, 3 of {EPOCHS} epochs" in results.left_out[0]
+
+
+def test_predictions_that_belong_to_another_run_are_refused(store: Store) -> None:
+    store.add("max", 0, test_mae=0.5, predictions={"a": (1.0, 1.5), "b": (2.0, 1.5)})
+    store.add("max", 1, test_mae=0.4, predictions={"a": (1.0, 1.5), "b": (2.0, 1.5)})
+    store.add("none", 0)
+    first, second, third = read_sweep(store.tracking_uri, SWEEP, store.runs).trials
+    table = first.predictions()
+    assert table is not None
+    assert table.index.tolist() == ["a", "b"]
+    with pytest.raises(UserError, match=r"gives a test MAE of 0.5, but MLflow recorded 0.4 for .*run the trial again"):
+        second.predictions()
+    assert third.predictions() is None
 
 
 def test_a_stale_twin_is_no_duplicate(store: Store) -> None:
