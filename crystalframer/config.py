@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import pydantic
@@ -38,7 +39,8 @@ class DataConfig:
     dataset: str = "sample"
     """Name of a prepared data set: sample, jarvis, mp, oqmd."""
     task: str = "formation_energy"
-    """Target property; the names are those of the data set's `tasks`."""
+    """Target property; the names are those of the data set's `tasks`. Several, which one model learns together, are
+    joined by commas or given as a list."""
     train_size: int | None = None
     """Number of training crystals (a fixed, documented subset of the split's), None for all."""
     val_size: int | None = None
@@ -50,6 +52,13 @@ class DataConfig:
         for name in ("train_size", "val_size", "test_size"):
             size = getattr(self, name)
             _require(size is None or size >= 1, f"data.{name}", size, "at least 1, or null for all")
+        names = self.task.split(",")
+        _require(
+            all(names) and self.task == "".join(self.task.split()) and len(set(names)) == len(names),
+            "data.task",
+            self.task,
+            "a task's name, or different ones joined by commas without spaces",
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class ModelConfig:
     num_elements: int = 98
     """Elements of the one-hot input, from hydrogen on."""
     num_targets: int = 1
-    """Outputs of the regression head."""
+    """Outputs of the regression head; as many as `data.task` names unless stated."""
     cutoff: float = 8.0
     """Radius of the neighbour sphere in Å; an infinite sum in the paper, see docs/cutoff.md."""
     r_0: float = 1.4
@@ -146,6 +155,13 @@ class TrainConfig:
     """Seed of initialisation, shuffling and tie-breaking."""
     kernel: KernelName = "auto"
     """Attention implementation; auto picks by device and says so."""
+    start_from: str | None = None
+    """Checkpoint or model file whose weights training starts from (fine-tuning); None for fresh ones."""
+    start_hash: str | None = None
+    """SHA-256 (16 hexadecimal digits) of that file, found out when the settings are made: it is part of a trial's
+    identity, the path is not."""
+    frozen_blocks: int = 0
+    """First blocks that fine-tuning leaves as they are, and with them the embedding; 0: everything is trained."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -163,6 +179,10 @@ class TrainConfig:
             f"between 0 and train.epochs ({self.epochs})",
         )
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "between 0 and 2³¹ − 1")
+        most = math.inf if self.start_from else 0
+        _require(
+            0 <= self.frozen_blocks <= most, "train.frozen_blocks", self.frozen_blocks, "0 without train.start_from"
+        )
 
 
 @dataclass(frozen=True)
@@ -175,6 +195,10 @@ class TrialConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        frozen, blocks = self.train.frozen_blocks, self.model.num_blocks
+        _require(frozen <= blocks, "train.frozen_blocks", frozen, f"at most model.num_blocks ({blocks})")
+
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values, every default spelled out."""
         return dataclasses.asdict(self)
@@ -186,10 +210,20 @@ class TrialConfig:
         }
 
     def fingerprint(self) -> str:
-        """Return 8 hexadecimal digits of the SHA-256 of the resolved settings."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """Return 8 hexadecimal digits of the SHA-256 of the resolved settings.
+
+        Where the weights that training starts from are kept does not count, what they are does. Settings of
+        fine-tuning count only where they are used, so that other trials keep the names they had before these existed.
+        """
+        settings = self.to_dict()
+        settings["train"].pop("start_from")
+        if self.train.start_from is None:
+            settings["train"] = {key: settings["train"][key] for key in settings["train"] if key not in _FINE_TUNING}
+        text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+
+_FINE_TUNING = ("start_hash", "frozen_blocks")
 
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -221,10 +255,11 @@ def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
             applied first, whatever the order; other keys are differences to it.
 
     Returns:
-        The trial, every default filled in.
+        The trial, every default filled in, as many outputs as tasks, and the hash of the file to start from.
 
     Raises:
-        UserError: a key is unknown (near matches are listed), or a value has the wrong type or range.
+        UserError: a key is unknown (near matches are listed), a value has the wrong type or range, or the file to
+            start from cannot be read.
     """
     nested: dict[str, dict[str, Any]] = {"data": {}, "model": {}, "train": {}}
     known = setting_names()
@@ -241,7 +276,31 @@ def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
         section, _, name = key.partition(".")
         if name != "preset":
             nested[section][name] = value
+    _resolve(nested["data"], nested["model"], nested["train"])
     return trial_from_dict(nested)
+
+
+def _resolve(data: dict[str, Any], model: dict[str, Any], train: dict[str, Any]) -> None:
+    """Fill in what follows from other settings."""
+    tasks = data.get("task", DataConfig.task)
+    if isinstance(tasks, list | tuple):
+        data["task"] = tasks = ",".join(map(str, tasks))
+    if isinstance(tasks, str):
+        model.setdefault("num_targets", tasks.count(",") + 1)
+    path = train.get("start_from")
+    if isinstance(path, str) and train.get("start_hash") is None:
+        train["start_hash"] = _file_hash(Path(path))
+
+
+def _file_hash(path: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(
+            f"setting 'train.start_from': cannot read {str(path)!r} ({error.strerror}); give the path of a checkpoint"
+        ) from error
 
 
 def trial_from_dict(settings: Mapping[str, Any]) -> TrialConfig:

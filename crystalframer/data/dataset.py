@@ -19,6 +19,9 @@ SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 """Names of the splits; ``Task.split`` holds their positions here, or -1 for none."""
 
+SEVERAL_UNIT = "std"
+"""Unit of the errors of several tasks together: standard deviations of the training targets, averaged over tasks."""
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -208,21 +211,38 @@ class DatasetBuilder:
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """What a trial learns from: a data set, one of its tasks and the rows of each split."""
+    """What a trial learns from: a data set, one or several of its tasks and the rows of each split."""
 
     dataset: CrystalDataset
     task: str
+    """Name of the task; several are joined by commas."""
     unit: str
+    """Unit of the targets; `SEVERAL_UNIT` for several tasks, whose own units are `units`."""
     targets: NDArray[np.float64]
-    """(n,), over all crystals of the data set; finite in every selected row."""
+    """(n,), over all crystals of the data set; finite in every selected row. For T tasks (n, T), NaN where a crystal
+    has no target or belongs to another split of that task; every selected row has at least one."""
     rows: Mapping[SplitName, NDArray[np.int64]]
     """Rows of the data set by split, ordered by the SHA-256 of their ids, so that a smaller subset is a prefix."""
     fingerprint: str
     """SHA-256 (hexadecimal) of the data set's fingerprint, the task and the selected rows."""
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of the targets' columns."""
+        return tuple(self.task.split(","))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Unit of each task."""
+        return (self.unit,) if self.targets.ndim == 1 else tuple(self.dataset.tasks[name].unit for name in self.tasks)
+
 
 def select_task(dataset: CrystalDataset, config: DataConfig) -> TaskData:
     """Select the rows of a task: those of a split that have a target, or a fixed subset of them.
+
+    Several tasks, joined by commas, share the rows of a split. Where a crystal is in different splits for different
+    tasks it counts for the test before the validation and that before the training, with the targets of that split
+    alone: so no crystal is both learned from and tested on, and the test set of each task is the one it has on its own.
 
     Args:
         dataset: any crystals; ``config.dataset`` is not looked at.
@@ -231,17 +251,15 @@ def select_task(dataset: CrystalDataset, config: DataConfig) -> TaskData:
     Raises:
         UserError: the task is unknown (near matches are listed), a split has no target, or is smaller than asked for.
     """
-    task = dataset.tasks.get(config.task)
-    if task is None:
-        raise UserError(
-            f"data set {dataset.name!r} has no task {config.task!r}{near_matches(config.task, dataset.tasks)}"
-        )
+    chosen = [_find_task(dataset, name) for name in config.task.split(",")]
+    task = chosen[0] if len(chosen) == 1 else _joint_task(chosen)
     sizes = {"train": config.train_size, "val": config.val_size, "test": config.test_size}
     rows = {name: _split_rows(dataset, task, name, sizes[name]) for name in SPLITS}
+    targets = task.targets if len(chosen) == 1 else _joint_targets(chosen, task.split)
     digest = hashlib.sha256(f"{dataset.fingerprint} {task.name}".encode())
     for name in SPLITS:
         _update(digest, name, rows[name])
-    return TaskData(dataset, task.name, task.unit, task.targets, rows, digest.hexdigest())
+    return TaskData(dataset, task.name, task.unit, targets, rows, digest.hexdigest())
 
 
 def require_elements(dataset: CrystalDataset, rows: NDArray[np.int64], num_elements: int) -> None:
@@ -287,6 +305,25 @@ def unit_token(unit: str) -> str:
     if not token:
         raise UserError(f"unit {unit!r} has no letters or digits, expected something like 'eV/atom'")
     return token
+
+
+def _find_task(dataset: CrystalDataset, name: str) -> Task:
+    if name not in dataset.tasks:
+        raise UserError(f"data set {dataset.name!r} has no task {name!r}{near_matches(name, dataset.tasks)}")
+    return dataset.tasks[name]
+
+
+def _joint_task(tasks: Sequence[Task]) -> Task:
+    """Return several tasks as one, with a finite target where any of them has one in the crystal's split."""
+    codes = np.stack([np.where(np.isfinite(task.targets), task.split, -1) for task in tasks])
+    split = codes.max(axis=0).astype(np.int8)
+    present = np.where(split >= 0, 0.0, np.nan)
+    return Task(",".join(task.name for task in tasks), SEVERAL_UNIT, present, split)
+
+
+def _joint_targets(tasks: Sequence[Task], split: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Return (n, T) targets, NaN where the crystal is not in that split of the task."""
+    return _read_only(np.stack([np.where(task.split == split, task.targets, np.nan) for task in tasks], axis=1))
 
 
 def _split_rows(dataset: CrystalDataset, task: Task, name: SplitName, size: int | None) -> NDArray[np.int64]:

@@ -46,14 +46,15 @@ def check_dataset(name: str) -> None:
 
 
 def check_names(dataset: str, task: str) -> None:
-    """Check the names of a data set and of one of its tasks without reading anything.
+    """Check the names of a data set and of one of its tasks, or several joined by commas, without reading anything.
 
     Raises:
         UserError: one of them is unknown; near matches are listed.
     """
     check_dataset(dataset)
-    if task not in TASKS[dataset]:
-        raise UserError(f"data set {dataset!r} has no task {task!r}{near_matches(task, TASKS[dataset])}")
+    for name in task.split(","):
+        if name not in TASKS[dataset]:
+            raise UserError(f"data set {dataset!r} has no task {name!r}{near_matches(name, TASKS[dataset])}")
 
 
 def load_dataset(name: str) -> CrystalDataset:
@@ -84,9 +85,10 @@ def load_task(config: DataConfig) -> TaskData:
     """
     check_names(config.dataset, config.task)
     dataset = load_dataset(config.dataset)
-    if config.task not in dataset.tasks:
-        raise UserError(
-            f"data set {config.dataset!r} was prepared without task {config.task!r} (it holds: "
-            f"{', '.join(dataset.tasks)}): prepare it again from a source that has this property"
-        )
+    for task in config.task.split(","):
+        if task not in dataset.tasks:
+            raise UserError(
+                f"data set {config.dataset!r} was prepared without task {task!r} (it holds: "
+                f"{', '.join(dataset.tasks)}): prepare it again from a source that has this property"
+            )
     return select_task(dataset, config)

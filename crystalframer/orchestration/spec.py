@@ -112,7 +112,7 @@ class SweepSpec:
     def _trial_name(self, config: TrialConfig, varied: Mapping[str, Any]) -> str:
         flat = config.to_flat_dict()
         parts = [flat["data.dataset"]] if "data.dataset" in varied else []
-        parts += [flat["data.task"], flat["model.frame"]]
+        parts += [flat["data.task"].replace(",", "+"), flat["model.frame"]]
         for key, value in varied.items():
             if key not in (*_ALWAYS_NAMED, "data.dataset") and not self._follows_dataset(key):
                 parts.append(_token(key, value))

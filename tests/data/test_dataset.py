@@ -182,3 +182,21 @@ def test_unit_tokens() -> None:
     assert [unit_token(unit) for unit in ("eV/atom", "eV", "log10(GPa)")] == ["eV_per_atom", "eV", "log10_GPa"]
     with pytest.raises(UserError, match="unit ' ' has no letters"):
         unit_token(" ")
+
+
+def test_several_tasks_share_rows_and_keep_their_own_test_sets() -> None:
+    absent = float("nan")
+    tasks = [
+        Task("a", "eV", np.array([1.0, 2.0, 3.0, absent, 5.0, 6.0]), np.array([0, 0, 2, 0, 1, -1], dtype=np.int8)),
+        Task("b", "GPa", np.array([10.0, absent, 30.0, 40.0, 50.0, 60.0]), np.array([0, 2, 0, 0, 2, 1], dtype=np.int8)),
+    ]
+    crystals = [Crystal(np.eye(3) * 3, np.zeros((1, 3)), np.array([1]), f"id-{i}") for i in range(6)]
+    data = select_task(CrystalDataset.from_crystals("toy", crystals, tasks), DataConfig(task="a,b"))
+    assert (data.tasks, data.units, data.unit) == (("a", "b"), ("eV", "GPa"), "std")
+    assert {split: sorted(rows.tolist()) for split, rows in data.rows.items()} == {
+        "train": [0, 1, 3],  # 1 is a test crystal of b, but without a target
+        "val": [5],
+        "test": [2, 4],  # 2 trains b on its own, 4 validates a
+    }
+    expected = [[1, 10], [2, absent], [3, absent], [absent, 40], [absent, 50], [absent, 60]]
+    np.testing.assert_array_equal(data.targets, expected)
