@@ -1,45 +1,90 @@
-"""JARVIS-style files: a list of JSON records ``{"atoms": {…}, "jid": …, …}``, plain or zipped, read as a stream."""
+"""JARVIS-style files: a list of JSON records ``{"atoms": {…}, "jid": …, …}``, plain or zipped, read as a stream.
+
+A file is cut into chunks of whole records by looking at quotes and brackets alone, which is fast and needs little
+memory; the chunks are then decoded, possibly in several processes.
+"""
 
 import contextlib
-import io
 import json
 import math
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
+import orjson
 
 from crystalframer.data.crystal import ELEMENTS, Crystal
 from crystalframer.errors import UserError, near_matches
 
-CHUNK = 2**20
-"""Characters read at a time."""
+CHUNK = 2**21
+"""Bytes read at a time."""
 MAX_RECORD = 2**26
-"""Longest record in characters; what does not parse within it is malformed, not merely unfinished."""
+"""Longest record in bytes; what is not complete within it is malformed, not merely unfinished."""
 
 _NUMBER_OF = {symbol: number for number, symbol in enumerate(ELEMENTS, start=1)}
 _GAP = re.compile(r"[\s,]*")
+_QUOTE = 2
+_KIND = np.zeros(256, dtype=np.int8)
+_KIND[list(b'"')], _KIND[list(b"[{")], _KIND[list(b"]}")] = _QUOTE, 1, -1
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a ``.json`` file, or of the only ``.json`` file in a ``.zip``, holding one at a time.
+@dataclass(frozen=True)
+class Chunk:
+    """Some records of a file as they stand there, separated by commas."""
+
+    source: str
+    """The file, for messages."""
+    first: int
+    """Number of the first record, counted from 0."""
+    text: bytes
+
+
+def split_records(path: Path) -> Iterator[Chunk]:
+    """Cut a ``.json`` file, or the only ``.json`` file in a ``.zip``, into chunks of whole records.
 
     Raises:
-        UserError: the file is missing, is no list of JSON objects, is damaged or ends early.
+        UserError: the file is missing, is no list, is damaged or ends early.
     """
     if not path.is_file():
         raise UserError(f"source {path} does not exist or is not a file: give a .json file, or a .zip that holds one")
     try:
         with _open(path) as stream:
-            yield from _parse(stream, path)
+            yield from _split(stream, path)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"source {path} is damaged ({error}): fetch it again") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"source {path} is not UTF-8 text ({error}): expected a list of JSON records") from error
+
+
+def decode_records(chunk: Chunk) -> list[dict[str, Any]]:
+    """Return the records of a chunk.
+
+    Raises:
+        UserError: a record is malformed, no JSON object or no UTF-8 text.
+    """
+    text = b"[" + chunk.text.strip(b", \t\r\n") + b"]"
+    try:
+        records = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        records = list(_decode_leniently(text, chunk))
+    for number, record in enumerate(records, start=chunk.first):
+        if not isinstance(record, dict):
+            kind = type(record).__name__
+            raise UserError(f"source {chunk.source}: record {number} is {kind}, expected a JSON object")
+    return records
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file, holding one chunk of them at a time.
+
+    Raises:
+        UserError: as `split_records` and `decode_records`.
+    """
+    for chunk in split_records(path):
+        yield from decode_records(chunk)
 
 
 def record_to_crystal(record: Mapping[str, Any], id: str) -> Crystal:
@@ -93,41 +138,86 @@ def _hint(symbol: str) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[TextIO]:
+def _open(path: Path) -> Iterator[IO[bytes]]:
     if not zipfile.is_zipfile(path):
-        with path.open(encoding="utf-8") as stream:
+        with path.open("rb") as stream:
             yield stream
         return
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name]
         if len(members) != 1:
             raise UserError(f"source {path} holds {len(members)} .json files, expected one")
-        with archive.open(members[0]) as binary:
-            yield io.TextIOWrapper(binary, encoding="utf-8")
+        with archive.open(members[0]) as stream:
+            yield stream
 
 
-def _parse(stream: TextIO, path: Path) -> Iterator[dict[str, Any]]:
-    decoder = json.JSONDecoder()
-    text = stream.read(CHUNK).lstrip("\ufeff \t\r\n")
-    if not text.startswith("["):
-        raise UserError(f"source {path} begins with {text[:20]!r}, expected a list of JSON records: '[{{…}}, …]'")
-    start, count = 1, 0
+def _split(stream: IO[bytes], path: Path) -> Iterator[Chunk]:
+    text = stream.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text.startswith(b"["):
+        begin = text[:20].decode(errors="replace")
+        raise UserError(f"source {path} begins with {begin!r}, expected a list of JSON records: '[{{…}}, …]'")
+    text, first = text[1:], 0
     while True:
-        match = _GAP.match(text, start)
-        assert match is not None
-        start = match.end()
-        if text.startswith("]", start):
+        records, end, closing = _scan(text)
+        if closing is not None and text[closing : closing + 1] == b"]":
+            yield Chunk(str(path), first, text[:closing])
+            _check_rest(text[closing + 1 :], stream, path)
+            return
+        if records and closing is None:
+            yield Chunk(str(path), first, text[:end])
+            text, first = text[end:], first + records
+        more = stream.read(CHUNK) if closing is None and len(text) <= MAX_RECORD else b""
+        if not more:
+            raise UserError(f"source {path}: record {first} is malformed or cut off: fetch it again")
+        text += more
+
+
+def _scan(text: bytes) -> tuple[int, int, int | None]:
+    """Return how many records end in a text, where the last one ends, and where the list is closed, if it is."""
+    if b"\\" in text:  # an escaped quote ends no string; pairs of backslashes first, they escape nothing
+        text = text.replace(rb"\\", b"..").replace(rb"\"", b"..")
+    kind = _KIND[np.frombuffer(text, dtype=np.uint8)]
+    where = np.flatnonzero(kind)
+    kind = kind[where]
+    quote = kind == _QUOTE
+    bracket = ~quote & (np.cumsum(quote) % 2 == 0)
+    where, kind = where[bracket], kind[bracket]
+    depth = np.cumsum(kind, dtype=np.int64)
+    below = np.flatnonzero(depth < 0)
+    closing = int(where[below[0]]) if below.size else None
+    ends = where[: below[0] if below.size else None][depth[: below[0] if below.size else None] == 0]
+    return ends.size, int(ends[-1]) + 1 if ends.size else 0, closing
+
+
+def _check_rest(text: bytes, stream: IO[bytes], path: Path) -> None:
+    """Read to the end, which is what makes a .zip check its content."""
+    while not text.strip():
+        text = stream.read(CHUNK)
+        if not text:
+            return
+    begin = text.strip()[:20].decode(errors="replace")
+    raise UserError(f"source {path} goes on with {begin!r} after the list of records: fetch it again")
+
+
+def _decode_leniently(text: bytes, chunk: Chunk) -> Iterator[Any]:
+    """Decode what the strict decoder refuses: NaN and infinities as Python writes them; else name the bad record."""
+    try:
+        characters = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"source {chunk.source} is not UTF-8 text ({error}): expected a list of JSON records"
+        ) from error
+    decoder, start, number = json.JSONDecoder(), 1, chunk.first
+    while True:
+        gap = _GAP.match(characters, start)
+        assert gap is not None
+        start = gap.end()
+        if start == len(characters) - 1:
             return
         try:
-            record, start = decoder.raw_decode(text, start)
-        except json.JSONDecodeError as error:
-            chunk = stream.read(CHUNK) if len(text) - start <= MAX_RECORD else ""
-            if not chunk:
-                problem = f"record {count} is malformed or cut off ({error.msg})"
-                raise UserError(f"source {path}: {problem}: fetch it again") from error
-            text, start = text[start:] + chunk, 0
-            continue
-        if not isinstance(record, dict):
-            raise UserError(f"source {path}: record {count} is {type(record).__name__}, expected a JSON object")
-        count += 1
+            record, start = decoder.raw_decode(characters, start)
+        except (json.JSONDecodeError, RecursionError) as error:
+            problem = f"record {number} is malformed or cut off ({error})"
+            raise UserError(f"source {chunk.source}: {problem}: fetch it again") from error
         yield record
+        number += 1

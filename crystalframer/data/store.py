@@ -3,12 +3,20 @@
 A store is a folder with ``crystals.arrow`` (one row a crystal: id, lattice, frac_coords, atomic_numbers, and
 ``target:TASK``, ``split:TASK`` for each task), ``manifest.json`` (the same manifest as in the Arrow schema) and
 ``rejects.jsonl`` (one line a record that was left out, and why). pandas, polars and duckdb open the Arrow file as is.
+
+Whatever is unfinished stands beside the store in folders named ``.NAME.tmp-…``; whoever prepares a store holds its lock
+and deletes what an earlier, killed preparation left.
 """
 
+import contextlib
+import fcntl
+import glob
+import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +25,7 @@ import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from crystalframer.data.dataset import CrystalDataset, Task
+from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.errors import UserError
 
 TABLE = "crystals.arrow"
@@ -30,6 +38,37 @@ FORMAT = 1
 def is_store(directory: Path) -> bool:
     """Return whether a prepared store stands in this folder."""
     return (directory / TABLE).is_file() and (directory / MANIFEST).is_file()
+
+
+@contextlib.contextmanager
+def preparing(directory: Path) -> Iterator[Path]:
+    """Hold the lock of a store, and lend a folder beside it for what is unfinished, deleted at the end.
+
+    What an earlier preparation left behind because it was killed is deleted first. The lock ends with the process.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be written to.
+    """
+    lock = directory.parent / f".{directory.name}.lock"
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {directory.parent} ({error.strerror}): name another folder with CRYSTALFRAMER_DATA"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{directory} is being prepared by another process: wait for it to end") from error
+        for leftover in directory.parent.glob(f".{glob.escape(directory.name)}.tmp-*"):
+            shutil.rmtree(leftover)
+        workplace = _temporary(directory)
+        try:
+            yield workplace
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
 
 
 def write_store(
@@ -52,8 +91,7 @@ def write_store(
     Raises:
         UserError: something else than a store stands in the folder's place.
     """
-    if directory.exists() and not is_store(directory):
-        raise UserError(f"{directory} exists and is not a prepared store: move it away or set CRYSTALFRAMER_DATA")
+    check_place(directory)
     manifest = {
         "format": FORMAT,
         "name": dataset.name,
@@ -62,11 +100,12 @@ def write_store(
         "atoms": len(dataset.atomic_numbers),
         "rejects": len(rejects),
         "units": {name: task.unit for name, task in dataset.tasks.items()},
+        "splits": {name: _describe_split(task) for name, task in dataset.tasks.items()},
         **provenance,
     }
     text = json.dumps(manifest, indent=1)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    fresh = _temporary(directory)
     try:
         batch = _to_arrow(dataset, text)
         with pa.OSFile(str(fresh / TABLE), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -75,10 +114,22 @@ def write_store(
         (fresh / REJECTS).write_text("".join(lines), encoding="utf-8")
         (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
         fresh.chmod(0o755)
+        for path in (fresh / TABLE, fresh / REJECTS, fresh / MANIFEST, fresh):
+            _to_disk(path)
         _replace(fresh, directory)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return manifest
+
+
+def check_place(directory: Path) -> None:
+    """Check that a store may be written to a folder.
+
+    Raises:
+        UserError: something else than a store stands in its place.
+    """
+    if directory.exists() and not is_store(directory):
+        raise UserError(f"{directory} exists and is not a prepared store: move it away or set CRYSTALFRAMER_DATA")
 
 
 def read_store(directory: Path) -> CrystalDataset:
@@ -96,12 +147,12 @@ def read_store(directory: Path) -> CrystalDataset:
     if manifest["format"] != FORMAT:
         raise UserError(
             f"{directory} has store format {manifest['format']}, this version reads {FORMAT}: "
-            f"prepare it again with `python pipelines/prepare_data.py {manifest['name']} --source FILE`"
+            f"prepare it again with `python pipelines/prepare_data.py {manifest['name']}`"
         )
     coords = batch.column("frac_coords")
     return CrystalDataset(
         name=manifest["name"],
-        ids=np.array(batch.column("id").to_pylist(), dtype=np.str_),
+        ids=_strings(batch.column("id")),
         offsets=_view(coords.offsets),
         lattice=_view(batch.column("lattice").values).reshape(-1, 3, 3),
         frac_coords=_view(coords.values.values).reshape(-1, 3),
@@ -153,10 +204,44 @@ def _view(array: pa.Array) -> NDArray[Any]:
     return array.to_numpy(zero_copy_only=True)
 
 
+def _strings(array: pa.Array) -> NDArray[np.str_]:
+    """Return a column of text as a NumPy array, at once where it is ASCII."""
+    _, offsets, data = array.buffers()
+    starts = np.frombuffer(offsets, dtype=np.int64, count=len(array) + 1, offset=8 * array.offset)
+    characters = np.frombuffer(data, dtype=np.uint8)[starts[0] : starts[-1]] if data else np.zeros(0, dtype=np.uint8)
+    lengths = np.diff(starts)
+    if not characters.size or (characters > 127).any() or not characters.all():
+        return np.array(array.to_pylist(), dtype=np.str_)
+    width = int(lengths.max())
+    padded = np.zeros((len(array), width), dtype=np.uint32)
+    padded[np.arange(width) < lengths[:, None]] = characters
+    return padded.view(f"<U{width}").reshape(len(array)).astype(np.str_, copy=False)
+
+
+def _describe_split(task: Task) -> dict[str, Any]:
+    """Return the crystals with a target in each split, and a hash of who is in which."""
+    finite = np.isfinite(task.targets)
+    sizes = {part: int((finite & (task.split == code)).sum()) for code, part in enumerate(SPLITS)}
+    return {**sizes, "sha256": hashlib.sha256(np.ascontiguousarray(task.split, dtype=np.int8)).hexdigest()}
+
+
+def _temporary(directory: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{directory.name}.tmp-", dir=directory.parent))
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that a power cut after the renaming loses nothing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _replace(fresh: Path, directory: Path) -> None:
     """Put a finished folder in place of an old one, which is deleted last."""
     if directory.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+        old = _temporary(directory)
         directory.rename(old / directory.name)
         fresh.rename(directory)
         shutil.rmtree(old)
