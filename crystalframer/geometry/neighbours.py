@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 DISTANCE_GRAIN = 1e-5
 """Å; distances that agree to this are listed by neighbour index and image, so rounding cannot reorder equals."""
-_GRAIN_OFFSET = 0.1416
+GRAIN_OFFSET = 0.1416
 """Keeps distances of few decimals, which are many, away from the limits between grains."""
 
 
@@ -52,7 +52,7 @@ def find_neighbours(lattice: NDArray[np.float64], cart_coords: NDArray[np.float6
     image = np.concatenate([np.zeros((num_atoms, 3), np.int64), image.astype(np.int64)])
     vector = np.concatenate([np.zeros((num_atoms, 3)), vector])
     is_other = np.concatenate([np.zeros(num_atoms, np.int64), np.ones(len(i), np.int64)])
-    grain = np.rint(np.linalg.norm(vector, axis=1) / DISTANCE_GRAIN + _GRAIN_OFFSET).astype(np.int64)
+    grain = np.rint(np.linalg.norm(vector, axis=1) / DISTANCE_GRAIN + GRAIN_OFFSET).astype(np.int64)
     order = np.lexsort((image[:, 2], image[:, 1], image[:, 0], index, grain, is_other, centre))
     first = np.concatenate([[0], np.cumsum(np.bincount(centre, minlength=num_atoms))]).astype(np.int64)
     return Neighbours(first, index[order], vector[order], image[order])

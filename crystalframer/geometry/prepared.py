@@ -45,15 +45,21 @@ class Geometry:
 
 def prepare_geometry(crystal: Crystal, cutoff: float) -> Geometry:
     """Compute neighbours within `cutoff` (Å) and the static frames of a crystal."""
-    frame = lattice_frame(crystal.lattice)
-    axes = orthonormal_axes(frame)
+    frame, axes, pca = static_frames(crystal)
     return Geometry(
         atomic_numbers=crystal.atomic_numbers,
         neighbours=find_neighbours(crystal.lattice, crystal.cart_coords, cutoff),
         lattice_frame=frame,
         lattice_axes=axes,
-        pca_frame=pca_frame(crystal.cart_coords, axes),
+        pca_frame=pca,
     )
+
+
+def static_frames(crystal: Crystal) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return `lattice_frame`, `lattice_axes` and `pca_frame` of a `Geometry`, each (3, 3)."""
+    frame = lattice_frame(crystal.lattice)
+    axes = orthonormal_axes(frame)
+    return frame, axes, pca_frame(crystal.cart_coords, axes)
 
 
 def pca_frame(cart_coords: NDArray[np.float64], lattice_axes: NDArray[np.float64]) -> NDArray[np.float64]:
