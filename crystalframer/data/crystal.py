@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from crystalframer.data.mixture import Mixture, occupied_sites
 from crystalframer.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Crystal:
     """(N,), 1 to 118."""
     id: str = ""
     """Identifier in its data set, named by every error."""
+    mixture: Mixture | None = None
+    """Occupancies of the disordered sites, whose `atomic_numbers` name the main element; None: an ordered crystal."""
 
     def __post_init__(self) -> None:
         lattice = self._floats("lattice", self.lattice)
@@ -66,6 +69,9 @@ class Crystal:
         for name, array in (("lattice", lattice), ("frac_coords", frac_coords), ("atomic_numbers", numbers)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+        if self.mixture is not None:
+            problem = self.mixture.problem(numbers.size, len(ELEMENTS))
+            self._require(not problem, problem)
         self._require(
             self.volume >= MIN_VOLUME,
             f"the cell's volume is {self.volume:.3g} Å³, expected at least {MIN_VOLUME:g} Å³: "
@@ -93,35 +99,41 @@ class Crystal:
         """Take over a pymatgen structure.
 
         Args:
-            structure: ordered and periodic along all three lattice vectors; oxidation states are dropped.
+            structure: periodic along all three lattice vectors; oxidation states are dropped, a site of several
+                elements or with vacancies becomes part of the `mixture`.
             id: identifier for messages and results.
 
         Raises:
-            UserError: a site is partly or mixedly occupied or holds no element, the structure is not periodic in
-                three directions, or the crystal is not valid.
+            UserError: a site holds no element or is occupied more than once, the structure is not periodic in three
+                directions, or the crystal is not valid.
         """
         from pymatgen.core.periodic_table import DummySpecies, Element, Species
 
         label = _label(id)
         if not all(structure.lattice.pbc):
             raise UserError(f"{label}: the structure is not periodic along all three lattice vectors")
-        numbers: list[int] = []
+        entries: list[tuple[int, int, float]] = []
         for index, site in enumerate(structure):
-            if not site.is_ordered:
-                raise UserError(
-                    f"{label}: site {index} is disordered ({site.species_string}), expected one element per site: "
-                    "order the structure first"
-                )
-            if isinstance(site.specie, DummySpecies) or not isinstance(site.specie, Element | Species):
-                raise UserError(f"{label}: site {index} holds {site.species_string}, which is not an element")
-            numbers.append(int(site.specie.Z))
-        return cls(structure.lattice.matrix, structure.frac_coords, np.array(numbers, dtype=np.int64), id)
+            for specie, occupancy in site.species.items():
+                if isinstance(specie, DummySpecies) or not isinstance(specie, Element | Species):
+                    raise UserError(f"{label}: site {index} holds {site.species_string}, which is not an element")
+                entries.append((index, int(specie.Z), float(occupancy)))
+        try:
+            numbers, mixture = occupied_sites(*zip(*entries, strict=True))
+        except ValueError as error:
+            raise UserError(f"{label}: {error}") from error
+        return cls(structure.lattice.matrix, structure.frac_coords, numbers, id, mixture)
 
     def to_structure(self) -> "Structure":
-        """Return the same cell as a pymatgen structure, coordinates not wrapped."""
+        """Return the same cell as a pymatgen structure, coordinates not wrapped, occupancies included."""
         from pymatgen.core.structure import Structure
 
-        symbols = [ELEMENTS[number - 1] for number in self.atomic_numbers]
+        symbols: list[Any] = [ELEMENTS[number - 1] for number in self.atomic_numbers]
+        if self.mixture is not None:
+            for site in np.unique(self.mixture.sites):
+                symbols[site] = {}
+            for site, number, weight in zip(*vars(self.mixture).values(), strict=True):
+                symbols[site][ELEMENTS[number - 1]] = float(weight)
         return Structure(self.lattice.copy(), symbols, self.frac_coords.copy(), to_unit_cell=False)
 
     def _floats(self, name: str, values: ArrayLike) -> NDArray[np.float64]:
