@@ -46,7 +46,7 @@ class Spread:
         return cls(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """Trials that differ by their seed alone; none where nothing has finished yet."""
 

@@ -96,10 +96,16 @@ class Results:
         return len(self.trials) == self.expected
 
 
-def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(
+    description: str | None, argv: Sequence[str] | None, *, sweep: str = "ablation_sample"
+) -> argparse.Namespace:
     """Parse what every analysis script takes: the sweep, where its results are, where to write."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--sweep", default="ablation_sample", help="name of the sweep (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--sweep", "--experiment", default=sweep, help="name of the sweep (default: %(default)s)", metavar="NAME"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--runs", type=Path, default=Path("runs"), help="runs folder (default: ./runs)")
     source.add_argument("--tracking-uri", help="MLflow server or database to read instead of a runs folder")

@@ -212,10 +212,17 @@ class _Run:
 
     def conclude(self, trainer: TrialTrainer) -> dict[str, Any]:
         """Evaluate on the test set, record everything, and mark the trial as done."""
+        started = time.perf_counter()
         test = trainer.evaluate("test")
+        milliseconds = 1000 * (time.perf_counter() - started)
         self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist())
         final = StepMetrics(
-            self._epoch, _now_ms(), final_metrics(test, self._data.unit, num_parameters=trainer.num_parameters)
+            self._epoch,
+            _now_ms(),
+            {
+                **final_metrics(test, self._data.unit, num_parameters=trainer.num_parameters),
+                "test/ms_per_material": milliseconds / len(test.ids),
+            },
         )
         conclude_tracking(self._tracker, self._directory, final)
         result = {

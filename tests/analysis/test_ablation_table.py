@@ -11,7 +11,7 @@ from crystalframer.config import FRAMES
 from tests.analysis.conftest import SWEEP, Store
 
 MAE = {"none": 0.4, "pca": 0.5, "lattice": 0.45, "static_local": 0.3, "weighted_pca": 0.35, "max": 0.25}
-SUFFIXES = ("md", "csv", "tex")
+SUFFIXES = ("md", "csv", "tex", "html")
 
 
 def fill(store: Store, tags: Mapping[str, str] | None = None) -> dict[str, list[str]]:
@@ -83,7 +83,7 @@ def test_a_frame_without_finished_trials_has_an_empty_row(store: Store, tmp_path
     assert "| PCA |  |  |  |  |  |  |\n" in texts["md"]
     assert "| max | 0.2000 | 1 |" in texts["md"]
     assert "Left out:\n\n- formation_energy-pca-seed0-" in texts["md"]
-    assert "sample,formation_energy,eV/atom,pca,,0,,,,,,,,,\n" in texts["csv"]
+    assert "sample,formation_energy,eV/atom,pca,,0,,,,,,,,,,,\n" in texts["csv"]
 
 
 def test_a_complete_sweep_shows_only_the_frames_it_asked_for(store: Store, tmp_path: Path) -> None:

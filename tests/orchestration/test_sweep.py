@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Recorded = dict[str, dict[tuple[str, int], float]]
-TIMES = ("seconds_per_epoch",)
+TIMES = ("seconds_per_epoch", "test/ms_per_material")
 """Metrics that differ from run to run."""
 PATIENCE = 240.0
 """Seconds that a driver may take on a busy machine."""

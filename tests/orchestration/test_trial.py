@@ -19,7 +19,7 @@ from crystalframer.training.metrics import EpochResult
 from crystalframer.training.trained import load_model
 from crystalframer.training.trainer import Trainer
 
-TIMES = ("seconds_per_epoch",)
+TIMES = ("seconds_per_epoch", "test/ms_per_material")
 
 
 class Bench:
@@ -81,6 +81,7 @@ def test_a_trial_records_what_the_analysis_reads(uninterrupted: Bench) -> None:
     per_epoch = {"train/loss", "train/mae_eV_per_atom", "val/mae_eV_per_atom", "val/rmse_eV_per_atom"}
     per_epoch |= {"learning_rate", "seconds_per_epoch", "averaged"}
     final = {"test/mae_eV_per_atom", "test/rmse_eV_per_atom", "test/baseline_mae_eV_per_atom", "num_parameters"}
+    final |= {"test/ms_per_material"}
     assert set(run.metrics) == {(name, step) for name in per_epoch for step in range(1, 7)} | {(n, 6) for n in final}
     assert [run.metrics["averaged", step] for step in range(1, 7)] == [0, 0, 0, 0, 1, 1]
     assert run.params["model.frame"] == "max"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.statistics import (
+from analysis.uncertainty import (
     ALPHA,
     POWER,
     bootstrap_p,

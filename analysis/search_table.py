@@ -1,0 +1,106 @@
+"""The table of a hyperparameter search: its best settings, and how much each setting mattered.
+
+    python analysis/search_table.py --sweep NAME
+
+reads the search's trials from runs/mlflow.db and writes analysis/output/<sweep>/search_table.{md,tex,html,csv}.
+Importance: of a number, the squared rank correlation (Spearman) with the validation error; of a name, the share of
+the variance of the errors' ranks that lies between its values. One is everything, zero nothing; settings that act
+together share theirs.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.comparison import VARIES
+from analysis.results import FinishedTrial, Results, parse_arguments, read_results, shown
+from analysis.tables import Document, Table, to_markdown, write
+from crystalframer.command_line import reports_user_errors
+from crystalframer.errors import UserError
+
+NAME = "search_table"
+BEST = 10
+"""Trials shown."""
+FEWEST = 5
+"""Trials that a search has at least."""
+NOT_SEARCHED = ("data.dataset", "data.task", "model.frame", "train.seed")
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the table's files and print the Markdown; return the exit code."""
+    arguments = parse_arguments(__doc__, argv)
+    results = read_results(arguments)
+    if not searched(results):
+        raise UserError(
+            f"the sweep {results.sweep!r} is no search: none of its settings varies over at least {FEWEST} finished "
+            "trials beside frame and seed; name a search with --sweep"
+        )
+    document = build(results)
+    folder = arguments.output / results.sweep
+    write(document, folder, NAME)
+    print(to_markdown(document))
+    print(f"written: {shown(folder)}/{NAME}.{{md,tex,html,csv}}")
+    return 0
+
+
+def searched(results: Results) -> list[str]:
+    """Return the settings that were searched: those with at least three values; none for a sweep that is no search."""
+    flat = [trial.config.to_flat_dict() for trial in results.trials]
+    if len(flat) < FEWEST or len({(settings["data.dataset"], settings["data.task"]) for settings in flat}) > 1:
+        return []
+    keys = [key for key in flat[0] if len({repr(settings[key]) for settings in flat}) > 1 and key not in NOT_SEARCHED]
+    return keys if any(len({repr(settings[key]) for settings in flat}) > 2 for key in keys) else []
+
+
+def build(results: Results) -> Document:
+    """Return the best trials with their settings, and each setting's importance."""
+    keys = searched(results)
+    ranked = sorted(results.trials, key=lambda trial: (trial.val_mae, trial.run_key))
+    frame = pd.DataFrame([_record(trial, keys) for trial in ranked])
+    unit = results.trials[0].unit
+    best = Table(
+        f"The {min(BEST, len(ranked))} best of {len(ranked)} finished trials",
+        ["trial", f"validation MAE ({unit})", f"test MAE ({unit})", *keys],
+        [
+            [trial.run_key, f"{trial.val_mae:.4f}", f"{trial.test_mae:.4f}", *(_text(trial, key) for key in keys)]
+            for trial in ranked[:BEST]
+        ],
+        ["Chosen by the validation error; the test error stands beside it for information."],
+    )
+    shares = sorted(((key, importance(frame[key], frame["val_mae"])) for key in keys), key=lambda entry: -entry[1])
+    mattered = Table(
+        "Importance",
+        ["setting", "share of the errors' variance in rank", "values", "of the best trial"],
+        [[key, f"{share:.2f}", str(frame[key].nunique()), _text(ranked[0], key)] for key, share in shares],
+    )
+    return Document(f"{results.sweep}: search", [best, mattered], remarks=results.left_out, records=frame)
+
+
+def importance(setting: "pd.Series[float]", error: "pd.Series[float]") -> float:
+    """Return the share of the variance of the errors' ranks that a setting explains by itself, 0 to 1."""
+    ranks = stats.rankdata(error)
+    if np.ptp(ranks) == 0 or setting.nunique() < 2:
+        return 0.0
+    if pd.api.types.is_numeric_dtype(setting):
+        return float(stats.spearmanr(setting, error).statistic ** 2)
+    means = pd.Series(ranks).groupby(setting.astype(str).to_numpy()).transform("mean")
+    return float(means.var(ddof=0) / ranks.var())
+
+
+def _record(trial: FinishedTrial, keys: Sequence[str]) -> dict[str, object]:
+    flat = trial.config.to_flat_dict()
+    names = {"trial": trial.run_key, "val_mae": trial.val_mae, "test_mae": trial.test_mae}
+    return {**names, **{key: flat[key] for key in keys}}
+
+
+def _text(trial: FinishedTrial, key: str) -> str:
+    value = trial.config.to_flat_dict().get(key, VARIES)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
