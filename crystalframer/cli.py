@@ -1,4 +1,4 @@
-"""The console script `crystalframer`: what is installed, which data are at hand, and the MLflow page of a runs folder.
+"""The console script `crystalframer`: predict, convert and describe models, list data, show the MLflow page of runs.
 
 Training and sweeps are the scripts in `pipelines/`.
 """
@@ -17,14 +17,70 @@ from crystalframer.errors import UserError
 if TYPE_CHECKING:
     from crystalframer.data.dataset import CrystalDataset
 
+PREDICT = """\
+Predict the properties of structures: CIF, POSCAR, extended XYZ, ASE databases, pymatgen JSON.
+
+MODEL is a checkpoint or model file, the folder of a training, a quoted pattern of these such as "runs/mine/max*" (an
+ensemble), or a model recorded in MLflow. A structure that cannot be read or predicted keeps its row, with the reason
+in the column `error`. The exit code is 0 if any structure was predicted, else 2.
+
+examples:
+  crystalframer predict runs/single/mine my_crystals/ --output predictions.csv
+  crystalframer predict runs/seed1 *.cif --ensemble runs/seed2 runs/seed3
+  crystalframer predict runs/single/mine NaCl.cif --explain NaCl.png --atom 0
+"""
+
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand that the command line names; return the exit code."""
     arguments = _parser().parse_args(argv)
-    if arguments.command == "data":
-        return show_data()
-    return show_runs(arguments.runs)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Predict structure files, or draw what the model looks at in one of them."""
+    from crystalframer.prediction.command import predict_files
+
+    paths = [Path(path) for path in arguments.paths]
+    models = local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri)
+    if arguments.explain is not None:
+        from crystalframer.prediction.drawing import explain_file
+
+        return explain_file(
+            models, paths, arguments.explain, atom=arguments.atom, block=arguments.block, head=arguments.head
+        )
+    return predict_files(models, paths, output=arguments.output, processes=arguments.processes, device=arguments.device)
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Make a model file of one of the authors' checkpoints."""
+    from crystalframer.prediction.command import convert_file
+
+    return convert_file(
+        arguments.official,
+        arguments.output,
+        weights=arguments.weights,
+        cutoff=arguments.cutoff,
+        task=arguments.task,
+        unit=arguments.unit,
+    )
+
+
+def local_models(models: Sequence[str], tracking_uri: str | None) -> list[Path]:
+    """Return the files of models: paths as they are, those recorded in MLflow fetched from there."""
+    from crystalframer.prediction.predictor import model_files
+
+    found: list[Path] = []
+    for model in models:
+        if model.startswith(("runs:/", "models:/")):
+            from crystalframer.orchestration.model_registry import fetch_model
+
+            found.append(fetch_model(model, tracking_uri))
+        else:
+            found += model_files(model)
+    return found
 
 
 def show_data() -> int:
@@ -81,11 +137,54 @@ def show_runs(runs: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crystalframer", description=__doc__)
     parser.add_argument("--version", action="version", version=f"crystalframer {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{data,ui}")
-    commands.add_parser("data", help="list the data sets, their tasks and whether they are prepared")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{predict,convert,data,ui}")
+    _add_predict(commands)
+    _add_convert(commands)
+    data = commands.add_parser("data", help="list the data sets, their tasks and whether they are prepared")
+    data.set_defaults(run=lambda _: show_data())
     ui = commands.add_parser("ui", help="show the recorded runs in a browser (MLflow, on this machine only)")
     ui.add_argument("--runs", type=Path, default=Path("runs"), help="runs folder (default: ./runs)")
+    ui.set_defaults(run=lambda arguments: show_runs(arguments.runs))
     return parser
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="predict properties of structure files",
+        description=PREDICT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model(parser)
+    parser.add_argument("paths", nargs="+", help="structure files, or folders that are searched for them")
+    parser.add_argument("--ensemble", nargs="+", default=[], metavar="MODEL", help="further models: mean and spread")
+    parser.add_argument("--output", type=Path, help="table to write: .csv, .parquet or .json (default: CSV on stdout)")
+    parser.add_argument("--processes", type=int, help="processes that read files (default: by their number)")
+    parser.add_argument("--device", default="cpu", help="torch device, e.g. cpu or cuda (default: cpu)")
+    picture = parser.add_argument_group("a picture instead of a table")
+    picture.add_argument(
+        "--explain", type=Path, metavar="FIGURE", help="draw an atom's frame and attention (.png, .pdf, .svg, .html)"
+    )
+    picture.add_argument("--atom", type=int, default=0, help="number of the atom, from 0 (default: 0)")
+    picture.add_argument("--block", type=int, default=0, help="block of the model, from 0 (default: 0)")
+    picture.add_argument("--head", type=int, default=0, help="head of the attention, from 0 (default: 0)")
+    parser.set_defaults(run=predict)
+
+
+def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("convert", help="make a model file of one of the authors' checkpoints")
+    parser.add_argument("official", type=Path, help="the Lightning checkpoint")
+    parser.add_argument("--output", type=Path, help="model file to write (default: beside it, .pt)")
+    parser.add_argument("--weights", choices=("averaged", "plain"), help="(default: averaged, if any were averaged)")
+    parser.add_argument("--cutoff", type=float, help="radius of the neighbour sphere in Å (default: that of training)")
+    parser.add_argument("--task", help="name of the target (default: the file's)")
+    parser.add_argument("--unit", help="its unit (default: the published one)")
+    parser.set_defaults(run=convert)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder of a training, runs:/ID or models:/NAME/1")
+    parser.add_argument("--tracking-uri", help="where MLflow records (default: MLFLOW_TRACKING_URI, or ./runs)")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,166 @@
+"""The commands `crystalframer predict` and `crystalframer convert`, once the command line is read."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crystalframer.data.crystal import ELEMENTS
+from crystalframer.errors import UserError
+from crystalframer.prediction.cutoff import cutoff_warning
+from crystalframer.prediction.official import Weights, convert_official
+from crystalframer.prediction.predictor import Predictor, load_predictor
+from crystalframer.prediction.results import Predictions, require_suffix
+from crystalframer.prediction.structures import Named, elements_of, expand, from_files
+from crystalframer.training.trained import write_model
+
+FILES_PER_PROCESS = 4000
+"""Fewer files are read sooner by one process: starting others takes seconds."""
+
+
+@dataclass
+class _Reading:
+    """Passes structures on, and remembers how long reading took and what was read."""
+
+    seconds: float = 0.0
+    elements: set[int] = field(default_factory=set)
+
+    def of(self, structures: Iterator[Named], advance: Callable[[], None]) -> Iterator[Named]:
+        while True:
+            started = time.perf_counter()
+            entry = next(structures, None)
+            self.seconds += time.perf_counter() - started
+            if entry is None:
+                return
+            if entry.crystal is not None:
+                self.elements |= elements_of(entry.crystal)
+            advance()
+            yield entry
+
+
+def predict_files(
+    models: Sequence[Path],
+    paths: Sequence[Path],
+    *,
+    output: Path | None = None,
+    processes: int | None = None,
+    device: str = "cpu",
+) -> int:
+    """Predict the structures of files and folders; return the exit code: 0 if any was predicted, else 2.
+
+    The table goes to `output`, or as CSV to stdout; the summary and warnings go to stderr.
+
+    Raises:
+        UserError: a model cannot be read, the folders hold no structure files, or the output cannot be written.
+    """
+    if output is not None:
+        require_suffix(output)
+    predictor = load_predictor(*models, device=device)
+    files = expand(paths)
+    if not files:
+        raise UserError(
+            f"found no structure files in {', '.join(map(str, paths))}; expected CIF, POSCAR, extended XYZ, an ASE "
+            "database or pymatgen JSON"
+        )
+    started = time.perf_counter()
+    reading = _Reading()
+    with _progress(len(files)) as advance:
+        structures = from_files(files, _processes(processes, len(files)))
+        predictions = predictor.predict_named(reading.of(structures, advance))
+    seconds = time.perf_counter() - started
+    if output is None:
+        sys.stdout.writelines(f"{line}\n" for line in predictions.lines())
+    else:
+        predictions.write(output)
+    _report(predictor, predictions, reading, seconds)
+    return 0 if predictions.num_predicted else 2
+
+
+def convert_file(
+    official: Path,
+    output: Path | None,
+    *,
+    weights: Weights | None = None,
+    cutoff: float | None = None,
+    task: str | None = None,
+    unit: str | None = None,
+) -> int:
+    """Convert one of the authors' checkpoints to a model file, by default beside it.
+
+    Raises:
+        UserError: it cannot be converted, or the output cannot be written or is the checkpoint itself.
+    """
+    path = output or official.with_suffix(".pt")
+    if path.exists() and official.exists() and path.samefile(official):
+        raise UserError(f"the output {path} is the checkpoint itself; give another --output")
+    trained = convert_official(official, weights=weights, cutoff=cutoff, task=task, unit=unit)
+    try:
+        write_model(path, trained)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+    config = trained.trial.model
+    print(
+        f"{path}: {trained.task} [{trained.unit}], frame {config.frame}, {config.num_blocks} blocks, "
+        f"{'averaged' if trained.averaged else 'plain'} weights, cutoff {config.cutoff:g} Å"
+    )
+    return 0
+
+
+def _processes(asked: int | None, num_files: int) -> int:
+    """Return how many processes read the files: as asked, else as many cores as there is work for."""
+    import os
+
+    if asked is not None:
+        if asked < 1:
+            raise UserError(f"--processes: got {asked}, expected at least 1")
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, num_files // FILES_PER_PROCESS))
+
+
+def _report(predictor: Predictor, predictions: Predictions, reading: _Reading, seconds: float) -> None:
+    """Say on stderr what came out, how fast, and what to be wary of."""
+    total, good = len(predictions.ids), predictions.num_predicted
+    model = seconds - reading.seconds
+    failed = [(i, e) for i, e in zip(predictions.ids, predictions.errors, strict=True) if e]
+    _say(
+        f"predicted {good:,} of {total:,} structures in {seconds:.1f} s ({good / seconds:,.0f} per second; "
+        f"reading {reading.seconds:.1f} s, model {model:.1f} s)"
+    )
+    if failed:
+        label, reason = failed[0]
+        _say(f"{len(failed):,} could not be predicted (column error), the first: {label}: {reason}")
+    for warning in warnings_for(predictor, predictions, reading.elements):
+        _say(f"warning: {warning}")
+
+
+def warnings_for(predictor: Predictor, predictions: Predictions, elements: Iterable[int]) -> list[str]:
+    """Return what to be wary of in some predictions of crystals with these atomic numbers."""
+    found = [cutoff_warning(predictor, predictions.sigma_max)]
+    if predictor.trained_elements is not None:
+        strange = sorted(set(elements) - predictor.trained_elements)
+        names = ", ".join(ELEMENTS[number - 1] for number in strange if number <= predictor.num_elements)
+        if names:
+            found.append(f"the training set had no crystal with {names}: predictions of crystals with it are guesses")
+    return [warning for warning in found if warning]
+
+
+def _say(text: str) -> None:
+    printable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    print(" ".join(printable.split()), file=sys.stderr)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """Yield what advances a bar on a terminal, and does nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("structures", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,244 @@
+"""A predictor: one or several trained models with the same targets, applied to structures of any origin."""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from crystalframer.data.batch import collate
+from crystalframer.data.batching import packed_batches
+from crystalframer.data.crystal import ELEMENTS, Crystal
+from crystalframer.errors import UserError
+from crystalframer.geometry.prepared import prepare_geometry
+from crystalframer.nn.attention import PeriodicAttention
+from crystalframer.prediction.results import Predictions
+from crystalframer.prediction.structures import Named, StructureLike, elements_of, named_structures
+from crystalframer.training.evaluation import EVALUATION_ATOMS
+from crystalframer.training.trained import TrainedModel, load_model
+
+CHUNK_ATOMS = 4 * EVALUATION_ATOMS
+"""Atoms of the structures that are held at once; within them, batches are packed by size."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """The outputs for some structures: a row each, NaN where there is an error."""
+
+    values: NDArray[np.float64]
+    """(M, S, T) in the targets' units, for M models."""
+    errors: list[str]
+
+
+class Predictor:
+    """Predicts the properties of crystals; several models make an ensemble whose mean and spread are returned.
+
+    Predictions do not depend on what else is predicted beside a structure, but for float32's rounding.
+    """
+
+    def __init__(self, members: Sequence[TrainedModel], *, max_atoms: int = EVALUATION_ATOMS) -> None:
+        """Take over trained models.
+
+        Args:
+            members: at least one; all with the same targets and units.
+            max_atoms: bound on the atoms per batch (a larger crystal has a batch of its own).
+
+        Raises:
+            UserError: no model, or models of different targets.
+        """
+        if not members:
+            raise UserError("got no model to predict with, expected at least one")
+        self.members = tuple(members)
+        self.max_atoms = max_atoms
+        self.names = tuple(target.name for target in members[0].targets)
+        self.units = tuple(target.unit for target in members[0].targets)
+        for member in members[1:]:
+            ours, theirs = _targets_of(members[0]), _targets_of(member)
+            if ours != theirs:
+                raise UserError(
+                    f"the models of an ensemble must predict the same: one predicts {ours}, another {theirs}"
+                )
+
+    @cached_property
+    def trained_elements(self) -> frozenset[int] | None:
+        """Atomic numbers that every model met in training; None where that is not known of one of them."""
+        known = [member.elements for member in self.members]
+        if any(elements is None for elements in known):
+            return None
+        return frozenset.intersection(*(frozenset(elements) for elements in known if elements is not None))
+
+    @cached_property
+    def num_elements(self) -> int:
+        """Largest atomic number that every model knows."""
+        return min(member.trial.model.num_elements for member in self.members)
+
+    def predict(self, structures: "StructureLike | Iterable[StructureLike]", *, processes: int = 1) -> Predictions:
+        """Predict structures.
+
+        Args:
+            structures: one or many of: pymatgen ``Structure``, ASE ``Atoms``, `Crystal`, or a path to a file of
+                structures (a file of several frames gives several rows).
+            processes: processes that read files.
+
+        Returns:
+            A row for each structure, in order. A structure that cannot be read or predicted has its reason in
+            `errors`; nothing is raised for it.
+        """
+        return self.predict_named(named_structures(structures, processes))
+
+    def predict_named(self, structures: Iterable[Named]) -> Predictions:
+        """Predict structures that were read already, or whose reading failed; held in memory chunk by chunk."""
+        ids: list[str] = []
+        sources: list[str] = []
+        errors: list[str] = []
+        values: list[NDArray[np.float64]] = []
+        sigma_max = 0.0
+        for chunk in _chunks(structures, CHUNK_ATOMS):
+            with _largest_sigma(self.members) as sigma:
+                outcome = self._predict_chunk(chunk)
+            sigma_max = max(sigma_max, sigma.value)
+            ids += [entry.id for entry in chunk]
+            sources += [entry.source for entry in chunk]
+            errors += outcome.errors
+            values.append(outcome.values)
+        shape = (len(self.members), 0, len(self.names))
+        stacked = np.concatenate(values, axis=1) if values else np.empty(shape)
+        return Predictions(
+            ids=tuple(ids),
+            sources=tuple(sources),
+            names=self.names,
+            units=self.units,
+            values=stacked.mean(axis=0),
+            spread=stacked.std(axis=0, ddof=1) if len(self.members) > 1 else None,
+            errors=tuple(errors),
+            sigma_max=sigma_max,
+        )
+
+    def _predict_chunk(self, chunk: Sequence[Named]) -> _Outcome:
+        errors = [entry.reason or self._unknown_element(entry.crystal) for entry in chunk]
+        good = np.array([row for row, error in enumerate(errors) if not error], dtype=np.int64)
+        values = np.full((len(self.members), len(chunk), len(self.names)), np.nan)
+        crystals = [crystal for row in good if (crystal := chunk[row].crystal) is not None]
+        for cutoff in {member.trial.model.cutoff for member in self.members}:
+            members = [index for index, member in enumerate(self.members) if member.trial.model.cutoff == cutoff]
+            values[np.ix_(members, good)] = self._predict_crystals(crystals, cutoff, members)
+        for row in good:
+            if not np.isfinite(values[:, row]).all():
+                values[:, row] = np.nan
+                errors[row] = "the model's prediction is not a finite number"
+        return _Outcome(values, errors)
+
+    @torch.inference_mode()
+    def _predict_crystals(
+        self, crystals: Sequence[Crystal], cutoff: float, members: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Return the predictions (M, S, T) of the members of one cutoff."""
+        sizes = np.array([crystal.num_atoms for crystal in crystals], dtype=np.int64)
+        values = np.empty((len(members), len(crystals), len(self.names)))
+        for positions in packed_batches(sizes, self.max_atoms):
+            batch = collate([prepare_geometry(crystals[position], cutoff) for position in positions], cutoff)
+            for row, index in enumerate(members):
+                member = self.members[index]
+                outputs = member.model(batch.to(member.model.embedding.weight.device))
+                values[row, positions] = member.restore(outputs.double().cpu().numpy())
+        return values
+
+    def _unknown_element(self, crystal: Crystal | None) -> str:
+        """Return what is wrong with the elements of a crystal, nothing if all are known."""
+        assert crystal is not None, "what could not be read has a reason"
+        largest = max(elements_of(crystal))
+        if largest <= self.num_elements:
+            return ""
+        return (
+            f"contains {ELEMENTS[largest - 1]} (Z = {largest}); this model knows the elements 1 to {self.num_elements}"
+        )
+
+
+def load_predictor(*models: str | Path, device: str = "cpu") -> Predictor:
+    """Load a model to predict with, or several as an ensemble.
+
+    Args:
+        models: each a checkpoint or model file, a folder that holds ``checkpoint.pt`` (as training writes it), or a
+            pattern of these such as ``"runs/mine/max-seed*"``.
+        device: where the models shall live.
+
+    Raises:
+        UserError: there is no such model, or it cannot be read.
+    """
+    paths = [path for model in models for path in model_files(model)]
+    return Predictor([load_model(path, device=device) for path in paths])
+
+
+def model_files(model: str | Path) -> list[Path]:
+    """Return the files of models that a text names: a file, a folder with a checkpoint, or a pattern of these.
+
+    Raises:
+        UserError: there is none.
+    """
+    text = str(model)
+    if text.startswith(("runs:/", "models:/")):
+        raise UserError(
+            f"{text} is an address in MLflow: use crystalframer.orchestration.model_registry.load_registered there, "
+            "or give the path of a checkpoint"
+        )
+    path = Path(model)
+    if path.exists():
+        return [_file_of(path)]
+    if found := sorted(glob.glob(text)):  # noqa: PTH207 - Path.glob takes no absolute pattern
+        return [_file_of(Path(entry)) for entry in found]
+    raise UserError(f"there is no model {text}; give a checkpoint, a model file or the folder of a training")
+
+
+def _file_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in ("checkpoint.pt", "model.pt"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"the folder {path} holds no checkpoint.pt; give the folder of one training, or the file itself")
+
+
+class _Maximum:
+    value = 0.0
+
+
+@contextmanager
+def _largest_sigma(members: Sequence[TrainedModel]) -> Iterator[_Maximum]:
+    """Measure the largest σ in Å that passes through the models within the context."""
+    largest = _Maximum()
+
+    def measure(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(attention, PeriodicAttention)
+        largest.value = max(largest.value, float(attention.sigma(inputs[0]).max()))
+
+    handles = [
+        block.attention.register_forward_pre_hook(measure) for member in members for block in member.model.levels
+    ]
+    try:
+        yield largest
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _chunks(structures: Iterable[Named], max_atoms: int) -> Iterator[list[Named]]:
+    chunk: list[Named] = []
+    atoms = 0
+    for entry in structures:
+        chunk.append(entry)
+        atoms += 1 if entry.crystal is None else entry.crystal.num_atoms
+        if atoms >= max_atoms:
+            yield chunk
+            chunk, atoms = [], 0
+    if chunk:
+        yield chunk
+
+
+def _targets_of(member: TrainedModel) -> str:
+    return ", ".join(f"{target.name} [{target.unit}]" for target in member.targets)

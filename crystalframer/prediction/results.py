@@ -1,0 +1,145 @@
+"""What a prediction returns, and the tables it is written to."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalframer.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".csv", ".parquet", ".json")
+"""What a table's file may be called."""
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Values of T properties for S structures, in the order in which they were given."""
+
+    ids: tuple[str, ...]
+    """Name of each structure."""
+    sources: tuple[str, ...]
+    """File it was read from; empty for a structure given in memory."""
+    names: tuple[str, ...]
+    """The T properties."""
+    units: tuple[str, ...]
+    """Their units."""
+    values: NDArray[np.float64]
+    """(S, T) predictions; NaN where there is an error."""
+    spread: NDArray[np.float64] | None
+    """(S, T) standard deviation over the models of an ensemble; None for a single model."""
+    errors: tuple[str, ...]
+    """Why a structure has no prediction; empty where it has one."""
+    sigma_max: float = 0.0
+    """Largest σ met, in Å: how far the model's heads look in these structures."""
+
+    @property
+    def num_predicted(self) -> int:
+        """Number of structures that have a prediction."""
+        return sum(not error for error in self.errors)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return a table with the columns id, source, ``<name> [<unit>]``, its spread if there is one, and error."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"id": list(self.ids), "source": list(self.sources)}
+        columns |= self._numbers()
+        columns["error"] = list(self.errors)
+        return pd.DataFrame(columns)
+
+    def write(self, path: Path) -> None:
+        """Write the table as CSV, Parquet or JSON, by the file's suffix.
+
+        Text in a CSV file that a spreadsheet would take for a formula gets an apostrophe in front.
+
+        Raises:
+            UserError: another suffix, or the file cannot be written.
+        """
+        require_suffix(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            match path.suffix.lower():
+                case ".csv":
+                    with path.open("w", encoding="utf-8", newline="") as file:
+                        csv.writer(file).writerows(self._csv_rows())
+                case ".parquet":
+                    self.to_dataframe().to_parquet(path, index=False)
+                case _:
+                    path.write_text(json.dumps(list(self._records()), indent=1, ensure_ascii=False), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+
+    def lines(self) -> Iterator[str]:
+        """Yield the rows as CSV lines, the header first."""
+        for row in self._csv_rows():
+            yield _Line.of(row)
+
+    def _numbers(self) -> dict[str, NDArray[np.float64]]:
+        columns = {}
+        for index, (name, unit) in enumerate(zip(self.names, self.units, strict=True)):
+            columns[f"{name} [{unit}]"] = self.values[:, index]
+            if self.spread is not None:
+                columns[f"{name}_std [{unit}]"] = self.spread[:, index]
+        return columns
+
+    def _csv_rows(self) -> Iterator[list[str]]:
+        numbers = self._numbers()
+        yield ["id", "source", *numbers, "error"]
+        for row, (label, source, error) in enumerate(zip(self.ids, self.sources, self.errors, strict=True)):
+            values = [_text(column[row]) for column in numbers.values()]
+            yield [_plain(label), _plain(source), *values, _plain(error)]
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        numbers = self._numbers()
+        for row, (label, source, error) in enumerate(zip(self.ids, self.sources, self.errors, strict=True)):
+            values = {name: float(column[row]) for name, column in numbers.items()}
+            known = {name: value if np.isfinite(value) else None for name, value in values.items()}
+            yield {"id": _encodable(label), "source": _encodable(source), **known, "error": _encodable(error) or None}
+
+
+def require_suffix(path: Path) -> None:
+    """Raise a `UserError` unless a table can be written to a file of this name."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--output {path}: got the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+
+
+class _Line:
+    """One CSV row as a line of text, from the csv module's writer."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    @classmethod
+    def of(cls, row: list[str]) -> str:
+        line = cls()
+        csv.writer(line, lineterminator="").writerow(row)
+        return line.text
+
+
+def _text(value: float) -> str:
+    """Return a float32-exact number, nothing for NaN."""
+    return f"{value:.9g}" if np.isfinite(value) else ""
+
+
+def _plain(text: str) -> str:
+    """Return text on one line that no spreadsheet evaluates and every encoding can write."""
+    line = " ".join(_encodable(text).split())
+    return f"'{line}" if line.startswith(_FORMULA_STARTS) else line
+
+
+def _encodable(text: str) -> str:
+    """Return text whose undecodable bytes (surrogates of a file name) and control characters are spelled out."""
+    visible = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(char if char.isprintable() or char in "\n\t\r" else f"\\x{ord(char):02x}" for char in visible)

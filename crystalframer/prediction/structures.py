@@ -1,0 +1,121 @@
+"""What a predictor accepts as a structure, turned into crystals with a name and a source."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from crystalframer.data.crystal import Crystal
+from crystalframer.data.structure_files import ReadLimits, ReadResult, find_structure_files, read_structures
+from crystalframer.data.structure_formats import PARSE_ERRORS, describe, from_atoms, parse_structure
+from crystalframer.errors import UserError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core.structure import Structure
+
+StructureLike: TypeAlias = Union[Crystal, "Structure", "Atoms", str, Path]
+"""A crystal of ours, of pymatgen or of ASE, or the path of a file of structures."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A structure to predict: exactly one of crystal and reason."""
+
+    id: str
+    source: str
+    """File it comes from, or empty."""
+    crystal: Crystal | None
+    reason: str = ""
+    """Why there is none."""
+
+
+def named_structures(structures: StructureLike | Iterable[StructureLike], processes: int = 1) -> Iterator[Named]:
+    """Yield every structure in order; runs of paths are read by `processes` processes.
+
+    Raises:
+        UserError: something is no structure.
+    """
+    paths: list[Path] = []
+    for position, entry in enumerate(_several(structures)):
+        if isinstance(entry, str | Path):
+            paths.append(Path(entry))
+            continue
+        yield from from_files(paths, processes)
+        paths = []
+        yield _in_memory(entry, position)
+    yield from from_files(paths, processes)
+
+
+def from_files(paths: Sequence[Path], processes: int = 1, limits: ReadLimits | None = None) -> Iterator[Named]:
+    """Yield the structures of files in order, what cannot be read with its reason."""
+    if paths:
+        for result in read_structures(paths, processes=processes, limits=limits):
+            yield _of_result(result)
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Return the structure files that paths name: folders are walked, anything else is taken as it is."""
+    found: list[Path] = []
+    for path in paths:
+        found += find_structure_files(path) if path.is_dir() else [path]
+    return found
+
+
+def from_text(text: str, id: str = "", limits: ReadLimits | None = None) -> Named:
+    """Return the structure that a CIF, a POSCAR or a pymatgen dictionary in JSON describes."""
+    limits = limits or ReadLimits()
+    if len(text) > limits.max_bytes:
+        return Named(id, "", None, f"the text has more than {limits.max_bytes} characters")
+    try:
+        crystal = parse_structure(text, limits)
+    except StopIteration:
+        return Named(id, "", None, "the text holds no structure")
+    except PARSE_ERRORS as error:
+        return Named(id, "", None, describe(error).removeprefix("crystal without id: "))
+    if crystal.num_atoms > limits.max_atoms:
+        reason = f"the structure has {crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
+        return Named(id, "", None, reason)
+    return Named(id, "", replace(crystal, id=id))
+
+
+def elements_of(crystal: Crystal) -> set[int]:
+    """Return the atomic numbers in a crystal, those of disordered sites included."""
+    elements = set(crystal.atomic_numbers.tolist())
+    return elements if crystal.mixture is None else elements | set(crystal.mixture.elements.tolist())
+
+
+def _several(structures: StructureLike | Iterable[StructureLike]) -> Iterable[StructureLike]:
+    """Return the structures as an iterable; pymatgen's and ASE's are iterables themselves, of sites and atoms."""
+    single = isinstance(structures, Crystal | str | Path) or _is_structure(structures) or _is_atoms(structures)
+    return [structures] if single else structures  # type: ignore[list-item, return-value]
+
+
+def _in_memory(entry: Any, position: int) -> Named:
+    name = str(position)
+    if isinstance(entry, Crystal):
+        return Named(entry.id or name, "", entry)
+    if _is_atoms(entry):
+        parsed = from_atoms(entry, ReadLimits(max_atoms=len(entry)))
+        return Named(parsed.name or name, "", parsed.crystal, parsed.reason)
+    if not _is_structure(entry):
+        raise UserError(
+            f"structure number {position} is a {type(entry).__name__}; expected a pymatgen Structure, ASE Atoms, "
+            "a Crystal or the path of a file"
+        )
+    try:
+        return Named(name, "", Crystal.from_structure(entry, name))
+    except UserError as error:
+        return Named(name, "", None, str(error))
+
+
+def _of_result(result: ReadResult) -> Named:
+    return Named(result.id, result.source, result.crystal, result.reason)
+
+
+def _is_structure(entry: object) -> bool:
+    return hasattr(entry, "lattice") and hasattr(entry, "frac_coords") and hasattr(entry, "sites")
+
+
+def _is_atoms(entry: object) -> bool:
+    return hasattr(entry, "get_scaled_positions") and hasattr(entry, "pbc")

@@ -1,0 +1,123 @@
+"""`crystalframer predict` and `crystalframer convert` as a person runs them."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crystalframer import cli
+from crystalframer.data.crystal import Crystal
+from crystalframer.prediction import Predictor, load_predictor
+from crystalframer.prediction.cutoff import neglected_share, truncation_error
+from crystalframer.training.trained import write_model
+from tests.prediction.conftest import MakeModel
+
+
+def test_a_folder_and_files_become_a_table(
+    model_file: Path, cif_folder: Path, crystals: list[Crystal], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "=bad.cif"
+    bad.write_text("nothing\n")
+    output = tmp_path / "new" / "out.csv"
+    assert cli.main(["predict", str(model_file), str(cif_folder), str(bad), "--output", str(output)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("predicted 12 of 13 structures in ")
+    assert "1 could not be predicted (column error), the first: =bad: " in captured.err
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [f"c{number:02}" for number in range(12)] + ["'=bad"]
+    values = np.array([float(row["formation_energy [eV/atom]"]) for row in rows[:12]])
+    expected = load_predictor(model_file).predict(crystals).values[:, 0]
+    assert np.allclose(values, expected, atol=2e-4)
+    assert rows[12]["formation_energy [eV/atom]"] == ""
+    assert rows[12]["error"]
+
+
+def test_the_same_table_in_three_formats_and_on_stdout(
+    model_file: Path, cif_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "none.cif"
+    command = ["predict", str(model_file), str(cif_folder / "c00.cif"), str(missing), "--ensemble", str(model_file)]
+    for name in ("out.csv", "out.parquet", "out.json"):
+        assert cli.main([*command, "--output", str(tmp_path / name)]) == 0
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    records = json.loads((tmp_path / "out.json").read_text())
+    assert (tmp_path / "out.csv").read_text().splitlines() == printed.splitlines()
+    assert list(table.columns) == list(records[0]) == printed.splitlines()[0].split(",")
+    assert records[1]["formation_energy [eV/atom]"] is None
+    assert records[0]["error"] is None
+    assert table["formation_energy_std [eV/atom]"][0] == 0
+    assert records[0]["bandgap [eV]"] == table["bandgap [eV]"][0]
+
+
+def test_nothing_predicted_is_exit_code_2(model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(model_file), str(tmp_path / "none.cif")]) == 2
+    assert "predicted 0 of 1 structures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["{model}", "{folder}/empty"], "found no structure files in"),
+        (["{folder}/none.pt", "x.cif"], "there is no model"),
+        (["{model}", "x.cif", "--output", "out.xlsx"], "expected one of .csv, .parquet, .json"),
+        (["{model}", "x.cif", "--processes", "0"], "--processes: got 0, expected at least 1"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(model=model_file, folder=tmp_path) for argument in arguments]
+    assert cli.main(["predict", *filled]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert problem in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_convert_writes_what_predict_reads(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    official, output = shared / "golden" / "official_style_none.ckpt", tmp_path / "none.pt"
+    assert cli.main(["convert", str(official), "--output", str(output)]) == 0
+    assert capsys.readouterr().out.startswith(f"{output}: formation_energy [eV/atom], frame none, 4 blocks, averaged")
+    assert load_predictor(output).names == ("formation_energy",)
+    assert cli.main(["convert", str(output), "--output", str(tmp_path / "again.pt")]) == 2
+    assert "is a file of this program already" in capsys.readouterr().err
+
+
+def test_a_wide_sigma_and_strange_elements_are_warned_of(
+    make_model: MakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], cif_folder: Path
+) -> None:
+    known = tuple(number for number in range(1, 99) if number != 38)
+    narrow = dataclasses.replace(make_model(cutoff=3.0), elements=known)
+    write_model(tmp_path / "narrow.pt", narrow)
+    assert cli.main(["predict", str(tmp_path / "narrow.pt"), str(cif_folder)]) == 0
+    problems = capsys.readouterr().err
+    assert "its cutoff is 3 Å: about" in problems
+    assert "the training set had no crystal with Sr: " in problems
+    wide = make_model(cutoff=10.0)
+    write_model(tmp_path / "wide.pt", wide)
+    assert cli.main(["predict", str(tmp_path / "wide.pt"), str(cif_folder)]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_the_cutoffs_error_is_measured(make_model: MakeModel, crystals: list[Crystal]) -> None:
+    short, long = (truncation_error(make_model(cutoff=cutoff), crystals[:4]) for cutoff in (4.0, 8.0))
+    assert short.largest > 100 * long.largest
+    assert (long.cutoff, long.wide, long.num_crystals) == (8.0, 12.0, 4)
+    by_hand = [Predictor([make_model(cutoff=cutoff)]).predict(crystals[:4]).values[:, 0] for cutoff in (4.0, 8.0)]
+    assert short.largest == pytest.approx(np.abs(by_hand[0] - by_hand[1]).max(), rel=1e-3)
+
+
+def test_the_neglected_share_is_the_tail_of_a_gaussian() -> None:
+    points = np.random.default_rng(0).normal(size=(200_000, 3)) * 1.5
+    beyond = (np.linalg.norm(points, axis=1) > 4.0).mean()
+    assert neglected_share(1.5, 4.0) == pytest.approx(beyond, rel=0.03)
+    assert neglected_share(0.0, 4.0) == 0
