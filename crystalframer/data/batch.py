@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalframer.data.dataset import TaskData
+from crystalframer.data.mixture import Mixture
 from crystalframer.geometry.prepared import Geometry, prepare_geometry
 
 
@@ -47,6 +48,10 @@ class CrystalBatch:
     """Of all atoms, known without asking the device"""
     targets: Tensor | None = None
     """(S, num_targets) in physical units"""
+    species: Tensor | None = None
+    """(N, P) int64 elements on each site, where some crystal is disordered"""
+    occupancies: Tensor | None = None
+    """(N, P) their occupancies; a site's sum is at most 1, the rest is vacancy"""
     derived: dict[str, Any] = field(default_factory=dict)
     """What a kernel derives from the geometry once and keeps for the batch's other blocks and passes"""
 
@@ -98,6 +103,8 @@ def collate(
         return torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
 
     numbers = np.concatenate([geometry.atomic_numbers for geometry in geometries])
+    mixture = Mixture.concatenate([geometry.mixture for geometry in geometries], sizes)
+    species, occupancies = (None, None) if mixture is None else mixture.dense(numbers)
     return CrystalBatch(
         atomic_numbers=torch.from_numpy(numbers),
         offsets=torch.from_numpy(offsets),
@@ -116,8 +123,10 @@ def collate(
         lattice_axes=real(np.stack([geometry.lattice_axes for geometry in geometries])),
         pca_frames=real(np.stack([geometry.pca_frame for geometry in geometries])),
         cutoff=cutoff,
-        largest_atomic_number=int(numbers.max()),
+        largest_atomic_number=int((numbers if species is None else species).max()),
         targets=None if targets is None else real(np.asarray(targets, dtype=np.float64).reshape(len(sizes), -1)),
+        species=None if species is None else torch.from_numpy(species),
+        occupancies=None if occupancies is None else real(occupancies),
     )
 
 

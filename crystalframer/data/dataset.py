@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crystalframer.config import DataConfig
 from crystalframer.data.crystal import ELEMENTS, Crystal
+from crystalframer.data.mixture import Mixture
 from crystalframer.errors import UserError, near_matches
 
 T = TypeVar("T", bound=np.generic)
@@ -65,6 +66,8 @@ class CrystalDataset:
     """Target properties by name."""
     stored_fingerprint: str | None = None
     """Fingerprint recorded by a prepared store, whose content was checked when it was written; else None."""
+    mixture: Mixture | None = None
+    """Occupancies of all disordered sites, counted over all crystals; None where every crystal is ordered."""
 
     def __post_init__(self) -> None:
         n, total = len(self.ids), len(self.atomic_numbers)
@@ -92,7 +95,9 @@ class CrystalDataset:
         """Return crystal ``index`` (an `IndexError` beyond the end, as for a list)."""
         row = range(len(self))[index]
         atoms = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
-        return Crystal(self.lattice[row], self.frac_coords[atoms], self.atomic_numbers[atoms], str(self.ids[row]))
+        mixture = self.mixture.part(atoms.start, atoms.stop) if self.mixture is not None else None
+        numbers = self.atomic_numbers[atoms]
+        return Crystal(self.lattice[row], self.frac_coords[atoms], numbers, str(self.ids[row]), mixture)
 
     @property
     def num_atoms(self) -> NDArray[np.int64]:
@@ -108,6 +113,9 @@ class CrystalDataset:
         _update(digest, "ids", np.frombuffer("\n".join(self.ids.tolist()).encode(), dtype=np.uint8))
         for name in ("offsets", "lattice", "frac_coords", "atomic_numbers"):
             _update(digest, name, getattr(self, name))
+        if self.mixture is not None:
+            for name, values in vars(self.mixture).items():
+                _update(digest, f"mixture {name}", values)
         for key in sorted(self.tasks):
             task = self.tasks[key]
             _update(digest, f"targets of {key} in {task.unit}", task.targets)
@@ -141,6 +149,8 @@ class CrystalDataset:
         self._require(
             bool(ends_fit and (self.num_atoms > 0).all()), f"offsets do not ascend strictly from 0 to {total}"
         )
+        problem = self.mixture.problem(total, len(ELEMENTS)) if self.mixture is not None else ""
+        self._require(not problem, problem)
         unique, counts = np.unique(self.ids, return_counts=True)
         self._require(len(unique) == len(self), f"id {unique[counts > 1][:1].tolist()} occurs more than once")
         for task in self.tasks.values():
@@ -170,12 +180,14 @@ class DatasetBuilder:
         self._ids: list[str] = []
         self._sizes: list[int] = []
         self._blocks: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]] = []
+        self._mixtures: list[Mixture | None] = []
         self._recent: list[Crystal] = []
 
     def add(self, crystal: Crystal) -> None:
         """Append a crystal."""
         self._ids.append(crystal.id)
         self._sizes.append(crystal.num_atoms)
+        self._mixtures.append(crystal.mixture)
         self._recent.append(crystal)
         if len(self._recent) == self._BLOCK:
             self._pack()
@@ -198,6 +210,7 @@ class DatasetBuilder:
             frac_coords=frac_coords,
             atomic_numbers=atomic_numbers,
             tasks={task.name: task for task in tasks},
+            mixture=Mixture.concatenate(self._mixtures, self._sizes),
         )
 
     def _pack(self) -> None:
@@ -268,13 +281,17 @@ def require_elements(dataset: CrystalDataset, rows: NDArray[np.int64], num_eleme
     Raises:
         UserError: naming the first crystal with a heavier element, that element, and how many such crystals there are.
     """
-    heavy_atoms = np.flatnonzero(dataset.atomic_numbers > num_elements)
+    atoms, numbers = np.arange(len(dataset.atomic_numbers)), dataset.atomic_numbers
+    if dataset.mixture is not None:
+        atoms, numbers = np.append(atoms, dataset.mixture.sites), np.append(numbers, dataset.mixture.elements)
+    heavy = numbers > num_elements
+    heavy_atoms, heavy_numbers = atoms[heavy], numbers[heavy]
     heavy_rows = np.searchsorted(dataset.offsets, heavy_atoms, side="right") - 1
     selected = np.isin(heavy_rows, rows)
     if not selected.any():
         return
     first = int(np.argmax(selected))
-    number = int(dataset.atomic_numbers[heavy_atoms[first]])
+    number = int(heavy_numbers[first])
     raise UserError(
         f"crystal {str(dataset.ids[heavy_rows[first]])!r} of data set {dataset.name!r} contains {ELEMENTS[number - 1]} "
         f"(Z = {number}), but the model knows elements 1 to {num_elements} (setting 'model.num_elements'); "

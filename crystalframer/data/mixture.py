@@ -1,5 +1,6 @@
 """Disorder: sites shared by several elements, or partly empty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ class Mixture:
 
     def __post_init__(self) -> None:
         for name, dtype in (("sites", np.int64), ("elements", np.int64), ("weights", np.float64)):
-            array = np.array(getattr(self, name), dtype=dtype)
+            array = np.asarray(getattr(self, name), dtype=dtype).view()
             array.setflags(write=False)
             object.__setattr__(self, name, array)
 
@@ -58,6 +59,34 @@ class Mixture:
         if first == last:
             return None
         return Mixture(self.sites[first:last] - start, self.elements[first:last], self.weights[first:last])
+
+    @classmethod
+    def concatenate(cls, mixtures: "Sequence[Mixture | None]", num_atoms: ArrayLike) -> "Mixture | None":
+        """Return the occupancies of crystals laid end to end, of so many atoms each, or None where all are ordered."""
+        sizes = np.asarray(num_atoms, dtype=np.int64)
+        present = [
+            (part, first) for part, first in zip(mixtures, np.cumsum(sizes) - sizes, strict=True) if part is not None
+        ]
+        if not present:
+            return None
+        return cls(
+            np.concatenate([part.sites + first for part, first in present]),
+            np.concatenate([part.elements for part, _ in present]),
+            np.concatenate([part.weights for part, _ in present]),
+        )
+
+    def dense(self, atomic_numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the elements and occupancies of all atoms, (N, P) each, with P the most elements on one site.
+
+        An ordered atom has its element with occupancy 1 first; unused places repeat it with occupancy 0.
+        """
+        place = np.arange(len(self.sites)) - np.searchsorted(self.sites, self.sites)
+        species = np.repeat(atomic_numbers[:, None], int(place.max()) + 1, axis=1)
+        occupancies = np.zeros(species.shape)
+        occupancies[:, 0] = 1.0
+        species[self.sites, place] = self.elements
+        occupancies[self.sites, place] = self.weights
+        return species, occupancies
 
 
 def occupied_sites(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from crystalframer.data.batch import CrystalBatch, Incoming
 from crystalframer.data.dataset import TaskData
+from crystalframer.data.mixture import Mixture
 from crystalframer.geometry.batched_neighbours import find_neighbours_of_all
 from crystalframer.geometry.prepared import static_frames
 
@@ -60,6 +61,10 @@ class _Flat:
     """(R, 3, 3, 3) lattice frame, lattice axes, pca frame"""
     targets: Tensor
     """(R, T)"""
+    species: Tensor | None = None
+    """(A, P) int64 elements on each site, where some crystal is disordered"""
+    occupancies: Tensor | None = None
+    """(A, P)"""
 
 
 class ResidentCrystals:
@@ -92,12 +97,13 @@ class ResidentCrystals:
         crystal = torch.repeat_interleave(torch.arange(len(rows), device=self.device), self._flat.num_atoms)
         self.num_edges: NDArray[np.int64] = edges.index_add(0, crystal, self._flat.degree).cpu().numpy()
         """(R,) on the host"""
-        self.largest_atomic_number = int(self._flat.atomic_numbers.max())
+        flat = self._flat
+        self.largest_atomic_number = int((flat.atomic_numbers if flat.species is None else flat.species).max())
 
     @property
     def num_bytes(self) -> int:
         """Memory on the device."""
-        return sum(tensor.nbytes for tensor in vars(self._flat).values())
+        return sum(tensor.nbytes for tensor in vars(self._flat).values() if tensor is not None)
 
     def shape_for(self, index: NDArray[np.int64]) -> PaddedShape:
         """Return the shape a batch of these crystals is padded to; computed on the host."""
@@ -146,6 +152,8 @@ class ResidentCrystals:
             cutoff=self.cutoff,
             largest_atomic_number=self.largest_atomic_number,
             targets=flat.targets[index],
+            species=None if flat.species is None else flat.species[atom],
+            occupancies=None if flat.occupancies is None else flat.occupancies[atom],
             derived={"incoming": Incoming(first_incoming, incoming, centre)},
         )
 
@@ -161,6 +169,9 @@ def _lay_out(data: TaskData, rows: NDArray[np.int64], cutoff: float, device: tor
     atom_of_edge = torch.repeat_interleave(torch.arange(len(found.degree), device=device), found.degree)
     crystal = torch.repeat_interleave(torch.arange(len(rows), device=device), num_atoms)[atom_of_edge]
     neighbour = found.index + first_atom[crystal]
+    numbers = np.concatenate([crystal.atomic_numbers for crystal in crystals])
+    mixture = Mixture.concatenate([crystal.mixture for crystal in crystals], [c.num_atoms for c in crystals])
+    species, occupancies = (None, None) if mixture is None else mixture.dense(numbers)
     incoming = torch.argsort(neighbour, stable=True) - first_edge[first_atom[crystal]]
     return _Flat(
         first_atom=first_atom,
@@ -168,13 +179,15 @@ def _lay_out(data: TaskData, rows: NDArray[np.int64], cutoff: float, device: tor
         first_edge=first_edge,
         degree=found.degree,
         in_degree=torch.bincount(neighbour, minlength=len(found.degree)),
-        atomic_numbers=torch.from_numpy(np.concatenate([crystal.atomic_numbers for crystal in crystals])).to(device),
+        atomic_numbers=torch.from_numpy(numbers).to(device),
         neighbour=found.index,
         incoming=incoming.int(),
         vector=found.vector,
         distance=found.distance,
         frames=torch.from_numpy(frames).to(device, dtype),
         targets=torch.from_numpy(data.targets[rows].astype(np.float64).reshape(len(rows), -1)).to(device, dtype),
+        species=None if species is None else torch.from_numpy(species).to(device),
+        occupancies=None if occupancies is None else torch.from_numpy(occupancies).to(device, dtype),
     )
 
 

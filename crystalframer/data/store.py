@@ -1,7 +1,8 @@
 """Prepared stores: one memory-mapped Arrow IPC file a data set, with its manifest inside and beside it.
 
 A store is a folder with ``crystals.arrow`` (one row a crystal: id, lattice, frac_coords, atomic_numbers, and
-``target:TASK``, ``split:TASK`` for each task), ``manifest.json`` (the same manifest as in the Arrow schema) and
+``target:TASK``, ``split:TASK`` for each task; ``mixed_sites``, ``mixed_elements``, ``mixed_weights`` where crystals are
+disordered), ``manifest.json`` (the same manifest as in the Arrow schema) and
 ``rejects.jsonl`` (one line a record that was left out, and why). pandas, polars and duckdb open the Arrow file as is.
 
 Whatever is unfinished stands beside the store in folders named ``.NAME.tmp-…``; whoever prepares a store holds its lock
@@ -26,6 +27,7 @@ import pyarrow.ipc
 from numpy.typing import NDArray
 
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
+from crystalframer.data.mixture import Mixture
 from crystalframer.errors import UserError
 
 TABLE = "crystals.arrow"
@@ -162,6 +164,7 @@ def read_store(directory: Path) -> CrystalDataset:
             for name, unit in manifest["units"].items()
         },
         stored_fingerprint=manifest["fingerprint"],
+        mixture=_read_mixture(batch, _view(coords.offsets)),
     )
 
 
@@ -189,11 +192,30 @@ def _to_arrow(dataset: CrystalDataset, manifest: str) -> pa.RecordBatch:
         ),
         "atomic_numbers": pa.LargeListArray.from_arrays(offsets, _flat(dataset.atomic_numbers)),
     }
+    if dataset.mixture is not None:
+        columns |= _mixture_columns(dataset.mixture, dataset.offsets)
     for name, task in dataset.tasks.items():
         columns[f"target:{name}"] = _flat(task.targets)
         columns[f"split:{name}"] = _flat(task.split)
     schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata={"manifest": manifest})
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+
+def _mixture_columns(mixture: Mixture, offsets: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """Return the occupancies as three lists per crystal, sites counted within it."""
+    limits = np.searchsorted(mixture.sites, offsets)
+    local = mixture.sites - np.repeat(offsets[:-1], np.diff(limits))
+    lists = {"mixed_sites": local, "mixed_elements": mixture.elements, "mixed_weights": mixture.weights}
+    return {name: pa.LargeListArray.from_arrays(_flat(limits), _flat(values)) for name, values in lists.items()}
+
+
+def _read_mixture(batch: pa.RecordBatch, offsets: NDArray[np.int64]) -> Mixture | None:
+    if "mixed_sites" not in batch.schema.names:
+        return None
+    sites = batch.column("mixed_sites")
+    first = np.repeat(offsets[:-1], np.diff(_view(sites.offsets)))
+    elements, weights = (_view(batch.column(name).values) for name in ("mixed_elements", "mixed_weights"))
+    return Mixture(_view(sites.values) + first, elements, weights)
 
 
 def _flat(array: NDArray[Any]) -> pa.Array:

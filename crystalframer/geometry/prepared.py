@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from crystalframer.data.crystal import Crystal
+from crystalframer.data.mixture import Mixture
 from crystalframer.geometry.lattice_frame import lattice_frame, orthonormal_axes
 from crystalframer.geometry.neighbours import Neighbours, find_neighbours
 from crystalframer.geometry.principal_axes import principal_axes
@@ -25,6 +26,8 @@ class Geometry:
     """(3, 3) the lattice frame orthonormalised; completes frames that symmetry leaves undetermined."""
     pca_frame: NDArray[np.float64]
     """(3, 3) rows e1, e2, e3 of the frame `pca`."""
+    mixture: Mixture | None = None
+    """Occupancies of the disordered sites, if any."""
 
     @property
     def num_atoms(self) -> int:
@@ -52,6 +55,7 @@ def prepare_geometry(crystal: Crystal, cutoff: float) -> Geometry:
         lattice_frame=frame,
         lattice_axes=axes,
         pca_frame=pca,
+        mixture=crystal.mixture,
     )
 
 

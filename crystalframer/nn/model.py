@@ -129,6 +129,9 @@ class CrystalFramer(nn.Module):
                 f"the batch has an atom of atomic number {largest}; this model knows the elements 1 to "
                 f"{self.config.num_elements}; leave the crystal out or train with a larger model.num_elements"
             )
+        if batch.species is not None and batch.occupancies is not None:
+            vectors: Tensor = self.embedding(batch.species - 1)
+            return (vectors * batch.occupancies[..., None]).sum(dim=1)
         embedded: Tensor = self.embedding(batch.atomic_numbers - 1)
         return embedded
 
