@@ -1,9 +1,10 @@
-"""The published data sets: where their files are, what their fields are called, and their splits, regenerated.
+"""The published data sets: what the fields of their records are called, and their splits, regenerated.
 
 A split follows from the order of the rows alone: the indices of the n rows that have a finite target are shuffled by
 Python's ``random`` seeded with 123; the first n_train are for training, the last n_test for testing and the n_val
 before those for validation. n_train, n_val and n_test are ⌊0.8 n⌋, ⌊0.1 n⌋ and ⌊0.1 n⌋, but for `mp` 60,000, 5,000
-and 4,239. A row or two between training and validation belong to no split.
+and 4,239. A row or two between training and validation belong to no split. The moduli of `mp` are published split, one
+file a part (`crystalframer.data.sources` lists the files).
 """
 
 import random
@@ -19,32 +20,25 @@ from crystalframer.errors import UserError
 
 SEED = 123
 """Seed of the published shuffles."""
+MODULUS_RANGE = (-3.0, 4.0)
+"""What a modulus in log10(GPa) can be; anything beyond is taken to be in another unit and refused."""
 Ends = Mapping[str, Mapping[SplitName, tuple[str, str]]]
 
 
 @dataclass(frozen=True)
 class OfficialSource:
-    """The file of a published data set: a list of JSON records, one a crystal."""
+    """The records of a published data set, one a crystal."""
 
-    file: str
-    """Name of the file to fetch."""
-    figshare: int
-    """Number of that file at figshare."""
     id_fields: tuple[str, ...]
     """Field of a record that holds its id: the published name first, then those of common copies."""
     rows: int
-    """Records in the file."""
+    """Records in the main file."""
     fields: Mapping[str, str]
-    """Field of a record that holds the target, by task."""
+    """Field of a record of the main file that holds the target, by task."""
     counts: Mapping[str, tuple[int, int, int]]
     """Published sizes of the training, validation and test splits by task."""
     ends: Ends = field(default_factory=dict)
     """Known first and last ids of the splits by task."""
-
-    @property
-    def url(self) -> str:
-        """Address of the file."""
-        return f"https://ndownloader.figshare.com/files/{self.figshare}"
 
 
 _JARVIS = (44578, 5572, 5572)
@@ -68,8 +62,6 @@ _OQMD_ENDS: Mapping[SplitName, tuple[str, str]] = {
 
 OFFICIAL: dict[str, OfficialSource] = {
     "jarvis": OfficialSource(
-        file="jdft_3d-8-18-2021.json.zip",
-        figshare=29204826,
         id_fields=("jid", "id"),
         rows=55723,
         fields={
@@ -95,17 +87,18 @@ OFFICIAL: dict[str, OfficialSource] = {
         },
     ),
     "mp": OfficialSource(
-        file="megnet.json.zip",
-        figshare=26724977,
         id_fields=("id",),
         rows=69239,
         fields={"formation_energy": "e_form", "bandgap": "gap pbe"},
-        counts={"formation_energy": _MP, "bandgap": _MP},
+        counts={
+            "formation_energy": _MP,
+            "bandgap": _MP,
+            "bulk_modulus": (4664, 393, 393),
+            "shear_modulus": (4664, 392, 393),
+        },
         ends={"formation_energy": _MP_ENDS, "bandgap": _MP_ENDS},
     ),
     "oqmd": OfficialSource(
-        file="all_oqmd.json.zip",
-        figshare=26790182,
         id_fields=("_oqmd_entry_id", "id"),
         rows=817636,
         fields={
