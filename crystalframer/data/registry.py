@@ -71,7 +71,7 @@ def load_dataset(name: str) -> CrystalDataset:
     if not store.is_store(directory):
         raise UserError(
             f"data set {name!r} is not prepared: expected {directory}; prepare it with "
-            f"`python pipelines/prepare_data.py {name} --source FILE` (set CRYSTALFRAMER_DATA if it is elsewhere)"
+            f"`python pipelines/prepare_data.py {name}` (set CRYSTALFRAMER_DATA if it is elsewhere)"
         )
     return store.read_store(directory)
 
