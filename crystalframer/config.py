@@ -289,10 +289,10 @@ def _resolve(data: dict[str, Any], model: dict[str, Any], train: dict[str, Any])
         model.setdefault("num_targets", tasks.count(",") + 1)
     path = train.get("start_from")
     if isinstance(path, str) and train.get("start_hash") is None:
-        train["start_hash"] = _file_hash(Path(path))
+        train["start_hash"] = file_hash(Path(path))
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file."""
     try:
         with path.open("rb") as file:

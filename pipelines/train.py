@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -11,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.command_line import EXIT_INTERRUPTED, reports_user_errors
-from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial
+from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial, trial_from_dict
 from crystalframer.errors import UserError
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from crystalframer.training.distributed import Processes
     from crystalframer.training.metrics import EpochResult
     from crystalframer.training.trainer import Trainer
 
 SAVE_SECONDS = 30.0
-"""Time between checkpoints; an epoch that takes longer is saved when it ends."""
+"""Time between checkpoints, within epochs too: the most work that a power cut can cost."""
 
 EPILOG = """\
 examples:
@@ -29,15 +31,21 @@ examples:
     python pipelines/train.py --set data.train_size=500 --set train.epochs=20 --set train.batch_size=32 \\
         --set train.average_epochs=5 --set model.cutoff=6 --out runs/single/first
 
-  the published training on JARVIS, formation energy, with max frames:
-    python pipelines/train.py --preset jarvis --dataset jarvis --task formation_energy --frame max
+  the published training on JARVIS, formation energy, with max frames (the preset's data set is its own):
+    python pipelines/train.py --preset jarvis --task formation_energy --frame max
 
   the baseline without frames, the lightweight angular encoding, another seed:
     python pipelines/train.py --frame none --set train.seed=1
     python pipelines/train.py --set model.preset=lightweight
 
+  two targets at once; starting from a trained model with its first two blocks as they are; two processes:
+    python pipelines/train.py --task formation_energy,e_hull
+    python pipelines/train.py --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
+    python pipelines/train.py --processes 2
+
 Ctrl-C stops and saves; the same command goes on where it stopped and ends with the same numbers as a training that
-never stopped (on the same machine with the same --threads). OUT holds checkpoint.pt, config.yaml and train.log.
+never stopped (on the same machine with the same --threads and --processes). OUT holds checkpoint.pt, config.yaml and
+train.log. docs/training.md says more.
 """
 
 
@@ -48,35 +56,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     trial = build_trial(_overrides(arguments))
     out = arguments.out or Path("runs/single") / _default_name(trial)
 
+    from crystalframer.training.distributed import ALONE, LostProcessError
+    from crystalframer.training.optimizer import TrainingDivergedError
+
+    settings = (trial.to_dict(), out, _threads(arguments), arguments.save_seconds)
+    try:
+        if arguments.processes > 1:
+            from crystalframer.training.launch import launch
+
+            return launch(train, settings, arguments.processes, arguments.device)
+        return train(ALONE, arguments.device, *settings)
+    except (TrainingDivergedError, LostProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def train(
+    processes: "Processes", device: str, settings: dict[str, Any], out: Path, threads: int | None, save_seconds: float
+) -> int:
+    """Train in this process, alone or as one of several, of which the first speaks and saves; return the exit code."""
     import torch
 
     from crystalframer.data.registry import load_task
-    from crystalframer.training.optimizer import TrainingDivergedError
     from crystalframer.training.trainer import Trainer
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    trainer = Trainer(trial, load_task(trial.data), device=arguments.device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    trial = trial_from_dict(settings)
+    trainer = Trainer(trial, load_task(trial.data), device=device, processes=processes)
     checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
+    if processes.from_first(checkpoint.exists):
         trainer.restore(checkpoint)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_config(trial, out / "config.yaml")
-    _say(trainer, f"{trainer.num_parameters:,} parameters, {trainer.model.kernel_name} attention, {out}")
-    try:
-        finished = _train(trainer, checkpoint, out / "train.log")
-    except TrainingDivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    trainer.prepare()
+    if processes.is_first:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_config(trial, out / "config.yaml")
+        together = f", {processes.size} processes" if processes.size > 1 else ""
+        _say(trainer, f"{trainer.num_parameters:,} parameters, {trainer.model.kernel_name} attention{together}, {out}")
+        finished = _train(trainer, checkpoint, out / "train.log", save_seconds)
+    else:
+        with _stops_on_signals(trainer):
+            for _ in trainer.fit():
+                pass
+        finished = trainer.progress.epoch == trial.train.epochs
     if not finished:
-        print(f"stopped and saved in {checkpoint}; run the same command again to go on")
+        if processes.is_first:
+            print(f"stopped and saved in {checkpoint}; run the same command again to go on")
         return EXIT_INTERRUPTED
-    test, unit = trainer.evaluate("test"), trainer.data.unit
-    print(
-        f"test MAE {test.mae:.4g} {unit}, RMSE {test.rmse:.4g} {unit} (predicting the training mean: MAE "
-        f"{test.baseline_mae:.4g} {unit}); checkpoint: {checkpoint}"
-    )
+    _conclude(trainer, checkpoint)
     return 0
+
+
+def _conclude(trainer: "Trainer", checkpoint: Path) -> None:
+    """Evaluate on the test set and say what came out."""
+    test = trainer.evaluate("test")
+    if not trainer.processes.is_first:
+        return
+    for errors in test.by_task:
+        name = f"{errors.task}: " if len(test.by_task) > 1 else ""
+        where = f"; checkpoint: {checkpoint}" if errors is test.by_task[-1] else ""
+        print(
+            f"{name}test MAE {errors.mae:.4g} {errors.unit}, RMSE {errors.rmse:.4g} {errors.unit} (predicting the "
+            f"training mean: MAE {errors.baseline_mae:.4g} {errors.unit}){where}"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,9 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", help=f"published training lengths: {', '.join(TRAIN_PRESETS)}")
+    parser.add_argument("--preset", help=f"published training of a data set: {', '.join(TRAIN_PRESETS)}")
     parser.add_argument("--dataset", help="prepared data set (default: sample, which comes with the package)")
-    parser.add_argument("--task", help="target property (default: formation_energy)")
+    parser.add_argument("--task", help="target property, or several joined by commas (default: formation_energy)")
     parser.add_argument("--frame", help=f"frame type: {', '.join(FRAMES)} (default: max)")
     parser.add_argument(
         "--set",
@@ -100,8 +142,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/single/NAME from the settings)")
     parser.add_argument("--device", default="cpu", help="torch device, e.g. cpu or cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that train together (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, help="threads of torch per process (default: its own choice, or a share)"
+    )
+    parser.add_argument(
+        "--save-seconds", type=float, default=SAVE_SECONDS, help="time between checkpoints (default: %(default)g)"
+    )
     return parser
+
+
+def _threads(arguments: argparse.Namespace) -> int | None:
+    """Return the threads of each process: several share the cores."""
+    if arguments.processes < 1:
+        raise UserError(f"--processes: got {arguments.processes}, expected at least 1")
+    if arguments.threads is None and arguments.processes > 1:
+        return max(1, (os.cpu_count() or 1) // arguments.processes)
+    threads: int | None = arguments.threads
+    return threads
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -118,6 +176,8 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set: got {text!r}, expected KEY=VALUE such as train.epochs=20")
         overrides[key.strip()] = _parse(value.strip())
+    if (preset := overrides.get("train.preset")) in TRAIN_PRESETS:
+        overrides.setdefault("data.dataset", preset)
     return overrides
 
 
@@ -130,7 +190,13 @@ def _parse(text: str) -> Any:
 
 
 def _default_name(trial: TrialConfig) -> str:
-    parts = (trial.data.dataset, trial.data.task, trial.model.frame, f"seed{trial.train.seed}", trial.fingerprint())
+    parts = (
+        trial.data.dataset,
+        trial.data.task.replace(",", "+"),
+        trial.model.frame,
+        f"seed{trial.train.seed}",
+        trial.fingerprint(),
+    )
     return "-".join(parts)
 
 
@@ -145,27 +211,36 @@ def _say(trainer: "Trainer", text: str) -> None:
     print(f"going on after epoch {done}: {text}" if trainer.progress.step else text)
 
 
-def _train(trainer: "Trainer", checkpoint: Path, log: Path) -> bool:
+def _train(trainer: "Trainer", checkpoint: Path, log: Path, save_seconds: float) -> bool:
     """Train to the end or until interrupted, saving on the way; return whether the end was reached."""
     saved = time.monotonic()
+
+    def save_when_due(_loss: float) -> None:
+        nonlocal saved
+        if time.monotonic() - saved > save_seconds:
+            trainer.save(checkpoint)
+            saved = time.monotonic()
+
     with _stops_on_signals(trainer), _display(trainer) as show, log.open("w", encoding="utf-8") as lines:
         lines.writelines(f"{_line(result, trainer)}\n" for result in trainer.history)
-        for result in trainer.fit():
+        for result in trainer.fit(after_step=save_when_due):
             line = _line(result, trainer)
             print(line, file=lines, flush=True)
             show(line)
-            if time.monotonic() - saved > SAVE_SECONDS:
-                trainer.save(checkpoint)
-                saved = time.monotonic()
         trainer.save(checkpoint)
     return trainer.progress.epoch == trainer.trial.train.epochs
 
 
 def _line(result: "EpochResult", trainer: "Trainer") -> str:
     unit = trainer.data.unit
+    tasks = "".join(
+        f"  {name} {result.val_mae_by_task[name]:.4g} {own}"
+        for name, own in zip(trainer.data.tasks, trainer.data.units, strict=True)
+        if result.val_mae_by_task
+    )
     return (
         f"epoch {result.epoch:>4}/{trainer.trial.train.epochs}  step {result.step}  train {result.train_mae:.4g} {unit}"
-        f"  val {result.val_mae:.4g} {unit}{' (averaged weights)' if result.averaged else ''}"
+        f"  val {result.val_mae:.4g} {unit}{tasks}{' (averaged weights)' if result.averaged else ''}"
         f"  rate {result.learning_rate:.3g}  {result.seconds:.2f} s"
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,18 @@ from torch import Tensor
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.mixture import Mixture
 from crystalframer.geometry.prepared import Geometry, prepare_geometry
+
+
+@dataclass(frozen=True)
+class Preceding:
+    """What comes before a part of a batch, in the whole.
+
+    The randomness that breaks ties belongs to a place in the whole batch, so that a batch in parts sees the same ties.
+    """
+
+    crystals: int = 0
+    atoms: int = 0
+    edges: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +64,8 @@ class CrystalBatch:
     """(N, P) int64 elements on each site, where some crystal is disordered"""
     occupancies: Tensor | None = None
     """(N, P) their occupancies; a site's sum is at most 1, the rest is vacancy"""
+    preceding: Preceding = Preceding()
+    """What comes before this batch in the one it is a part of"""
     derived: dict[str, Any] = field(default_factory=dict)
     """What a kernel derives from the geometry once and keeps for the batch's other blocks and passes"""
 
@@ -76,6 +90,25 @@ class CrystalBatch:
             return self
         tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors, derived={})
+
+
+class Incoming(NamedTuple):
+    """The transposed neighbour list of a batch: which entries have an atom as their neighbour."""
+
+    first: Tensor
+    """(N + 1,) limits of each atom's entries in `entry`"""
+    entry: Tensor
+    """(E,) entries in the order of their neighbour j"""
+    centre: Tensor
+    """(E,) the atom i an entry belongs to"""
+
+    @classmethod
+    def of(cls, batch: CrystalBatch) -> "Incoming":
+        """Transpose a batch's list, on its device."""
+        atoms = torch.arange(batch.num_atoms + 1, device=batch.neighbour.device)
+        by_neighbour, entry = torch.sort(batch.neighbour, stable=True)
+        centre = torch.repeat_interleave(atoms[:-1], batch.first_edge.diff(), output_size=batch.num_edges)
+        return cls(torch.searchsorted(by_neighbour, atoms), entry, centre)
 
 
 def collate(

@@ -92,6 +92,7 @@ class _LocalMoments(torch.autograd.Function):
         forward_loop(sizes)(
             code, terms, *(tensor.numpy() for tensor in tensors), scale, *geometry,
             (frames if given is None else given).numpy(), batch.lattice_axes.numpy(), keys[0], keys[1],
+            batch.preceding.edges, batch.preceding.atoms,
             out_value.numpy(), out_moment.numpy(), weights.numpy(), frames.numpy(),
         )  # fmt: skip
         ctx.save_for_backward(*tensors[:3], weights, frames)

@@ -172,7 +172,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
     def forward(
         kind, terms, q, k, v, inv_sigma_sq, logit_scale,
         offsets, first_edge, neighbour, half_sq, unit, dist_start, dist_value,
-        given, axes, key_1, key_2, out_value, out_moment, out_weight, out_frame,
+        given, axes, key_1, key_2, edges_before, atoms_before, out_value, out_moment, out_weight, out_frame,
     ):  # fmt: skip
         _ = digest
         for s in prange(len(offsets) - 1):
@@ -233,7 +233,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
                         out_weight[first * heads + h * count + e] = weight[e]
                     if kind == NO_FRAME:
                         continue
-                    index = first * heads + h
+                    index = (first + edges_before) * heads + h
                     if kind == GIVEN_FRAME:
                         frame[:] = given[i, h]
                     elif kind == MAX_FRAME:
@@ -249,8 +249,9 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
                             logit, work[1], unit, first, count, axes[s], key_1, key_2, index, heads, work[0], frame
                         )
                     else:
+                        owner = (i + atoms_before) * heads + h
                         weighted_pca_frame(
-                            weight, unit, first, count, wide_axes, key_1, i * heads + h, covariance, vectors, frame
+                            weight, unit, first, count, wide_axes, key_1, owner, covariance, vectors, frame
                         )
                     out_frame[i, h] = frame
                     for t in range(3):

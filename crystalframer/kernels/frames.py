@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crystalframer.data.batch import Preceding
 from crystalframer.geometry.principal_axes import axis_signs, right_handed, settled_eigenvectors
 from crystalframer.kernels import noise
 from crystalframer.kernels.noise import TieSeed
@@ -36,6 +37,8 @@ class Surroundings:
     """(A, K) index of the entry in the batch's neighbour list"""
     atom: Tensor
     """(A,) index of the atom in the batch"""
+    preceding: Preceding
+    """what comes before the batch in the whole"""
     lattice_axes: Tensor
     """(A, 3, 3) orthonormal rows that complete frames which symmetry leaves undetermined"""
 
@@ -92,7 +95,9 @@ def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: TieSeed |
     axes = settled_eigenvectors(covariance, lattice_axes)[..., :2, :]
     signs = axis_signs(axes, lattice_axes.expand(-1, num_heads, -1, -1), unit[:, None], by_head)
     if tie_seed is not None:
-        owner = near.atom[:, None, None] * num_heads + torch.arange(num_heads, device=weights.device)[:, None]
+        owner = (near.atom[:, None, None] + near.preceding.atoms) * num_heads + torch.arange(
+            num_heads, device=weights.device
+        )[:, None]
         index = owner * 2 + torch.arange(2, device=weights.device)
         signs = signs * noise.random_signs(noise.stream_key(tie_seed, noise.SIGN), index, unit.dtype)
     axes = axes * signs[..., None]
@@ -100,9 +105,15 @@ def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: TieSeed |
 
 
 @torch.no_grad()
-def flip_axes(frames: Tensor, tie_seed: TieSeed) -> Tensor:
-    """Give e1 and e2 of static PCA frames (S, 3, 3) random signs in training, one draw per crystal and step."""
-    index = torch.arange(2 * len(frames), device=frames.device).view(-1, 2)
+def flip_axes(frames: Tensor, tie_seed: TieSeed, first: int = 0) -> Tensor:
+    """Give e1 and e2 of static PCA frames (S, 3, 3) random signs in training, one draw per crystal and step.
+
+    Args:
+        frames: of the crystals from number `first` of the whole batch on.
+        tie_seed: training seed.
+        first: crystals of the whole batch before these.
+    """
+    index = torch.arange(2 * first, 2 * (first + len(frames)), device=frames.device).view(-1, 2)
     signs = noise.random_signs(noise.stream_key(tie_seed, noise.SIGN), index, frames.dtype)
     axes = frames[:, :2] * signs[..., None]
     return right_handed(axes[:, 0], axes[:, 1])
@@ -117,7 +128,7 @@ def _largest(
     if tie_seed is None:
         return tied.to(torch.int8).argmax(dim=1), allowed.any(dim=1)
     num_heads = score.shape[-1]
-    index = near.edge[..., None] * num_heads + torch.arange(num_heads, device=score.device)
+    index = (near.edge[..., None] + near.preceding.edges) * num_heads + torch.arange(num_heads, device=score.device)
     drawn = noise.hashed(noise.stream_key(tie_seed, stream), index)
     return torch.where(tied, drawn, -1).argmax(dim=1), allowed.any(dim=1)
 

@@ -28,7 +28,7 @@ def given_frames(
     if frames is None and config.frame in ("pca", "lattice"):
         static = batch.lattice_frames if config.frame == "lattice" else batch.pca_frames
         if config.frame == "pca" and tie_seed is not None:
-            static = flip_axes(static, tie_seed)
+            static = flip_axes(static, tie_seed, batch.preceding.crystals)
         frames = static[batch.crystal_of_atom, None].expand(-1, config.num_heads, -1, -1)
     return None if frames is None else frames.contiguous()
 

@@ -114,7 +114,8 @@ def _frames(
         case "weighted_pca":
             return weighted_pca_frames(weight, near, tie_seed)
         case "pca":
-            static = batch.pca_frames if tie_seed is None else flip_axes(batch.pca_frames, tie_seed)
+            first = batch.preceding.crystals
+            static = batch.pca_frames if tie_seed is None else flip_axes(batch.pca_frames, tie_seed, first)
             frames = static[crystal, None]
         case "lattice":
             frames = batch.lattice_frames[crystal, None]
@@ -139,6 +140,7 @@ def _surroundings(batch: CrystalBatch, start: int, stop: int) -> tuple[Surroundi
         is_candidate=is_real & (distance > 0),
         edge=edge,
         atom=atom,
+        preceding=batch.preceding,
         lattice_axes=batch.lattice_axes[batch.crystal_of_atom[atom]],
     )
     return near, is_real

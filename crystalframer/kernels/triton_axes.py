@@ -171,7 +171,7 @@ def _sign(skew, total, e_x, e_y, e_z, axes, keys, index, TRAINING: tl.constexpr)
     return sign
 
 
-@triton.jit(do_not_specialize=["num_edges"])
+@triton.jit(do_not_specialize=["num_edges", "atoms_before"])
 def settle_signs(
     first,
     unit,
@@ -182,6 +182,7 @@ def settle_signs(
     keys,
     frames,
     num_edges,
+    atoms_before,
     HEADS: tl.constexpr,
     HEADS_P: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -189,8 +190,8 @@ def settle_signs(
 ):
     """Give the axes of `principal_axes` their signs and write right-handed frames, (N, H, 3, 3).
 
-    The low half of `keys` is the hash key of the random flips that follow in training; the other arguments are those
-    of `triton_softmax.softmax`.
+    The low half of `keys` is the hash key of the random flips that follow in training; `atoms_before` counts the
+    whole batch's atoms before this part of it; the other arguments are those of `triton_softmax.softmax`.
     """
     atom = tl.program_id(0)
     begin = tl.load(first + atom)
@@ -221,8 +222,9 @@ def settle_signs(
         skew_v += tl.sum(p * (along * along * along), axis=0)
         total += tl.sum(p, axis=0)
     own_axes = lattice_axes + tl.load(crystal_of_atom + atom) * 9
-    sign_u = _sign(skew_u, total, u_x, u_y, u_z, own_axes, keys, owner * 2, TRAINING)
-    sign_v = _sign(skew_v, total, v_x, v_y, v_z, own_axes, keys, owner * 2 + 1, TRAINING)
+    flipped = ((atom + atoms_before) * HEADS + head) * 2
+    sign_u = _sign(skew_u, total, u_x, u_y, u_z, own_axes, keys, flipped, TRAINING)
+    sign_v = _sign(skew_v, total, v_x, v_y, v_z, own_axes, keys, flipped + 1, TRAINING)
     store_frame(
         frames + owner * 9, sign_u * u_x, sign_u * u_y, sign_u * u_z, sign_v * v_x, sign_v * v_y, sign_v * v_z, is_head
     )

@@ -20,7 +20,7 @@ import triton
 from torch import Tensor
 
 from crystalframer.config import ModelConfig
-from crystalframer.data.batch import CrystalBatch
+from crystalframer.data.batch import CrystalBatch, Incoming, Preceding
 from crystalframer.kernels import triton_axes, triton_basis, triton_edges, triton_softmax
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
@@ -101,6 +101,8 @@ class _Geometry(NamedTuple):
     """(N,)"""
     lattice_axes: Tensor
     """(S, 3, 3)"""
+    preceding: Preceding
+    """What comes before the batch in the whole"""
 
 
 class _Sizes(NamedTuple):
@@ -229,7 +231,7 @@ def _softmax(
     training = tie_seed is not None
     triton_softmax.softmax[(num_atoms,)](
         geometry.first, geometry.half_sq, geometry.unit, geometry.crystal_of_atom, geometry.lattice_axes, keys,
-        inv_sigma_sq, weight, frames, second, num_edges,
+        inv_sigma_sq, weight, frames, second, num_edges, geometry.preceding.edges,
         HEADS=heads, HEADS_P=sizes.heads_p, BLOCK=HEAD_BLOCK, FRAME=code, TRAINING=training, **ONE_WARP,
     )  # fmt: skip
     if is_weighted_pca:
@@ -240,7 +242,8 @@ def _softmax(
         )  # fmt: skip
         triton_axes.settle_signs[(num_atoms,)](
             geometry.first, geometry.unit, weight, axes, geometry.crystal_of_atom, geometry.lattice_axes, keys, frames,
-            num_edges, HEADS=heads, HEADS_P=sizes.heads_p, BLOCK=HEAD_BLOCK, TRAINING=training, **ONE_WARP,
+            num_edges, geometry.preceding.atoms,
+            HEADS=heads, HEADS_P=sizes.heads_p, BLOCK=HEAD_BLOCK, TRAINING=training, **ONE_WARP,
         )  # fmt: skip
     return frames
 
@@ -309,21 +312,20 @@ def _sizes(config: ModelConfig) -> _Sizes:
 def _geometry(batch: CrystalBatch) -> _Geometry:
     """Return the batch's geometry as the kernels want it, computed once per batch, on its device."""
     if "triton" not in batch.derived:
-        atoms = torch.arange(batch.num_atoms + 1, device=batch.neighbour.device)
-        centre = torch.repeat_interleave(atoms[:-1], batch.first_edge.diff(), output_size=batch.num_edges)
-        by_neighbour, incoming = torch.sort(batch.neighbour, stable=True)
+        incoming = batch.derived["incoming"] if "incoming" in batch.derived else Incoming.of(batch)
         unit = batch.vector / torch.where(batch.distance > 0, batch.distance, 1.0)[:, None]
         batch.derived["triton"] = _Geometry(
             first=batch.first_edge.int(),
-            centre=centre.int(),
+            centre=incoming.centre.int(),
             neighbour=batch.neighbour.int(),
-            first_incoming=torch.searchsorted(by_neighbour, atoms).int(),
-            incoming=incoming.int(),
+            first_incoming=incoming.first.int(),
+            incoming=incoming.entry.int(),
             distance=batch.distance.contiguous(),
             half_sq=0.5 * batch.distance**2,
             unit=unit.T.contiguous(),
             crystal_of_atom=batch.crystal_of_atom.int(),
             lattice_axes=batch.lattice_axes.contiguous(),
+            preceding=batch.preceding,
         )
     geometry: _Geometry = batch.derived["triton"]
     return geometry

@@ -31,14 +31,14 @@ def hashed(key, index):
 
 
 @triton.jit
-def _priority(tied, edge, begin, head, key, HEADS: tl.constexpr, TRAINING: tl.constexpr):
+def _priority(tied, edge, begin, edges_before, head, key, HEADS: tl.constexpr, TRAINING: tl.constexpr):
     """Number tied entries so that the one to choose is the largest, −1 for the others.
 
     Largest are, in training, the most random bits (bits 31 to 62), and then always the first in the list.
     """
     rank = (begin - edge + _BITS_31).to(tl.int64)[:, None]
     if TRAINING:
-        rank = rank | (hashed(key, edge[:, None] * HEADS + head[None, :]).to(tl.int64) << 31)
+        rank = rank | (hashed(key, (edge[:, None] + edges_before) * HEADS + head[None, :]).to(tl.int64) << 31)
     return tl.where(tied, rank, -1)
 
 
@@ -150,6 +150,7 @@ def _max_frame(
     begin,
     end,
     num_edges,
+    edges_before,
     head,
     HEADS: tl.constexpr,
     HEADS_P: tl.constexpr,
@@ -166,7 +167,9 @@ def _max_frame(
         edge = start + tl.arange(0, BLOCK)
         score = _score(_logits(dot, half_sq, steep, edge, end, head, HEADS), half_sq, edge, begin, end, FRAME)
         tied = (score >= (top - _TIE)[None, :]) & ((edge > begin) & (edge < end))[:, None]
-        best = tl.maximum(best, tl.max(_priority(tied, edge, begin, head, key_1, HEADS, TRAINING), axis=0))
+        best = tl.maximum(
+            best, tl.max(_priority(tied, edge, begin, edges_before, head, key_1, HEADS, TRAINING), axis=0)
+        )
     found = best >= 0
     x, y, z = _vector(unit, _chosen(best, begin), num_edges, found & is_head)
     e1_x = tl.where(found, x, tl.load(lattice_axes))
@@ -185,7 +188,9 @@ def _max_frame(
         score = _score(_logits(dot, half_sq, steep, edge, end, head, HEADS), half_sq, edge, begin, end, FRAME)
         score = _weighed_by_gap(score, unit, edge, num_edges, edge < end, e1_x, e1_y, e1_z)
         tied = (score >= (top - _TIE)[None, :]) & (score > float("-inf"))
-        best = tl.maximum(best, tl.max(_priority(tied, edge, begin, head, key_2, HEADS, TRAINING), axis=0))
+        best = tl.maximum(
+            best, tl.max(_priority(tied, edge, begin, edges_before, head, key_2, HEADS, TRAINING), axis=0)
+        )
     _finish_max_frame(lattice_axes, unit, best, begin, num_edges, e1_x, e1_y, e1_z, out, is_head)
 
 
@@ -206,7 +211,7 @@ def _products(xx, xy, xz, yy, yz, zz, p, unit, edge, num_edges, is_near):
     return xx, xy, xz, yy, yz, zz
 
 
-@triton.jit(do_not_specialize=["num_edges"])
+@triton.jit(do_not_specialize=["num_edges", "edges_before"])
 def softmax(
     first,
     half_sq,
@@ -219,6 +224,7 @@ def softmax(
     frames,
     second_moments,
     num_edges,
+    edges_before,
     HEADS: tl.constexpr,
     HEADS_P: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -239,6 +245,7 @@ def softmax(
         frames: (N, H, 3, 3), written for `max` and `static_local`.
         second_moments: (N, H, 6) float64 xx, xy, xz, yy, yz, zz, written for `weighted_pca`.
         num_edges: E.
+        edges_before: entries of the whole batch before this part of it, int32 or int64.
     """
     atom = tl.program_id(0)
     begin = tl.load(first + atom)
@@ -262,7 +269,7 @@ def softmax(
         own_axes = lattice_axes + tl.load(crystal_of_atom + atom) * 9
         out = frames + (atom * HEADS + head) * 9
         _max_frame(
-            weight, half_sq, unit, own_axes, keys, out, steep, top_score, begin, end, num_edges, head,
+            weight, half_sq, unit, own_axes, keys, out, steep, top_score, begin, end, num_edges, edges_before, head,
             HEADS, HEADS_P, BLOCK, FRAME, TRAINING,
         )  # fmt: skip
 

@@ -13,9 +13,11 @@ import torch
 from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
 from crystalframer.training.archive import read_archive, write_archive
+from crystalframer.training.metrics import Target
 
 FORMAT = "crystalframer checkpoint"
-VERSION = 1
+VERSION = 2
+"""Version 1 had one target, in `target_mean` and `target_std`; it is still read."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Progress:
     """Sum of the losses of those batches."""
     seconds: float = 0.0
     """Wall-clock time spent on those batches in s."""
+    parts: int = 1
+    """Parts that a batch is computed in, since memory asked for it."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,8 @@ class Checkpoint:
     """Every setting."""
     data_fingerprint: str
     """Fingerprint of the data the training sees."""
-    task: str
-    """Target property."""
-    unit: str
-    """Unit of the targets."""
-    target_mean: float
-    """Mean of the training targets, in their unit; a prediction is output · target_std + target_mean."""
-    target_std: float
-    """Population standard deviation of the training targets, in their unit."""
+    targets: tuple[Target, ...]
+    """What the model's outputs are, their scales included."""
     kernel: str
     """Attention implementation that trained it; for information, another one may go on."""
     model: dict[str, torch.Tensor]
@@ -80,6 +78,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "version": VERSION,
         "trial": checkpoint.trial.to_dict(),
+        "targets": [asdict(target) for target in checkpoint.targets],
         "progress": asdict(checkpoint.progress),
         "torch": str(torch.__version__),
     }
@@ -96,6 +95,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = read_archive(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this program; expected a file that its training wrote")
+    if content["version"] == 1:
+        names = {"name": "task", "unit": "unit", "mean": "target_mean", "std": "target_std"}
+        content = {**content, "targets": [{new: content[old] for new, old in names.items()}], "version": VERSION}
     if content["version"] != VERSION:
         raise UserError(
             f"checkpoint {path} has format version {content['version']}, expected {VERSION}; "
@@ -103,6 +105,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     known = {field.name: content[field.name] for field in fields(Checkpoint)}
     known["trial"] = trial_from_dict(content["trial"])
+    known["targets"] = tuple(Target(**target) for target in content["targets"])
     known["progress"] = Progress(**content["progress"])
     return Checkpoint(**known)
 

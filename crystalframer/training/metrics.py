@@ -1,17 +1,18 @@
 """Errors in the target's unit, and the records that training and evaluation return."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.data.dataset import SplitName
+from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.errors import UserError
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch of training came to."""
+    """What one epoch of training came to; errors of several targets together are in standard deviations."""
 
     epoch: int
     """Epochs done, from 1."""
@@ -31,25 +32,50 @@ class EpochResult:
     """Whether the validation errors are those of the averaged weights."""
     seconds: float
     """Wall-clock time of the epoch in s, validation included."""
+    val_mae_by_task: dict[str, float] = field(default_factory=dict)
+    """For several targets, the mean absolute error of each in its unit."""
+    val_rmse_by_task: dict[str, float] = field(default_factory=dict)
+    """For several targets, the root mean square error of each in its unit."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Predictions of one split, in the split's order, and their errors in the target's unit."""
+class TaskErrors:
+    """The errors of one target over the crystals that have it, in its unit."""
 
-    split: SplitName
-    ids: tuple[str, ...]
-    """Identifiers of the S crystals."""
-    targets: NDArray[np.float64]
-    """(S,) the data set's values."""
-    predictions: NDArray[np.float64]
-    """(S,) the model's values."""
+    task: str
+    unit: str
+    count: int
+    """Crystals that have the target."""
     mae: float
     """Mean absolute error."""
     rmse: float
     """Root mean square error."""
     baseline_mae: float
     """Mean absolute error of predicting the mean of the training targets."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of one split, in the split's order, and their errors in the target's unit.
+
+    The errors of several targets together are in standard deviations of the training targets, averaged over targets.
+    """
+
+    split: SplitName
+    ids: tuple[str, ...]
+    """Identifiers of the S crystals."""
+    targets: NDArray[np.float64]
+    """(S,) the data set's values, or (S, T), NaN where a crystal has no such target."""
+    predictions: NDArray[np.float64]
+    """(S,) the model's values, or (S, T)."""
+    mae: float
+    """Mean absolute error."""
+    rmse: float
+    """Root mean square error."""
+    baseline_mae: float
+    """Mean absolute error of predicting the mean of the training targets."""
+    by_task: tuple[TaskErrors, ...] = ()
+    """The errors of each target in its unit."""
 
 
 def mean_absolute_error(targets: NDArray[np.float64], predictions: NDArray[np.float64]) -> float:
@@ -60,6 +86,18 @@ def mean_absolute_error(targets: NDArray[np.float64], predictions: NDArray[np.fl
 def root_mean_square_error(targets: NDArray[np.float64], predictions: NDArray[np.float64]) -> float:
     """Return the square root of the mean of (prediction − target)²."""
     return float(np.sqrt(np.square(predictions - targets).mean()))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A property that a model predicts; a prediction is output · std + mean."""
+
+    name: str
+    unit: str
+    mean: float
+    """Mean of the training targets, in their unit."""
+    std: float
+    """Population standard deviation of the training targets, in their unit."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +128,85 @@ class TargetScale:
     def restore(self, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return standardised predictions in the target's unit."""
         return predictions * self.std + self.mean
+
+
+def measure_targets(data: TaskData) -> tuple[Target, ...]:
+    """Measure the scale of each target on the training set.
+
+    Raises:
+        UserError: a single target is missing for some crystal, or the values of a target are none or all equal.
+    """
+    values = data.targets[data.rows["train"]].astype(np.float64)
+    if values.ndim == 1:
+        scales = [TargetScale.of(values, data.task)]
+    else:
+        present = [column[np.isfinite(column)] for column in values.T]
+        scales = [TargetScale.of(column, name) for column, name in zip(present, data.tasks, strict=True)]
+    return tuple(
+        Target(name, unit, scale.mean, scale.std)
+        for name, unit, scale in zip(data.tasks, data.units, scales, strict=True)
+    )
+
+
+def restore(outputs: NDArray[np.float64], targets: Sequence[Target]) -> NDArray[np.float64]:
+    """Return standardised outputs, (S,) or (S, T), in the targets' units."""
+    if outputs.ndim == 1:
+        return outputs * targets[0].std + targets[0].mean
+    return outputs * np.array([target.std for target in targets]) + np.array([target.mean for target in targets])
+
+
+def evaluate_predictions(
+    split: SplitName,
+    ids: Sequence[str],
+    values: NDArray[np.float64],
+    predictions: NDArray[np.float64],
+    targets: Sequence[Target],
+) -> Evaluation:
+    """Compare predictions with the data set's values, (S,) or (S, T), in the targets' units."""
+    columns = zip(values.reshape(len(ids), -1).T, predictions.reshape(len(ids), -1).T, targets, strict=True)
+    by_task = tuple(_errors(column, predicted, target) for column, predicted, target in columns)
+    stds = [1.0] if len(targets) == 1 else [target.std for target in targets]
+
+    def together(errors: Sequence[float]) -> float:
+        return float(np.mean([error / std for error, std in zip(errors, stds, strict=True)]))
+
+    return Evaluation(
+        split=split,
+        ids=tuple(ids),
+        targets=values,
+        predictions=predictions,
+        mae=together([errors.mae for errors in by_task]),
+        rmse=together([errors.rmse for errors in by_task]),
+        baseline_mae=together([errors.baseline_mae for errors in by_task]),
+        by_task=by_task,
+    )
+
+
+def _errors(values: NDArray[np.float64], predictions: NDArray[np.float64], target: Target) -> TaskErrors:
+    present = np.isfinite(values)
+    found, predicted = values[present], predictions[present]
+    return TaskErrors(
+        task=target.name,
+        unit=target.unit,
+        count=len(found),
+        mae=mean_absolute_error(found, predicted),
+        rmse=root_mean_square_error(found, predicted),
+        baseline_mae=mean_absolute_error(found, np.full_like(found, target.mean)),
+    )
+
+
+def require_targets(data: TaskData, split: SplitName, what: str) -> None:
+    """Check that a split can be trained or evaluated on.
+
+    Raises:
+        UserError: a single target is missing for one of its crystals, or no crystal has one of several targets.
+    """
+    values = data.targets[data.rows[split]]
+    if values.ndim == 1:
+        require_finite(values, f"the {what} targets of {data.task!r}")
+        return
+    for column, name in zip(values.T, data.tasks, strict=True):
+        require_finite(column[~np.isnan(column)], f"the {what} targets of {name!r}")
 
 
 def require_finite(targets: NDArray[np.float64], what: str) -> None:

@@ -20,22 +20,11 @@ from crystalframer.training.archive import read_archive, write_archive
 from crystalframer.training.averaging import WeightAverage
 from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from crystalframer.training.checkpoint import Checkpoint, read_checkpoint
-from crystalframer.training.metrics import TargetScale
+from crystalframer.training.metrics import Target as Target
+from crystalframer.training.metrics import TargetScale, restore
 
 FORMAT = "crystalframer model"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Target:
-    """A property that a model predicts; a prediction is output · std + mean."""
-
-    name: str
-    unit: str
-    mean: float
-    """Mean of the training targets, in their unit."""
-    std: float
-    """Population standard deviation of the training targets, in their unit."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class TrainedModel:
 
     def restore(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return standardised outputs (S, T) in the targets' units."""
-        return outputs * np.array([t.std for t in self.targets]) + np.array([t.mean for t in self.targets])
+        return restore(outputs, self.targets)
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> TrainedModel:
@@ -153,7 +142,7 @@ def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.dev
     return TrainedModel(
         model=model,
         trial=checkpoint.trial,
-        targets=(Target(checkpoint.task, checkpoint.unit, checkpoint.target_mean, checkpoint.target_std),),
+        targets=checkpoint.targets,
         epoch=checkpoint.progress.epoch,
         averaged=average.count > 0,
         data_fingerprint=checkpoint.data_fingerprint,

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,14 +26,18 @@ from crystalframer.training.checkpoint import (
     require_same_training,
     write_checkpoint,
 )
+from crystalframer.training.distributed import ALONE, Processes
 from crystalframer.training.evaluation import predict_rows
+from crystalframer.training.fine_tuning import freeze_blocks, load_start, start_weights
+from crystalframer.training.gradient import BatchGradient, count_edges
 from crystalframer.training.metrics import (
     EpochResult,
     Evaluation,
     TargetScale,
-    mean_absolute_error,
-    require_finite,
-    root_mean_square_error,
+    evaluate_predictions,
+    measure_targets,
+    require_targets,
+    restore,
 )
 from crystalframer.training.optimizer import (
     TrainingDivergedError,
@@ -51,33 +55,46 @@ class Trainer:
     """Trains one model; `fit` yields a result per epoch and can be stopped, saved and resumed.
 
     A training that is resumed ends with the same bits as one that never stopped, on the same machine with the same
-    kernel and the same number of threads (`torch.set_num_threads`, which is left to the caller: another number sums
-    in another order).
+    kernel, the same number of processes and of threads (`torch.set_num_threads`, which is left to the caller: another
+    number sums in another order).
+
+    Several processes train together when each makes a trainer with its place in `processes` and calls the same
+    methods; only `save` is the first one's alone.
 
     Randomness comes from three generators derived from ``train.seed``: ``init`` (weights), ``shuffle`` (order of the
     crystals) and ``ties`` (one seed per step for what breaks symmetric ties).
     """
 
-    def __init__(self, trial: TrialConfig, data: TaskData, *, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        trial: TrialConfig,
+        data: TaskData,
+        *,
+        device: str | torch.device = "cpu",
+        processes: Processes = ALONE,
+    ) -> None:
         """Build the model and what trains it.
 
         Args:
             trial: all settings; ``trial.data`` is what `data` was selected with.
             data: crystals, targets and splits.
             device: where the model lives.
+            processes: who trains it together.
 
         Raises:
             UserError: a target is missing, the training targets are all equal, the training set has no full batch, a
-                crystal has an element the model does not know, or the model has more than one output.
+                crystal has an element the model does not know, or the model has another number of outputs.
         """
         _check(trial, data)
         self.trial = trial
         self.data = data
         self.device = torch.device(device)
-        self.scale = TargetScale.of(data.targets[data.rows["train"]], data.task)
+        self.processes = processes
+        self.targets = measure_targets(data)
         self.model = CrystalFramer(
             trial.model, kernel=trial.train.kernel, generator=named_generator(trial.train.seed, "init")
         ).to(self.device)
+        freeze_blocks(self.model, trial.train.frozen_blocks)
         self.history: list[EpochResult] = []
         self.progress = Progress()
         self._loader = BatchLoader(data, cutoff=trial.model.cutoff)
@@ -85,10 +102,12 @@ class Trainer:
         self._parameters = trainable_parameters(self.model)
         self._optimizer = build_optimizer(self.model, trial.train)
         self._average = WeightAverage(self.model)
+        self._gradient: BatchGradient | None = None
         self._ties = named_generator(trial.train.seed, "ties")
         self._shuffle = named_generator(trial.train.seed, "shuffle")
         self._shuffle_state = self._shuffle.get_state()  # at the start of the epoch under way
         self._stopping = False
+        self._all_stopping = False
         self._in_step = False
 
     @property
@@ -106,23 +125,49 @@ class Trainer:
         """Median wall-clock time of the epochs so far in s, NaN before the first."""
         return statistics.median(result.seconds for result in self.history) if self.history else math.nan
 
-    def fit(self) -> Iterator[EpochResult]:
+    @property
+    def scale(self) -> TargetScale:
+        """Mean and standard deviation of the first target's training values."""
+        return TargetScale(self.targets[0].mean, self.targets[0].std)
+
+    def prepare(self) -> None:
+        """Give a fresh model what it starts from, once: a trained model's weights, or its calibration.
+
+        `fit`, `evaluate` and `save` do so themselves; called before them, mistakes show before anything is written.
+
+        Raises:
+            UserError: the file of ``train.start_from`` cannot be used.
+        """
+        if self.model.is_calibrated:
+            return
+        if self.trial.train.start_from is not None:
+            load_start(self.model, self.processes.from_first(lambda: start_weights(self.trial, self.data)))
+        else:
+            self.model.calibrate(self._batch(self._epoch_batches()[0]))
+
+    def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
         """Train from where training stands to the last epoch, and yield the result of each epoch when it is done.
 
         Between two results, `save`, `evaluate` and `stop` may be called; leaving the iteration is safe.
 
+        Args:
+            after_step: called with each step's loss; `save` and `stop` may be called there.
+
         Raises:
             TrainingDivergedError: a loss, gradient or validation prediction is not a finite number. No step is ever
                 skipped; go on from an earlier checkpoint with other settings.
+            UserError: memory is too small for a single crystal.
+            LostProcessError: another process is gone.
         """
-        self._calibrate()
-        while self.progress.epoch < self.trial.train.epochs and self._train_epoch():
+        self.prepare()
+        self.processes.same_as_first(list(self.model.parameters()))
+        while self.progress.epoch < self.trial.train.epochs and self._train_epoch(after_step):
             yield self._finish_epoch()
 
     def stop(self) -> None:
         """Make `fit` end after the step under way, where `save` is possible; safe in a signal handler.
 
-        The next call of `fit` goes on from there.
+        Told to one process, all of them stop after the same step. The next call of `fit` goes on from there.
         """
         self._stopping = True
 
@@ -130,30 +175,23 @@ class Trainer:
         """Predict a split with the averaged weights once averaging has begun, else with the model's own.
 
         Raises:
-            UserError: the split is empty or has a missing target.
+            UserError: the split is empty or has a missing target, or memory is too small for a single crystal.
             TrainingDivergedError: a prediction is not a finite number.
         """
         rows = self.data.rows[split]
-        targets = self.data.targets[rows].astype(np.float64)
-        require_finite(targets, f"the {split} targets of {self.data.task!r}")
-        self._calibrate()
+        require_targets(self.data, split, split)
+        self.prepare()
         sizes = self.data.dataset.num_atoms[rows]
         with self._average.applied() if self._average.count else nullcontext():
-            predictions = self.scale.restore(predict_rows(self.model, self._loader, rows, sizes))
+            outputs = predict_rows(self.model, self._loader, rows, sizes, processes=self.processes)
+        predictions = restore(outputs, self.targets)
         if not np.isfinite(predictions).all():
             raise TrainingDivergedError(
                 f"training diverged by epoch {self.progress.epoch + 1}, step {self.progress.step}: the model predicts "
                 f"no finite numbers for the {split} split; {_DIVERGED_REMEDY}"
             )
-        return Evaluation(
-            split=split,
-            ids=tuple(str(self.data.dataset.ids[row]) for row in rows),
-            targets=targets,
-            predictions=predictions,
-            mae=mean_absolute_error(targets, predictions),
-            rmse=root_mean_square_error(targets, predictions),
-            baseline_mae=mean_absolute_error(targets, np.full_like(targets, self.scale.mean)),
-        )
+        ids = [str(self.data.dataset.ids[row]) for row in rows]
+        return evaluate_predictions(split, ids, self.data.targets[rows].astype(np.float64), predictions, self.targets)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint with everything that `restore` needs; an existing file is replaced atomically.
@@ -163,14 +201,11 @@ class Trainer:
         """
         if self._in_step:
             raise RuntimeError("training was interrupted inside a step, its state is of no use; restore a checkpoint")
-        self._calibrate()
+        self.prepare()
         checkpoint = Checkpoint(
             trial=self.trial,
             data_fingerprint=self.data.fingerprint,
-            task=self.data.task,
-            unit=self.data.unit,
-            target_mean=self.scale.mean,
-            target_std=self.scale.std,
+            targets=self.targets,
             kernel=self.model.kernel_name,
             model=self.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
@@ -182,12 +217,12 @@ class Trainer:
         write_checkpoint(Path(path), checkpoint)
 
     def restore(self, path: str | Path) -> None:
-        """Continue from a checkpoint of the same settings and data.
+        """Continue from a checkpoint of the same settings and data; only the first process reads the file.
 
         Raises:
             UserError: the file is missing, damaged or no checkpoint, or belongs to other settings or data.
         """
-        checkpoint = read_checkpoint(Path(path))
+        checkpoint = self.processes.from_first(lambda: read_checkpoint(Path(path)))
         require_same_training(Path(path), checkpoint, self.trial, self.data.fingerprint)
         self.model.load_state_dict(checkpoint.model)
         self._optimizer.load_state_dict(checkpoint.optimizer)
@@ -198,17 +233,13 @@ class Trainer:
         self.history = [EpochResult(**result) for result in checkpoint.history]
         self._in_step = False
 
-    def _calibrate(self) -> None:
-        """Measure the model's constants on the first training batch, once."""
-        if not self.model.is_calibrated:
-            self.model.calibrate(self._batch(self._epoch_batches()[0]))
-
-    def _train_epoch(self) -> bool:
+    def _train_epoch(self, after_step: Callable[[float], None] | None) -> bool:
         """Do the epoch's remaining steps; False if told to stop before its end."""
         self.model.train()
+        self._all_stopping = self.processes.any(self._stopping)
         for rows in self._epoch_batches()[self.progress.position :]:
-            if self._stopping:
-                self._stopping = False
+            if self._all_stopping or (self.processes.size == 1 and self._stopping):
+                self._stopping = self._all_stopping = False
                 return False
             started = time.perf_counter()
             self._in_step = True
@@ -219,26 +250,36 @@ class Trainer:
                 position=self.progress.position + 1,
                 loss_sum=self.progress.loss_sum + loss,
                 seconds=self.progress.seconds + time.perf_counter() - started,
+                parts=self._batch_gradient().parts,
             )
             self._in_step = False
+            if after_step is not None:
+                after_step(loss)
         return True
 
     def _train_step(self, rows: NDArray[np.int64]) -> float:
         """Do one optimiser step and return its loss."""
         step = self.progress.step
-        batch = self._batch(rows)
-        assert batch.targets is not None, "the loader gives every batch its targets"
-        targets = (batch.targets - self.scale.mean) / self.scale.std
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = (self.model(batch, tie_seed=draw_seed(self._ties)) - targets).abs().mean()
-        loss.backward()
+        found = self._batch_gradient().compute(rows, draw_seed(self._ties), stop=self._stopping)
+        if self.processes.size > 1:
+            self._all_stopping = found.stop
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.trial.train.clip_norm)
-        self._require_finite_step(loss.item(), norm.item())
+        self._require_finite_step(found.loss, norm.item())
         set_learning_rate(self._optimizer, self._schedule.at(step))
         self._optimizer.step()
         if self._schedule.averages(step):
             self._average.add()
-        return loss.item()
+        return found.loss
+
+    def _batch_gradient(self) -> BatchGradient:
+        """Return what computes gradients, made when it is first needed: sharing work takes preparing all crystals."""
+        if self._gradient is None:
+            edges = count_edges(self._loader, self.data.rows["train"], self.processes)
+            self._gradient = BatchGradient(
+                self.model, self._loader, self.targets, device=self.device, processes=self.processes, edges=edges
+            )
+            self._gradient.parts = self.progress.parts
+        return self._gradient
 
     def _require_finite_step(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -258,15 +299,16 @@ class Trainer:
             epoch=self.progress.epoch + 1,
             step=self.progress.step,
             train_loss=loss,
-            train_mae=loss * self.scale.std,
+            train_mae=loss * self.scale.std if len(self.targets) == 1 else loss,
             val_mae=validation.mae,
             val_rmse=validation.rmse,
             learning_rate=self._schedule.at(self.progress.step - 1),
             averaged=self._average.count > 0,
             seconds=self.progress.seconds + time.perf_counter() - started,
+            **_errors_by_task(validation),
         )
         self.history.append(result)
-        self.progress = Progress(epoch=result.epoch, step=result.step)
+        self.progress = Progress(epoch=result.epoch, step=result.step, parts=self.progress.parts)
         self._shuffle_state = self._shuffle.get_state()
         return result
 
@@ -280,19 +322,29 @@ class Trainer:
         return self._loader.batch(rows).to(self.device)
 
 
+def _errors_by_task(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Return an epoch result's errors of single tasks, where there are several."""
+    if len(evaluation.by_task) == 1:
+        return {}
+    return {
+        "val_mae_by_task": {errors.task: errors.mae for errors in evaluation.by_task},
+        "val_rmse_by_task": {errors.task: errors.rmse for errors in evaluation.by_task},
+    }
+
+
 def _check(trial: TrialConfig, data: TaskData) -> None:
     """Raise a `UserError` where the settings and the data do not go together."""
     size = len(data.rows["train"])
-    if trial.model.num_targets != 1:
+    if trial.model.num_targets != len(data.tasks):
         raise UserError(
-            f"setting 'model.num_targets': got {trial.model.num_targets}, expected 1, as task {data.task!r} has one "
-            "target per crystal; leave it at 1"
+            f"setting 'model.num_targets': got {trial.model.num_targets}, expected {len(data.tasks)}, as {data.task!r} "
+            f"has that many targets per crystal; leave the setting out"
         )
-    require_finite(data.targets[data.rows["train"]], f"the training targets of {data.task!r}")
+    require_targets(data, "train", "training")
     if size < trial.train.batch_size:
         raise UserError(
             f"setting 'train.batch_size': got {trial.train.batch_size}, expected at most {size}, the size of the "
             f"training set of {data.task!r}; choose a smaller batch or more training crystals"
         )
-    require_finite(data.targets[data.rows["val"]], f"the validation targets of {data.task!r}")
+    require_targets(data, "val", "validation")
     require_elements(data.dataset, np.concatenate(list(data.rows.values())), trial.model.num_elements)
