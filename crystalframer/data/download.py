@@ -229,6 +229,7 @@ def _checked(part: Path, target: Path, expected: Pin, resumed: bool) -> Pin:
     if pin.bytes and _fits(pin, expected):
         return pin
     part.unlink()
+    _beside(part, ".json").unlink(missing_ok=True)
     if resumed:
         raise _InterruptedError("what arrived in pieces does not fit together")
     if not pin.bytes:
@@ -292,7 +293,7 @@ def _room(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if isinstance(error, requests.exceptions.RequestException) or error.errno not in (
-            errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS,
+            errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR,
         ):  # fmt: skip
             raise
         raise UserError(
