@@ -5,8 +5,10 @@ Training and sweeps are the scripts in `pipelines/`.
 
 import argparse
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,14 +46,26 @@ def predict(arguments: argparse.Namespace) -> int:
     from crystalframer.prediction.command import predict_files
 
     paths = [Path(path) for path in arguments.paths]
-    models = local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri)
-    if arguments.explain is not None:
-        from crystalframer.prediction.drawing import explain_file
+    with local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri) as models:
+        if arguments.explain is not None:
+            from crystalframer.prediction.drawing import explain_file
 
-        return explain_file(
-            models, paths, arguments.explain, atom=arguments.atom, block=arguments.block, head=arguments.head
+            return explain_file(
+                models, paths, arguments.explain, atom=arguments.atom, block=arguments.block, head=arguments.head
+            )
+        return predict_files(
+            models, paths, output=arguments.output, processes=arguments.processes, device=arguments.device
         )
-    return predict_files(models, paths, output=arguments.output, processes=arguments.processes, device=arguments.device)
+
+
+def register(arguments: argparse.Namespace) -> int:
+    """Register a model in MLflow, and say how to serve it."""
+    from crystalframer.orchestration.model_registry import register_model
+
+    with local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri) as models:
+        registered = register_model(models, arguments.name, arguments.tracking_uri)
+    print(f"{registered.uri}; serve it with `mlflow models serve --env-manager local -m {registered.uri}`")
+    return 0
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -68,19 +82,21 @@ def convert(arguments: argparse.Namespace) -> int:
     )
 
 
-def local_models(models: Sequence[str], tracking_uri: str | None) -> list[Path]:
-    """Return the files of models: paths as they are, those recorded in MLflow fetched from there."""
+@contextmanager
+def local_models(models: Sequence[str], tracking_uri: str | None) -> Iterator[list[Path]]:
+    """Yield the files of models: paths as they are, those recorded in MLflow fetched from there for the context."""
     from crystalframer.prediction.predictor import model_files
 
-    found: list[Path] = []
-    for model in models:
-        if model.startswith(("runs:/", "models:/")):
-            from crystalframer.orchestration.model_registry import fetch_model
+    with tempfile.TemporaryDirectory() as folder:
+        found: list[Path] = []
+        for number, model in enumerate(models):
+            if model.startswith(("runs:/", "models:/")):
+                from crystalframer.orchestration.model_registry import fetch_models
 
-            found.append(fetch_model(model, tracking_uri))
-        else:
-            found += model_files(model)
-    return found
+                found += fetch_models(model, tracking_uri, Path(folder) / str(number))
+            else:
+                found += model_files(model)
+        yield found
 
 
 def show_data() -> int:
@@ -137,9 +153,10 @@ def show_runs(runs: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crystalframer", description=__doc__)
     parser.add_argument("--version", action="version", version=f"crystalframer {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{predict,convert,data,ui}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{predict,convert,register,data,ui}")
     _add_predict(commands)
     _add_convert(commands)
+    _add_register(commands)
     data = commands.add_parser("data", help="list the data sets, their tasks and whether they are prepared")
     data.set_defaults(run=lambda _: show_data())
     ui = commands.add_parser("ui", help="show the recorded runs in a browser (MLflow, on this machine only)")
@@ -180,6 +197,14 @@ def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--task", help="name of the target (default: the file's)")
     parser.add_argument("--unit", help="its unit (default: the published one)")
     parser.set_defaults(run=convert)
+
+
+def _add_register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("register", help="register a model in MLflow, to be served over HTTP")
+    _add_model(parser)
+    parser.add_argument("--ensemble", nargs="+", default=[], metavar="MODEL", help="further models: mean and spread")
+    parser.add_argument("--name", required=True, help="name of the registered model; it gets the next version")
+    parser.set_defaults(run=register)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

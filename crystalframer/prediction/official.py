@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from crystalframer.data.official import OFFICIAL
 from crystalframer.errors import UserError
 from crystalframer.nn.official import from_official_state, with_sizes_of
 from crystalframer.training.archive import read_archive
-from crystalframer.training.trained import Target, TrainedModel, build_model
+from crystalframer.training.metrics import Target
+from crystalframer.training.trained import TrainedModel, build_model
 
 Weights = Literal["averaged", "plain"]
 AVERAGED, PLAIN = "swa_model.module.", "model."
@@ -212,7 +213,7 @@ def _target(
 ) -> Target:
     given = settings.get("targets", "target")
     theirs = str(given[0] if isinstance(given, list | tuple) and given else given)
-    name = task or _TASKS.get(theirs, theirs)
+    name = task or _TASKS.get(theirs, "_".join(theirs.replace(",", " ").split()))
     if unit is None and name not in _UNITS:
         raise UserError(f"{path} predicts {theirs!r}, whose unit is not known here: give it with --unit")
     values = []
@@ -235,4 +236,4 @@ def _number(path: Path, settings: Mapping[str, Any], name: str, default: float |
 
 
 def _whole(value: object) -> int:
-    return cast(int, value) if isinstance(value, int) else 0
+    return value if isinstance(value, int) else 0

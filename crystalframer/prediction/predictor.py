@@ -126,7 +126,8 @@ class Predictor:
         values = np.full((len(self.members), len(chunk), len(self.names)), np.nan)
         crystals = [crystal for row in good if (crystal := chunk[row].crystal) is not None]
         for cutoff in {member.trial.model.cutoff for member in self.members}:
-            members = [index for index, member in enumerate(self.members) if member.trial.model.cutoff == cutoff]
+            own = [index for index, member in enumerate(self.members) if member.trial.model.cutoff == cutoff]
+            members = np.array(own, dtype=np.int64)
             values[np.ix_(members, good)] = self._predict_crystals(crystals, cutoff, members)
         for row in good:
             if not np.isfinite(values[:, row]).all():
@@ -136,7 +137,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict_crystals(
-        self, crystals: Sequence[Crystal], cutoff: float, members: Sequence[int]
+        self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Return the predictions (M, S, T) of the members of one cutoff."""
         sizes = np.array([crystal.num_atoms for crystal in crystals], dtype=np.int64)

@@ -13,7 +13,8 @@ from crystalframer.data.crystal import Crystal
 from crystalframer.data.registry import load_dataset
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.prediction.structures import elements_of
-from crystalframer.training.trained import Target, TrainedModel, write_model
+from crystalframer.training.metrics import Target
+from crystalframer.training.trained import TrainedModel, write_model
 from tests.fixtures.models import SMALL, loud_model
 
 TARGETS = (Target("formation_energy", "eV/atom", -1.2, 0.9), Target("bandgap", "eV", 1.5, 2.0))
@@ -43,7 +44,7 @@ def make_model() -> MakeModel:
         trial = settings(num_targets=len(targets), **model)
         network: CrystalFramer = loud_model(trial.model, kernel="reference")
         with torch.no_grad():
-            network.head_out.bias += shift
+            network.head_out.bias.add_(shift)
         return TrainedModel(network.eval(), trial, targets, epoch=3, averaged=True, data_fingerprint="f" * 64)
 
     return make

@@ -13,7 +13,8 @@ from crystalframer.data.crystal import Crystal
 from crystalframer.errors import UserError
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.prediction import Predictor, load_predictor
-from crystalframer.training.trained import Target, TrainedModel, write_model
+from crystalframer.training.metrics import Target
+from crystalframer.training.trained import TrainedModel, write_model
 from tests.prediction.conftest import TARGETS, MakeModel
 
 
@@ -126,7 +127,7 @@ def test_a_model_file_gives_back_all_of_a_model(trained: TrainedModel, tmp_path:
     for name in ("trial", "targets", "epoch", "averaged", "data_fingerprint", "elements", "origin"):
         assert getattr(again, name) == getattr(known, name)
     assert not again.model.training
-    assert Predictor([known]).trained_elements == {1, 8}
+    assert Predictor([known]).trained_elements == frozenset({1, 8})
     assert Predictor([known, trained]).trained_elements is None
 
 
