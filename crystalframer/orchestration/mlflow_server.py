@@ -1,8 +1,9 @@
 """A local MLflow tracking server on SQLite that lives exactly as long as the program that started it.
 
 ``runs/mlflow.db`` holds the records and ``runs/mlartifacts`` the artifacts, both served on a free port of the
-loopback interface. The database's tables are made aside and moved into place, so that no kill and no second process
-ever meets half a schema.
+loopback interface; on a cluster that has no server of its own, on every interface, behind a gate (mlflow_gate.py).
+The database's tables are made aside and moved into place, so that no kill and no second process ever meets half a
+schema.
 """
 
 import contextlib
@@ -21,13 +22,16 @@ from pathlib import Path
 from types import TracebackType
 
 from crystalframer.errors import UserError
-from crystalframer.orchestration import watchdog
+from crystalframer.orchestration import mlflow_gate, watchdog
 from crystalframer.orchestration.mlflow_store import ENVIRONMENT, connect
 
 START_SECONDS = 120.0
 """How long a server may take until it answers."""
+LOOPBACK = "127.0.0.1"
+EVERY_INTERFACE = "0.0.0.0"
 _SERVER_ENVIRONMENT = {
     **ENVIRONMENT,
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "64",  # with the default of 5, some 20 clients at once make it stand still
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.5 GB instead of 3 GB, and ready in a quarter of the time
 }
 
@@ -47,21 +51,29 @@ def ui_command(runs: Path) -> str:
 class LocalMlflowServer:
     """The tracking server of a folder of runs; a context manager that ends it."""
 
-    def __init__(self, runs: Path) -> None:
-        """Start the server without waiting for it; it gets ready in about 5 s, 10 s on a new folder."""
+    def __init__(self, runs: Path, *, reachable_as: str | None = None) -> None:
+        """Start the server without waiting for it; it gets ready in about 5 s, 10 s on a new folder.
+
+        Args:
+            runs: the folder of runs.
+            reachable_as: this machine's address for the other nodes of a cluster, who then have to sign in; None
+                for a server that this machine alone can reach.
+        """
         self._runs = runs.absolute()
         self._runs.mkdir(parents=True, exist_ok=True)
         self.log = self._runs / "mlflow-server.log"
         self.port = _free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, watchdog.__file__, sys.executable, "-m", __name__, str(self._runs), str(self.port)]
+        self.uri = f"http://{reachable_as or LOOPBACK}:{self.port}"
+        host = EVERY_INTERFACE if reachable_as else LOOPBACK
+        server = [sys.executable, "-m", "crystalframer.orchestration.mlflow_server"]
+        command = [sys.executable, watchdog.__file__, *server, str(self._runs), host, str(self.port)]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_server_environment(),
+                env=server_environment(),
                 start_new_session=True,  # Ctrl-C is for the driver, which still has runs to close
             )
 
@@ -124,7 +136,8 @@ def create_database(runs: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _server_environment() -> dict[str, str]:
+def server_environment() -> dict[str, str]:
+    """Return the environment of a server's process."""
     package_root = str(Path(__file__).absolute().parents[2])  # so that it is found where it is not installed, too
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, **_SERVER_ENVIRONMENT, "PYTHONPATH": path}
@@ -132,25 +145,32 @@ def _server_environment() -> dict[str, str]:
 
 def _free_port() -> int:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])
 
 
-def _serve(runs: Path, port: int) -> None:
+def server_command(database: str, artifacts: str, host: str, port: int) -> list[str]:
+    """Return the command of a tracking server; one that other machines can reach stands behind the gate."""
+    options = {
+        "--backend-store-uri": database,
+        "--artifacts-destination": artifacts,
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+    }
+    if host != LOOPBACK:
+        options["--app-name"] = mlflow_gate.APP_NAME
+    return [sys.executable, "-m", "mlflow", "server", *(part for option in options.items() for part in option)]
+
+
+def _serve(runs: Path, host: str, port: int) -> None:
     """Become the server: runs in a process of its own, under the watchdog."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not (runs / "mlflow.db").exists():
         create_database(runs)
-    options = {
-        "--backend-store-uri": database_uri(runs),
-        "--artifacts-destination": str(runs / "mlartifacts"),
-        "--host": "127.0.0.1",
-        "--port": str(port),
-        "--workers": "1",
-    }
-    arguments = [part for option in options.items() for part in option]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+    command = server_command(database_uri(runs), str(runs / "mlartifacts"), host, port)
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    _serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
