@@ -124,7 +124,8 @@ def flat(shown: Surroundings) -> "Figure":
     """Return the picture as a matplotlib figure."""
     from ase import Atoms
     from ase.data.colors import jmol_colors
-    from ase.visualize.plot import Matplotlib
+    from ase.visualize import plot
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -133,10 +134,11 @@ def flat(shown: Surroundings) -> "Figure":
     colours = np.concatenate([jmol_colors[shown.numbers], shown.opacity[:, None]], axis=1)
     atoms = Atoms(shown.numbers, positions=shown.positions)
     box = (-_REACH, -_REACH, _REACH, _REACH)
-    writer = Matplotlib(atoms, axes, rotation=VIEW, radii=0.4, colors=colours, show_unit_cell=0, bbox=box)
+    ase_plot: Any = plot  # ASE has no types
+    writer = ase_plot.Matplotlib(atoms, axes, rotation=VIEW, radii=0.4, colors=colours, show_unit_cell=0, bbox=box)
     writer.write()
     for patch in axes.patches:
-        patch.set_edgecolor((0.2, 0.2, 0.2, patch.get_facecolor()[3]))
+        patch.set_edgecolor((0.2, 0.2, 0.2, to_rgba(patch.get_facecolor())[3]))
     axes.set_axis_off()
     axes.set_aspect("equal")
     axes.set_title(shown.title, fontsize=9)

@@ -28,7 +28,9 @@ def test_the_picture_shows_the_heads_weights_and_frame() -> None:
     assert np.array_equal(shown.frame, view.frames[2, 1])
     axes = flat(shown).axes[0]
     assert len(axes.patches) == len(shown.positions)
-    assert [line.get_color() for line in axes.get_legend().get_lines()] == ["orangered", "green", "blue"]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [line.get_color() for line in legend.get_lines()] == ["orangered", "green", "blue"]
     tips = {trace.name: np.array([trace.x[1], trace.y[1], trace.z[1]]) for trace in turning(shown).data[1:]}
     assert np.allclose(tips["e1"] / np.linalg.norm(tips["e1"]), shown.frame[0])
 
