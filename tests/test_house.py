@@ -1,6 +1,7 @@
 """The house keeps its shape: imports point one way, help is instant, pins fit, nothing names one machine."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -159,3 +160,17 @@ def test_the_texts_link_to_what_exists() -> None:
         for target in re.findall(r"\]\(([^)#]+)", text.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (text.parent / target).exists(), f"{text.relative_to(ROOT)} links to {target}"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")]
+)
+def test_waiting_threads_soon_give_way_unless_told_otherwise(given: dict[str, str], expected: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    program = (
+        "import sys, os, crystalframer; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT', ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected
