@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crystalframer.command_line import reports_user_errors
+from crystalframer.orchestration.cluster import default_runs, runs_folder, surroundings
 
 DEFAULT_SWEEP = Path(__file__).absolute().parents[1] / "sweeps" / "ablation_sample.yaml"
 
@@ -14,8 +15,8 @@ DESCRIPTION = """\
 Train every frame type on real crystals and tabulate their errors.
 
 A sweep file (sweeps/*.yaml) states a question, the settings all trials share and those that vary. Ray Tune runs the
-trials on this machine (or, with --address, on a cluster), MLflow records their settings, curves, errors and
-checkpoints, and the analysis draws the table and the learning curves from what MLflow recorded.
+trials on this machine, or on the cluster it finds itself on (docs/clusters.md); MLflow records their settings, curves,
+errors and checkpoints, and the analysis draws the table and the learning curves from what MLflow recorded.
 
 Stop it whenever you like (Ctrl-C, or pull the plug) and run the same command again: finished trials are kept, the
 others go on from their checkpoints. Add seeds or frames to the file and only what is new runs.
@@ -47,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from crystalframer.orchestration.mlflow_server import ui_command
     from crystalframer.orchestration.spec import load_sweep
     from crystalframer.orchestration.sweep import EXIT_FAILED, SweepOptions, run_sweep
 
@@ -57,31 +57,40 @@ def _run(options: argparse.Namespace) -> int:
         for trial in spec.trials():
             print(trial.name)
         return 0
-    where = SweepOptions(
-        runs=options.runs,
-        address=options.address,
-        tracking_uri=options.tracking_uri,
-        max_concurrent=options.max_concurrent,
-        checkpoint_seconds=options.checkpoint_seconds,
-    )
-    code = run_sweep(spec, where, console)
-    if code > EXIT_FAILED:
-        return code
-    _analyse(spec.name, options)
-    program = Path(sys.executable).with_name("crystalframer")
-    print(f"MLflow UI: {options.tracking_uri or f'{program} ui --runs {options.runs}'}")
-    if not options.tracking_uri:
-        print(f"     or: {ui_command(options.runs)}")
+    with surroundings(options.address, options.runs, options.tracking_uri) as place:
+        where = SweepOptions(
+            runs=options.runs,
+            address=place.address,
+            tracking_uri=place.tracking_uri,
+            signs_in=place.signs_in,
+            max_concurrent=options.max_concurrent,
+            checkpoint_seconds=options.checkpoint_seconds,
+        )
+        code = run_sweep(spec, where, console)
+        if code > EXIT_FAILED:
+            return code
+        output = options.output or (options.runs.absolute().parent / "analysis" if place.address else None)
+        _analyse(spec.name, options.runs, place.tracking_uri, output)
+    _say_where(place.tracking_uri, options.runs)
     return code
 
 
-def _analyse(sweep: str, options: argparse.Namespace) -> None:
+def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> None:
     from analysis import ablation_table, learning_curves
 
-    source = ["--tracking-uri", options.tracking_uri] if options.tracking_uri else ["--runs", str(options.runs)]
-    arguments = ["--sweep", sweep, *source, *(["--output", str(options.output)] if options.output else [])]
+    source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
+    arguments = ["--sweep", sweep, *source, *(["--output", str(output)] if output else [])]
     for script in (ablation_table, learning_curves):
         script.main(arguments)
+
+
+def _say_where(tracking_uri: str | None, runs: Path) -> None:
+    from crystalframer.orchestration.mlflow_server import ui_command
+
+    program = Path(sys.executable).with_name("crystalframer")
+    print(f"MLflow UI: {tracking_uri or f'{program} ui --runs {runs}'}")
+    if not tracking_uri:
+        print(f"     or: {ui_command(runs)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,10 +108,17 @@ def _parser() -> argparse.ArgumentParser:
         help="replace a setting of the file's base or resources, e.g. train.epochs=10; may be repeated",
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the results (default: runs)"
+        "--runs",
+        type=runs_folder,
+        default=default_runs(),
+        metavar="DIR",
+        help="folder of the results, on a cluster one that all nodes share (default: $CRYSTALFRAMER_RUNS, else runs)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of the table and the figure (default: analysis/output)"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the table and the figure (default: analysis/output; on a cluster, analysis beside --runs)",
     )
     parser.add_argument("--dry-run", action="store_true", help="list the trials' names and stop")
     parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
@@ -113,12 +129,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
     )
-    parser.add_argument("--address", metavar="RAY", help="join a Ray cluster, e.g. auto (default: a Ray of its own)")
+    parser.add_argument(
+        "--address",
+        metavar="RAY",
+        help="join a Ray cluster, e.g. auto on one of its nodes (default: $RAY_ADDRESS, else a Ray of its own)",
+    )
     parser.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
         metavar="URI",
-        help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else a server of its own on runs/mlflow.db)",
+        help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else the server on the cluster's head, else one of "
+        "its own on runs/mlflow.db)",
     )
     return parser
 

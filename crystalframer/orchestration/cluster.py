@@ -7,7 +7,11 @@ and ``CRYSTALFRAMER_RUNS`` for the folder of results on the storage that all nod
 
 import argparse
 import os
+import platform
 import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,52 @@ MLFLOW_PORT = 5000
 """Where the head's tracking server listens (head_server.py)."""
 PROBE_SECONDS = 60.0
 """How long a node may take to say what it sees."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a sweep runs and records."""
+
+    address: str | None
+    """The Ray cluster, None for a Ray of our own on this machine."""
+    tracking_uri: str | None
+    """The MLflow server, None for one of our own on this machine."""
+    signs_in: bool = False
+    """Whether that server stands behind the cluster's gate (mlflow_gate.py)."""
+
+
+@contextmanager
+def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> Iterator[Surroundings]:
+    """Join the cluster if there is one, check its storage, and find or start its tracking server.
+
+    Args:
+        address: the cluster as named on the command line, None for what `find_address` finds.
+        runs: the folder of results.
+        tracking_uri: the tracking server that the user named, if any.
+
+    Raises:
+        UserError: the cluster does not answer, does not share the folder, or cannot have a tracking server.
+    """
+    address = find_address(address)
+    if address is None:
+        yield Surroundings(None, tracking_uri)
+        return
+    from crystalframer.orchestration.tune import ray_session
+
+    with ExitStack() as stack:
+        stack.enter_context(ray_session(address))
+        runs.mkdir(parents=True, exist_ok=True)
+        check_visible(runs.absolute())
+        signs_in = tracking_uri is None
+        if tracking_uri is None:
+            tracking_uri = head_tracking_uri()
+        if tracking_uri is None:
+            server = stack.enter_context(start_tracking_server(runs))
+            server.wait_until_ready()
+            tracking_uri = server.uri
+        if signs_in:
+            mlflow_gate.sign_in()
+        yield Surroundings(address, tracking_uri, signs_in)
 
 
 def find_address(given: str | None) -> str | None:
@@ -116,6 +166,19 @@ def _look(mark: str, name: str) -> str | None:
     return None
 
 
+def require_visible(marker: Path) -> None:
+    """Check, on a worker, that it sees a file that the driver made; nodes may join after `check_visible`.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not marker.exists():
+        raise UserError(
+            f"the folder of results {marker.parent} is not shared with node {platform.node()}; name one on storage "
+            f"that every node mounts, with --runs or {RUNS_VARIABLE}"
+        )
+
+
 def head_tracking_uri() -> str | None:
     """Return the address of the tracking server on the joined cluster's head, None where none answers."""
     import ray
@@ -133,7 +196,7 @@ def start_tracking_server(runs: Path) -> LocalMlflowServer:
     """
     import ray
 
-    address = ray.util.get_node_ip_address()
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     if mlflow_gate.password() is None:
         alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         if len(alive) == 1 and alive[0]["NodeManagerAddress"] == address:

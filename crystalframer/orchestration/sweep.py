@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from crystalframer.orchestration.tune import TrialJob, TuneOutcome
 
 TRAINER = "crystalframer.training.trainer:Trainer"
+LOCK = ".driver.lock"
+"""The file in a sweep's folder that its driver holds locked."""
 EXIT_FAILED = 1
 """Exit code of a sweep with trials that failed."""
 
@@ -43,6 +45,8 @@ class SweepOptions:
     """A Ray cluster to join, None for a local Ray."""
     tracking_uri: str | None = None
     """An MLflow server to use, None for a local one on ``runs/mlflow.db``."""
+    signs_in: bool = False
+    """Whether that server stands behind the cluster's gate."""
     max_concurrent: int | None = None
     """Bound on the trials at a time."""
     trainer: str = TRAINER
@@ -195,6 +199,8 @@ class _Sweep:
             checkpoint_seconds=self._options.checkpoint_seconds,
             trainer=self._options.trainer,
             snapshots=self._spec.record.snapshots_of(trial.config),
+            marker="" if self._options.address is None else str(self._options.runs.absolute() / self._spec.name / LOCK),
+            signs_in=self._options.signs_in,
         )
 
     def _exit_code(self, outcome: "TuneOutcome | None") -> int:
@@ -245,7 +251,7 @@ def _mlflow(options: SweepOptions) -> Iterator[_Tracking]:
 def _only_one_driver(folder: Path) -> Iterator[None]:
     """Keep a second driver from the same sweep; the lock goes when the process does, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".driver.lock").open("a+") as lock:
+    with (folder / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -33,14 +33,14 @@ os.environ |= {  # read when Ray is imported
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import AuthenticationError, RayActorError
 from ray.tune.experiment import Trial as RayTrial
 
 from crystalframer.config import DataConfig, trial_from_dict
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
-from crystalframer.orchestration import mlflow_store
+from crystalframer.orchestration import cluster, mlflow_gate, mlflow_store
 from crystalframer.orchestration.run_directory import RunDirectory
 from crystalframer.orchestration.spec import Resources, Trial
 from crystalframer.orchestration.trial import TrainerFactory, TrialProgress, one_line, run_trial
@@ -73,6 +73,10 @@ class TrialJob:
     """Where the trainer's class is, as ``module:name``."""
     snapshots: int = 0
     """How many models to keep from evenly spaced epochs."""
+    marker: str = ""
+    """A file that the driver made beside the run directories; a worker that does not see it is on the wrong storage."""
+    signs_in: bool = False
+    """Whether the tracking server stands behind the cluster's gate."""
 
 
 class Watcher(Protocol):
@@ -106,11 +110,14 @@ class TuneOutcome:
 
 @contextmanager
 def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
-    """Start a local Ray for the duration of the block, or join the cluster at `address`.
+    """Start a local Ray for the duration of the block, or join the cluster at `address`, unless that was done already.
 
     Raises:
-        UserError: no cluster answers at the address.
+        UserError: no cluster answers at the address, or it does not let us in.
     """
+    if ray.is_initialized():
+        yield
+        return
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # the screen tells what matters, errors reach us as values
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
@@ -130,6 +137,11 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
             ray.init(address=address, runtime_env={"env_vars": mlflow_store.ENVIRONMENT}, **quiet)
         except ConnectionError as error:
             raise UserError(f"no Ray cluster answers at --address {address!r}; start one, or leave it out") from error
+        except AuthenticationError as error:
+            raise UserError(
+                f"the Ray cluster at {address!r} asks for its token: set RAY_AUTH_MODE=token, and put the token that "
+                "`ray get-auth-token` shows on its head into ~/.ray/auth_token"
+            ) from error
     try:
         yield
     finally:
@@ -238,6 +250,10 @@ class SweepTrial(tune.Trainable):
 def _work(job: TrialJob) -> Iterator[TrialProgress]:
     import torch
 
+    if job.marker:
+        cluster.require_visible(Path(job.marker))
+    if job.signs_in:
+        mlflow_gate.sign_in()
     torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
     trial = Trial(job.name, trial_from_dict(job.settings))
     module, _, attribute = job.trainer.partition(":")
