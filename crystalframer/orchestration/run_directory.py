@@ -11,6 +11,8 @@
                     the test set's targets and predictions
     error.txt       the traceback of the last failure
     done.json       the result; written last, so that its presence means that nothing is left to do
+    stopped_early.json
+                    the driver's decision that the trial ends before its last epoch
     attempt, lock   which attempt may write
 
 Only one attempt at a trial may write. A new attempt first claims the directory (its id replaces the one in
@@ -62,6 +64,19 @@ class TrialState:
     """Why it failed, in one line."""
     updated: float = 0.0
     """Seconds since 1970, when this was written."""
+    peak_bytes: int | None = None
+    """Most memory of the device that this attempt has held, None where there is no such device."""
+    device_bytes: int | None = None
+    """Memory of the device."""
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """A search's decision that a trial ends here; the trial's checkpoint holds this epoch."""
+
+    epoch: int
+    val_mae: float
+    reason: str
 
 
 class RunDirectory:
@@ -102,6 +117,15 @@ class RunDirectory:
         """Return where the trial stands, or None when it was never started."""
         content = _read_json(self.path / "state.json")
         return None if content is None else TrialState(**content)
+
+    def stopped_early(self) -> EarlyStop | None:
+        """Return the decision that ended the trial before its last epoch, or None while there is none."""
+        content = _read_json(self.path / "stopped_early.json")
+        return None if content is None else EarlyStop(**content)
+
+    def stop_early(self, decision: EarlyStop) -> None:
+        """Write that decision down; the driver does so, before anyone acts on it."""
+        replace_text(self.path / "stopped_early.json", json.dumps(asdict(decision), indent=1))
 
     def records(self) -> list[StepMetrics]:
         """Return the epochs written so far; a last line torn by a kill is left out.
@@ -172,6 +196,11 @@ class Attempt:
         self.directory = directory
         self.id = attempt_id
         self._epochs = epochs
+        self._memory: tuple[int | None, int | None] = (None, None)
+
+    def note_memory(self, peak_bytes: int, device_bytes: int) -> None:
+        """Have the next state say how much memory of its device the trial has held."""
+        self._memory = peak_bytes, device_bytes
 
     def check_current(self) -> None:
         """Raise `SupersededError` when another attempt has claimed the directory."""
@@ -204,7 +233,7 @@ class Attempt:
     def write_state(self, state: TrialStateName, epoch: int, reason: str = "") -> None:
         """Say where the trial stands."""
         self.check_current()
-        content = TrialState(state, self.id, epoch, self._epochs, reason, time.time())
+        content = TrialState(state, self.id, epoch, self._epochs, reason, time.time(), *self._memory)
         replace_text(self.directory.path / "state.json", json.dumps(asdict(content), indent=1))
 
     def write_error(self, error: BaseException) -> None:
@@ -212,15 +241,24 @@ class Attempt:
         self.check_current()
         replace_text(self.directory.path / "error.txt", "".join(traceback.format_exception(error)))
 
-    def write_predictions(self, ids: Sequence[str], targets: Sequence[float], predictions: Sequence[float]) -> None:
-        """Write the test set's targets and predictions, in physical units."""
+    def write_predictions(
+        self, ids: Sequence[str], targets: Sequence[Any], predictions: Sequence[Any], tasks: Sequence[str] = ()
+    ) -> None:
+        """Write the test set's targets and predictions, in physical units.
+
+        Of several tasks, targets and predictions are a list per crystal, and the columns carry the tasks' names; an
+        absent target is an empty field.
+        """
         self.check_current()
         self.directory.predictions.parent.mkdir(exist_ok=True)
         temporary = _temporary(self.directory.predictions)
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", "target", "prediction"])
-            writer.writerows(zip(ids, targets, predictions, strict=True))
+            columns = ("target", "prediction")
+            writer.writerow(["id", *([f"{name}_{task}" for name in columns for task in tasks] or columns)])
+            for name, target, prediction in zip(ids, targets, predictions, strict=True):
+                values = [target, prediction] if not tasks else [*target, *prediction]
+                writer.writerow([name, *("" if value != value else value for value in values)])
         temporary.replace(self.directory.predictions)
 
     def write_result(self, result: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,8 +19,12 @@ if TYPE_CHECKING:  # they import torch, which the driver does without
     from crystalframer.training.metrics import EpochResult, Evaluation
 
 CHECKPOINT_SECONDS = 10.0
-"""Shortest time between two checkpoints, and so the most work that a kill can cost besides an epoch. Not a setting
-of a trial: it must not change results."""
+"""Shortest time between two checkpoints, and so about the most work that a kill can cost. Not a setting of a trial: it
+must not change results."""
+SAVING_SHARE = 0.05
+"""Share of a trial's time that its checkpoints may take within epochs; where they are slow they become fewer."""
+STOP_CHECK_SECONDS = 1.0
+"""How often a trial looks whether it should stop."""
 
 
 class NamesItsKernel(Protocol):
@@ -44,8 +48,11 @@ class TrialTrainer(Protocol):
     def num_parameters(self) -> int:
         """Number of the model's parameters."""
 
-    def fit(self) -> "Iterator[EpochResult]":
+    def fit(self, after_step: "Callable[[float], None] | None" = None) -> "Iterator[EpochResult]":
         """Train from where training stands to the last epoch, yielding the result of each."""
+
+    def stop(self) -> None:
+        """Make `fit` end after the step under way."""
 
     def evaluate(self, split: "SplitName") -> "Evaluation":
         """Predict a split."""
@@ -76,6 +83,10 @@ class TrialProgress:
     """Of this epoch."""
     result: dict[str, Any] | None = None
     """What `done.json` holds, once it is written."""
+    peak_bytes: int | None = None
+    """Most memory of the device held so far, None where there is no such device."""
+    device_bytes: int | None = None
+    """Memory of the device."""
 
 
 def run_trial(
@@ -89,8 +100,12 @@ def run_trial(
     device: str = "cpu",
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     snapshots: int = 0,
+    decide_at: Collection[int] = (),
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Generator[TrialProgress, None, None]:
     """Train, evaluate and record one trial; closing the iteration early saves a checkpoint to resume from.
+
+    Between two steps of an epoch, too, checkpoints are saved and a wish to stop is heard.
 
     A metric reaches the tracker only when the checkpoint that holds its epoch is on disk, so that what is recorded
     is always the past of the model that results.
@@ -105,9 +120,11 @@ def run_trial(
         device: where the model lives.
         checkpoint_seconds: shortest time between two checkpoints.
         snapshots: how many models to keep from evenly spaced epochs, the last one included.
+        decide_at: epochs at which someone may decide to end the trial; they are saved before they are reported.
+        stop_requested: asked now and then; once it says so the trial saves a checkpoint and ends.
 
     Yields:
-        Progress after each epoch; the last one holds the result.
+        Progress after each epoch; the last one holds the result, unless the trial was asked to stop.
 
     Raises:
         UserError: the directory belongs to other settings or data, or the settings do not suit the data.
@@ -118,11 +135,15 @@ def run_trial(
             yield TrialProgress(trial.config.train.epochs, trial.config.train.epochs, done["val_mae"], 0.0, done)
             return
         run = _Run(trial, data, attempt, tracker, checkpoint_seconds, snapshots)
+        run.decide_at, run.device = frozenset(decide_at), device
         try:
             trainer = make_trainer(trial.config, data, device=device)
             run.resume(trainer, tags)
-            for epoch in trainer.fit():
+            for epoch in trainer.fit(lambda _: run.after_step(trainer, stop_requested)):
                 yield run.after_epoch(trainer, epoch)
+            if len(trainer.history) < trial.config.train.epochs:
+                run.stop(trainer)
+                return
             run.save(trainer)
             result = run.conclude(trainer)
         except GeneratorExit:
@@ -155,7 +176,11 @@ class _Run:
         self._tracker = tracker
         self._checkpoint_seconds = checkpoint_seconds
         self._snapshot_epochs = snapshot_epochs(trial.config.train.epochs, snapshots)
+        self.decide_at: frozenset[int] = frozenset()
+        self.device = "cpu"
         self._saved_at = time.monotonic()
+        self._saving_took = 0.0
+        self._asked_at = time.monotonic()
         self._epoch = 0
         self._unpublished: list[StepMetrics] = []
         self._tags: dict[str, str] = {}
@@ -181,27 +206,49 @@ class _Run:
         start_tracking(self._tracker, self._trial, self._tags, kept)
         self._tracked = True
 
+    def after_step(self, trainer: TrialTrainer, stop_requested: Callable[[], bool]) -> None:
+        """Save within an epoch when it is time, and hear a wish to stop."""
+        now = time.monotonic()
+        if now - self._saved_at >= max(self._checkpoint_seconds, self._saving_took / SAVING_SHARE):
+            self.save(trainer)
+        if now - self._asked_at >= STOP_CHECK_SECONDS:
+            self._asked_at = now
+            if stop_requested():
+                trainer.stop()
+
     def after_epoch(self, trainer: TrialTrainer, epoch: "EpochResult") -> TrialProgress:
         """Write an epoch down, and a checkpoint when one is due."""
-        metrics = StepMetrics(epoch.epoch, _now_ms(), epoch_metrics(epoch, self._data.unit))
+        metrics = StepMetrics(epoch.epoch, _now_ms(), self._epoch_values(epoch))
         self._attempt.append(metrics)
         self._unpublished.append(metrics)
         self._epoch = epoch.epoch
+        if (memory := _device_memory(self.device)) is not None:
+            self._attempt.note_memory(*memory)
         if epoch.epoch in self._snapshot_epochs:
             self.save(trainer)
             self._keep_snapshot(epoch.epoch)
-        elif time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+        elif epoch.epoch in self.decide_at or time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self.save(trainer)
         return self.progress(epoch)
+
+    def _epoch_values(self, epoch: "EpochResult") -> dict[str, float]:
+        values = epoch_metrics(epoch, self._data.unit)
+        if not epoch.val_mae_by_task:
+            return values
+        units = dict(zip(self._data.tasks, self._data.units, strict=True))
+        values |= task_metrics("val/{}/mae", epoch.val_mae_by_task, units)
+        return values | task_metrics("val/{}/rmse", epoch.val_rmse_by_task, units)
 
     def save(self, trainer: TrialTrainer) -> None:
         """Write a checkpoint and publish the epochs it holds."""
         self._attempt.check_current()
+        started = time.monotonic()
         trainer.save(self._directory.checkpoint)
         self._attempt.write_state("running", self._epoch)
         self._tracker.log_metrics(self._unpublished)
         self._unpublished.clear()
         self._saved_at = time.monotonic()
+        self._saving_took = self._saved_at - started
 
     def _keep_snapshot(self, epoch: int) -> None:
         """Keep the model of the checkpoint just written; an epoch computed again replaces it by the same."""
@@ -215,7 +262,8 @@ class _Run:
         started = time.perf_counter()
         test = trainer.evaluate("test")
         milliseconds = 1000 * (time.perf_counter() - started)
-        self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist())
+        tasks = self._data.tasks if len(self._data.tasks) > 1 else ()
+        self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist(), tasks)
         final = StepMetrics(
             self._epoch,
             _now_ms(),
@@ -243,18 +291,24 @@ class _Run:
         """Leave the trial so that the next attempt continues at this epoch."""
         self.save(trainer)
         self._attempt.write_state("stopped", self._epoch)
+        if (early := self._directory.stopped_early()) is not None:
+            self._tracker.set_tags({"stopped_early": early.reason})
         self._tracker.finish("KILLED")
 
     def fail(self, error: BaseException) -> None:
-        """Write down why the trial failed."""
-        self._attempt.write_error(error)
-        self._attempt.write_state("failed", self._epoch, one_line(error))
+        """Write down why the trial failed; on a full disk that may be impossible, and the error itself has to do."""
+        try:
+            self._attempt.write_error(error)
+            self._attempt.write_state("failed", self._epoch, one_line(error))
+        except OSError as second:
+            error.add_note(f"and this could not be written to the run directory: {second}")
         if self._tracked:
             self._tracker.finish("FAILED")
 
     def progress(self, epoch: "EpochResult", result: dict[str, Any] | None = None) -> TrialProgress:
         """Return what to report."""
-        return TrialProgress(epoch.epoch, self._trial.config.train.epochs, epoch.val_mae, epoch.seconds, result)
+        epochs, memory = self._trial.config.train.epochs, _device_memory(self.device) or (None, None)
+        return TrialProgress(epoch.epoch, epochs, epoch.val_mae, epoch.seconds, result, *memory)
 
 
 def start_tracking(tracker: Tracker, trial: Trial, tags: dict[str, str], records: Sequence[StepMetrics]) -> None:
@@ -296,12 +350,34 @@ def epoch_metrics(epoch: "EpochResult", unit: str) -> dict[str, float]:
 def final_metrics(test: "Evaluation", unit: str, num_parameters: int) -> dict[str, float]:
     """Return a finished trial's metrics under the names that the analysis reads."""
     token = unit_token(unit)
-    return {
+    values = {
         f"test/mae_{token}": test.mae,
         f"test/rmse_{token}": test.rmse,
         f"test/baseline_mae_{token}": test.baseline_mae,
         "num_parameters": float(num_parameters),
     }
+    if len(test.by_task) > 1:
+        units = {errors.task: errors.unit for errors in test.by_task}
+        values |= task_metrics("test/{}/mae", {errors.task: errors.mae for errors in test.by_task}, units)
+        values |= task_metrics("test/{}/rmse", {errors.task: errors.rmse for errors in test.by_task}, units)
+        values |= task_metrics(
+            "test/{}/baseline_mae", {errors.task: errors.baseline_mae for errors in test.by_task}, units
+        )
+    return values
+
+
+def task_metrics(name: str, by_task: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
+    """Return metrics of single tasks, e.g. ``val/bandgap/mae_eV`` for the name ``val/{}/mae``."""
+    return {f"{name.format(task)}_{unit_token(units[task])}": value for task, value in by_task.items()}
+
+
+def _device_memory(device: str) -> tuple[int, int] | None:
+    """Return the most memory held so far and that of the device, in bytes; None where there is no such device."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
 
 
 def one_line(error: BaseException) -> str:

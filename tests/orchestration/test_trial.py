@@ -1,7 +1,7 @@
 """One trial with the real trainer: resuming, failing, what is recorded when."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,8 +117,8 @@ def test_stopped_and_resumed_ends_with_the_same_bits(
 
 def test_killed_after_writing_epochs_that_no_checkpoint_holds(uninterrupted: Bench, bench: Bench) -> None:
     class DiesAtFour(Trainer):
-        def fit(self) -> Iterator[EpochResult]:
-            for epoch in super().fit():
+        def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
+            for epoch in super().fit(after_step):
                 if epoch.epoch == 2:
                     self.save(bench.directory.checkpoint)
                 yield epoch

@@ -19,7 +19,7 @@ HERE = "tests.orchestration.test_worker"
 class Diverges(Trainer):
     """Training that another attempt would not mend."""
 
-    def fit(self) -> Any:
+    def fit(self, after_step: Any = None) -> Any:
         """Fail."""
         raise TrainingDivergedError("training diverged in epoch 1")
 
@@ -27,7 +27,7 @@ class Diverges(Trainer):
 class Breaks(Trainer):
     """Training that another attempt may mend."""
 
-    def fit(self) -> Any:
+    def fit(self, after_step: Any = None) -> Any:
         """Fail."""
         raise RuntimeError("a device went away")
 
