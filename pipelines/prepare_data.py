@@ -6,6 +6,7 @@
     python pipelines/prepare_data.py oqmd --processes 8         # OQMD, 817,636 crystals
     python pipelines/prepare_data.py oqmd --source FOLDER       # where there is no network: files fetched elsewhere
     python pipelines/prepare_data.py mp --source https://HOST/FOLDER    # from a mirror
+    python pipelines/prepare_data.py my_crystals --unit bandgap=eV      # your own: a folder, a file, a parquet table
 
 The published split is regenerated and checked. Records that hold no valid crystal are left out and listed with the
 reason in rejects.jsonl; everything else goes into one memory-mapped Arrow file under $CRYSTALFRAMER_DATA (default
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crystalframer.data.registry import check_dataset
 
     arguments = _parse(argv)
+    if is_own(arguments.dataset):
+        return prepare_own_data(arguments)
     check_dataset(arguments.dataset)
     if arguments.dataset == "sample":
         return verify_sample(arguments)
@@ -75,6 +78,47 @@ def prepare_published(arguments: Any) -> int:
     return 0
 
 
+def is_own(text: str) -> bool:
+    """Return whether the command line names a user's own path and not a published data set."""
+    from crystalframer.data.registry import TASKS
+
+    return text not in TASKS and (Path(text).exists() or "/" in text or bool(Path(text).suffix))
+
+
+def prepare_own_data(arguments: Any) -> int:
+    """Prepare a folder, file or table of the user's own crystals."""
+    from crystalframer.data import store
+    from crystalframer.data.own import UNSPECIFIED, OwnData, prepare_own
+    from crystalframer.data.parallel import usable_processors
+    from crystalframer.data.progress import on_stderr
+
+    units = [text.partition("=") for text in arguments.unit]
+    wrong = next(("".join(parts) for parts in units if not all(parts)), None)
+    if wrong is not None:
+        raise UserError(f"--unit {wrong}: expected TASK=UNIT, such as bandgap=eV")
+    data = OwnData(
+        source=Path(arguments.dataset),
+        name=arguments.name,
+        targets=arguments.targets,
+        units={task: unit for task, _, unit in units},
+        split=int(arguments.split) if arguments.split.isdecimal() else Path(arguments.split),
+        train=arguments.train,
+        val=arguments.val,
+        keep_duplicates=arguments.keep_duplicates,
+    )
+    processes = arguments.processes or min(8, usable_processors())
+    directory, manifest = prepare_own(data, processes=processes, watch=on_stderr)
+    dataset = store.read_store(directory)
+    print(summary(dataset, manifest["rejects"], directory))
+    if manifest["rejects"]:
+        print(f"the reasons of the {manifest['rejects']:,} rejected entries are in {directory / store.REJECTS}")
+    unspecified = [task.name for task in dataset.tasks.values() if task.unit == UNSPECIFIED]
+    if unspecified:
+        print(f"no unit is known of {', '.join(unspecified)}: give it with --unit {unspecified[0]}=UNIT")
+    print(f"train with: python pipelines/train.py --dataset {dataset.name} --task {next(iter(dataset.tasks))}")
+    return 0
+
+
 def summary(dataset: "CrystalDataset", rejects: int, where: Path) -> str:
     """Return what a data set holds, a line a task."""
     import numpy as np
@@ -105,7 +149,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", help="sample, jarvis, mp or oqmd")
+    parser.add_argument("dataset", help="sample, jarvis, mp or oqmd, or a PATH to your own crystals")
     parser.add_argument(
         "--source",
         metavar="FILE|DIR|URL",
@@ -119,6 +163,16 @@ def _parse(argv: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--processes", type=_positive, metavar="N", help="that parse (default: processors, at most 8)")
     parser.add_argument("--force", action="store_true", help="make the store again though nothing changed")
+    own = parser.add_argument_group("your own crystals (PATH)")
+    own.add_argument("--name", help="name of the data set (default: that of the file or folder)")
+    own.add_argument("--targets", type=Path, metavar="FILE.csv", help="targets by file or id (default: id_prop.csv)")
+    own.add_argument("--unit", action="append", default=[], metavar="TASK=UNIT", help="unit of a task; may be repeated")
+    own.add_argument(
+        "--split", default="0", metavar="SEED|FILE.csv", help="seed of the split by formula, or a table `id,split`"
+    )
+    own.add_argument("--train", type=float, default=0.8, metavar="SHARE", help="of the formulas (default: 0.8)")
+    own.add_argument("--val", type=float, default=0.1, metavar="SHARE", help="of the formulas (default: 0.1)")
+    own.add_argument("--keep-duplicates", action="store_true", help="keep crystals that repeat an earlier one")
     return parser.parse_args(argv)
 
 

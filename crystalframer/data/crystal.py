@@ -150,7 +150,7 @@ class Crystal:
         return array.astype(np.int64)
 
     def _check_distances(self) -> None:
-        pair = _close_pair(self.lattice, self.frac_coords)
+        pair = close_pair(self.lattice, self.frac_coords, MIN_DISTANCE)
         if pair is None:
             return
         i, j, distance = pair
@@ -167,12 +167,14 @@ def _label(id: str) -> str:
     return f"crystal {id!r}" if id else "crystal without id"
 
 
-def _close_pair(lattice: NDArray[np.float64], frac_coords: NDArray[np.float64]) -> tuple[int, int, float] | None:
-    """Return (i, j, distance in Å) of the nearest two sites within `MIN_DISTANCE`, images included, or None."""
+def close_pair(
+    lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], limit: float
+) -> tuple[int, int, float] | None:
+    """Return (i, j, distance) of the nearest two sites within `limit` (Å), periodic images included, or None."""
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
     volume = abs(float(np.linalg.det(lattice)))
-    spacing = max(MIN_DISTANCE, (volume / len(frac_coords)) ** (1 / 3))
+    spacing = max(limit, (volume / len(frac_coords)) ** (1 / 3))
     heights = volume / np.linalg.norm(np.cross(np.roll(lattice, -1, axis=0), np.roll(lattice, -2, axis=0)), axis=1)
     cart_coords = (frac_coords - np.floor(frac_coords)) @ lattice
     if spacing / heights.min() > 20:
@@ -180,14 +182,14 @@ def _close_pair(lattice: NDArray[np.float64], frac_coords: NDArray[np.float64]) 
     i, j, images, distances = find_points_in_spheres(
         cart_coords,
         cart_coords,
-        r=MIN_DISTANCE,
+        r=limit,
         pbc=np.ones(3, dtype=np.int64),
         lattice=lattice,
         tol=1e-8,
         min_r=spacing,
     )
     itself = (i == j) & (images == 0).all(axis=1)
-    near = np.flatnonzero(~itself & (distances < MIN_DISTANCE))
+    near = np.flatnonzero(~itself & (distances < limit))
     if not near.size:
         return None
     nearest = near[np.argmin(distances[near])]

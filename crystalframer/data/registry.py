@@ -1,4 +1,4 @@
-"""Data sets by name: the embedded `sample`, and the prepared stores of `jarvis`, `mp` and `oqmd`."""
+"""Data sets by name: the embedded `sample`, the prepared stores of `jarvis`, `mp` and `oqmd`, and users' own ones."""
 
 import os
 from pathlib import Path
@@ -25,9 +25,9 @@ TASKS: dict[str, dict[str, str]] = {
     },
     "oqmd": {"formation_energy": "eV/atom", "bandgap": "eV", "e_hull": "eV/atom"},
 }
-"""Tasks and their units by data set."""
+"""Tasks and their units of the published data sets."""
 DATASETS: tuple[str, ...] = tuple(TASKS)
-"""Names of the data sets."""
+"""Names of the published data sets."""
 
 
 def data_directory() -> Path:
@@ -35,26 +35,51 @@ def data_directory() -> Path:
     return Path(os.environ.get("CRYSTALFRAMER_DATA") or Path.home() / ".cache" / "crystalframer").expanduser()
 
 
+def own_datasets() -> list[str]:
+    """Return the names of the prepared data sets that are not published ones, sorted."""
+    folder = data_directory()
+    if not folder.is_dir():
+        return []
+    found = [path.name for path in folder.iterdir() if store.is_store(path)]
+    return sorted(name for name in found if name not in TASKS and not name.startswith("."))
+
+
+def tasks_of(name: str) -> dict[str, str]:
+    """Return the tasks of a data set and their units; those of a user's own come from its manifest.
+
+    Raises:
+        UserError: the data set is unknown; near matches are listed.
+    """
+    check_dataset(name)
+    if name in TASKS:
+        return TASKS[name]
+    units: dict[str, str] = store.read_manifest(data_directory() / name)["units"]
+    return units
+
+
 def check_dataset(name: str) -> None:
     """Check the name of a data set.
 
     Raises:
-        UserError: it is unknown; near matches are listed.
+        UserError: it is neither a published one nor prepared; near matches are listed.
     """
-    if name not in TASKS:
-        raise UserError(f"unknown data set {name!r}{near_matches(name, DATASETS)}")
+    if name not in TASKS and name not in own_datasets():
+        raise UserError(
+            f"unknown data set {name!r}{near_matches(name, [*DATASETS, *own_datasets()])}; your own crystals "
+            f"become one with `python pipelines/prepare_data.py PATH --name {name}`"
+        )
 
 
 def check_names(dataset: str, task: str) -> None:
-    """Check the names of a data set and of one of its tasks, or several joined by commas, without reading anything.
+    """Check the names of a data set and of one of its tasks, or several joined by commas, without reading a crystal.
 
     Raises:
         UserError: one of them is unknown; near matches are listed.
     """
-    check_dataset(dataset)
+    tasks = tasks_of(dataset)
     for name in task.split(","):
-        if name not in TASKS[dataset]:
-            raise UserError(f"data set {dataset!r} has no task {name!r}{near_matches(name, TASKS[dataset])}")
+        if name not in tasks:
+            raise UserError(f"data set {dataset!r} has no task {name!r}{near_matches(name, tasks)}")
 
 
 def load_dataset(name: str) -> CrystalDataset:

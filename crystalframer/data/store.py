@@ -169,8 +169,17 @@ def read_store(directory: Path) -> CrystalDataset:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest that stands beside the table."""
-    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    """Return the manifest that stands beside the table.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory / MANIFEST} is damaged ({error}): prepare the data set again") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), dict):
+        raise UserError(f"{directory / MANIFEST} is no manifest: prepare the data set again")
     return manifest
 
 

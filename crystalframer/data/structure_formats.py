@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Parsed]:
         if count > limits.max_atoms or count == 0:
             yield Parsed(None, f"a frame has {count} atoms, expected 1 to {limits.max_atoms}: the rest is not read")
             return
-        frame = [line, *(row for row, _ in zip(lines, range(count + 1), strict=False))]
+        frame = [line, *islice(lines, count + 1)]
         try:
             if len(frame) != count + 2:
                 raise ValueError(f"the last frame has {len(frame) - 2} of {count} atoms: the file is cut off")
