@@ -24,7 +24,7 @@ from crystalframer import __version__
 from crystalframer.data.progress import Update, Watch, silent
 from crystalframer.errors import UserError
 
-BLOCK = 2**18
+BLOCK = 2**14
 """Bytes written at a time."""
 TRANSIENT = frozenset({404, 408, 425, 429, 500, 502, 503, 504})
 """Answers worth another try; servers that are being updated answer 404 for a moment."""

@@ -128,9 +128,11 @@ def record_number(record: Mapping[str, Any], field: str) -> float:
             value = float(value)
         except ValueError:
             return math.nan
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
         return math.nan
-    return float(value)
+    return number if math.isfinite(number) else math.nan
 
 
 def _hint(symbol: str) -> str:
