@@ -59,7 +59,7 @@ def predict_files(
         require_suffix(output)
     predictor = load_predictor(*models, device=device)
     files = expand(paths)
-    if not files:
+    if all(path.is_dir() for path in files):
         raise UserError(
             f"found no structure files in {', '.join(map(str, paths))}; expected CIF, POSCAR, extended XYZ, an ASE "
             "database or pymatgen JSON"

@@ -55,10 +55,10 @@ def from_files(paths: Sequence[Path], processes: int = 1, limits: ReadLimits | N
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
-    """Return the structure files that paths name: folders are walked, anything else is taken as it is."""
+    """Return the structure files that paths name: folders are walked; what else there is, is taken as it is."""
     found: list[Path] = []
     for path in paths:
-        found += find_structure_files(path) if path.is_dir() else [path]
+        found += (find_structure_files(path) if path.is_dir() else []) or [path]
     return found
 
 
