@@ -6,8 +6,7 @@ reads runs/mlflow.db and writes analysis/output/<sweep>/learning_curves_<dataset
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,30 +14,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.comparison import VARIES, Comparison, Row, compare
+from analysis.palette import COLOURS, QUIET, SHADE, STYLE
 from analysis.results import parse_arguments, read_results, shown
 from crystalframer.command_line import reports_user_errors
-from crystalframer.config import FrameName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS: Mapping[FrameName, str] = {
-    "none": "#000000",
-    "pca": "#56B4E9",
-    "lattice": "#0072B2",
-    "static_local": "#009E73",
-    "weighted_pca": "#E69F00",
-    "max": "#D55E00",
-}
-"""The Okabe-Ito palette, which colour-blind readers tell apart; a frame has the same colour in every figure."""
-
 LineStyle = str | tuple[int, tuple[float, ...]]
 
 LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 """Line styles of a frame's variants, where something else varies as well."""
-
-STYLE = Path(__file__).parent / "paper.mplstyle"
 
 
 @reports_user_errors
@@ -130,7 +117,7 @@ def _shade_averaging(axes: "Axes", comparison: Comparison) -> None:
     epochs, averaged = comparison.common("train.epochs"), comparison.common("train.average_epochs")
     if VARIES in (epochs, averaged) or averaged == 0:
         return
-    axes.axvspan(epochs - averaged + 0.5, epochs, color="#F2F2F2", zorder=0)
+    axes.axvspan(epochs - averaged + 0.5, epochs, color=SHADE, zorder=0)
     axes.annotate(
         "averaged\nweights",
         (epochs, comparison.baseline_mae),
@@ -139,12 +126,12 @@ def _shade_averaging(axes: "Axes", comparison: Comparison) -> None:
         ha="right",
         va="top",
         fontsize=6.5,
-        color="#707070",
+        color=QUIET,
     )
 
 
 def _baseline(axes: "Axes", comparison: Comparison) -> None:
-    axes.axhline(comparison.baseline_mae, color="#707070", linestyle="--", linewidth=0.9)
+    axes.axhline(comparison.baseline_mae, color=QUIET, linestyle="--", linewidth=0.9)
     axes.annotate(
         "predicting the training mean (test set)",
         (0.02, comparison.baseline_mae),
@@ -152,7 +139,7 @@ def _baseline(axes: "Axes", comparison: Comparison) -> None:
         xytext=(0, 2),
         textcoords="offset points",
         fontsize=6.5,
-        color="#707070",
+        color=QUIET,
     )
 
 

@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 
 from analysis import learning_curves
 from analysis.comparison import compare
-from analysis.learning_curves import COLOURS, draw, over_seeds, spread_out
+from analysis.learning_curves import draw, over_seeds, spread_out
+from analysis.palette import COLOURS
 from analysis.results import read_sweep
 from crystalframer.config import FRAMES
 from tests.analysis.conftest import EPOCHS, SWEEP, Store

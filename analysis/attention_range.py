@@ -1,0 +1,107 @@
+"""How far each head looks: the mean distance of the attended neighbours, by block and head, for every frame.
+
+    python analysis/attention_range.py --sweep ablation_sample
+
+reads the trials' checkpoints (lowest seed of each frame), looks at the first crystals of the test set, and writes
+analysis/output/<sweep>/attention_range.{pdf,png}. The distance is weighted by the attention, the atom itself left out.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis import items
+from analysis.comparison import FRAME_LABELS
+from analysis.items import Context, Missing, Product
+from crystalframer.command_line import reports_user_errors
+from crystalframer.config import FRAMES, FrameName
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from crystalframer.data.crystal import Crystal
+    from crystalframer.nn.model import CrystalFramer
+
+NAME = "attention_range"
+CRYSTALS = 40
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the figure; return the exit code."""
+    return items.run(produce, __doc__, argv)
+
+
+def produce(context: Context) -> Product | Missing:
+    """Draw every frame that has a checkpoint."""
+    from analysis.materials import tested_crystals
+
+    models = {frame: trained.model for frame in FRAMES if (trained := context.model(frame)) is not None}
+    if not models:
+        return context.no_runs("no checkpoint")
+    crystals = tested_crystals(context, CRYSTALS)
+    if isinstance(crystals, Missing):
+        return crystals
+    ranges = {frame: mean_distance(model, crystals) for frame, model in models.items()}
+    with context.style():
+        picture = context.save(draw(ranges), NAME)
+    every = np.concatenate([values.ravel() for values in ranges.values()])
+    return Product(
+        [picture],
+        text=f"{len(crystals)} test crystals; heads look {every.min():.2f} to {every.max():.2f} Å far on average.",
+    )
+
+
+def mean_distance(model: "CrystalFramer", crystals: Sequence["Crystal"]) -> Any:
+    """Return the attention-weighted mean distance of neighbours in Å, (blocks, heads)."""
+    import torch
+
+    from crystalframer.data.batch import collate
+    from crystalframer.geometry.prepared import prepare_geometry
+    from crystalframer.kernels.reference import attention_state
+
+    config = model.config
+    batch = collate([prepare_geometry(crystal, config.cutoff) for crystal in crystals], config.cutoff)
+    distance = batch.distance.double()[:, None]
+    found = []
+    with torch.no_grad():
+        for block, state in zip(model.levels, model.atom_states(batch)[:-1], strict=True):
+            weights = attention_state(block.attention.inputs(state), batch, config)[0].double()
+            weights = weights * (distance > 0)
+            found.append(((weights * distance).sum(0) / weights.sum(0)).numpy())
+    return np.stack(found)
+
+
+def draw(ranges: Mapping[FrameName, Any]) -> "Figure":
+    """Return the figure: one map of blocks and heads per frame, all on one scale."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(ranges))
+    lines = -(-len(ranges) // columns)
+    figure = Figure(figsize=(7.0 if columns > 1 else 3.4, 1.55 * lines + 0.35), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    low = min(float(values.min()) for values in ranges.values())
+    high = max(float(values.max()) for values in ranges.values())
+    image = None
+    for axes, (frame, values) in zip(grid.flat, ranges.items(), strict=False):
+        image = axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto")
+        for (block, head), value in np.ndenumerate(values):
+            ink = "black" if (value - low) > 0.6 * (high - low) else "white"
+            axes.text(head, block, f"{value:.1f}", ha="center", va="center", fontsize=5.5, color=ink)
+        axes.set_title(FRAME_LABELS[frame], loc="left")
+        axes.set_xticks(range(values.shape[1]), [str(n + 1) for n in range(values.shape[1])])
+        axes.set_yticks(range(values.shape[0]), [str(n + 1) for n in range(values.shape[0])])
+        axes.grid(visible=False)
+    for axes in list(grid.flat)[len(ranges) :]:
+        axes.set_visible(False)
+    figure.supxlabel("head", fontsize=8)
+    figure.supylabel("block", fontsize=8)
+    assert image is not None, "there is at least one frame"
+    figure.colorbar(image, ax=grid, label="mean distance attended (Å)", shrink=0.9, pad=0.01)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
