@@ -21,6 +21,7 @@ from crystalframer.errors import UserError, near_matches
 
 FrameName = Literal["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
 KernelName = Literal["auto", "reference", "cpu", "triton"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
@@ -155,6 +156,8 @@ class TrainConfig:
     """Seed of initialisation, shuffling and tie-breaking."""
     kernel: KernelName = "auto"
     """Attention implementation; auto picks by device and says so."""
+    precision: Precision = "float32"
+    """Arithmetic of the linear layers in training: float32, tf32 (NVIDIA GPUs) or bf16; evaluation is in float32."""
     start_from: str | None = None
     """Checkpoint or model file whose weights training starts from (fine-tuning); None for fresh ones."""
     start_hash: str | None = None

@@ -76,6 +76,9 @@ class ResidentCrystals:
         cutoff: radius of the neighbour sphere in Å.
         device: where they live.
         dtype: of every floating-point tensor.
+
+    Raises:
+        ValueError: a crystal is disordered; batches of such crystals are made on the host.
     """
 
     def __init__(
@@ -86,7 +89,12 @@ class ResidentCrystals:
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.data = data
         self.rows = rows
+        if data.dataset.mixture is not None:
+            raise ValueError(f"data set {data.dataset.name!r} has disordered crystals; expected ordered ones")
+        self._index_of = np.full(len(data.dataset), -1, dtype=np.int64)
+        self._index_of[rows] = np.arange(len(rows))
         self.cutoff = cutoff
         self.device = torch.device(device)
         self.dtype = dtype
@@ -111,7 +119,19 @@ class ResidentCrystals:
         padding = atoms - int(self.num_atoms[index].sum())
         return PaddedShape(atoms, _round_up(int(self.num_edges[index].sum()) + padding))
 
-    def batch(self, index: Tensor, shape: PaddedShape) -> CrystalBatch:
+    def index_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the index of each of these rows of the data set."""
+        index: NDArray[np.int64] = self._index_of[rows]
+        assert (index >= 0).all(), "rows are among those that live here"
+        return index
+
+    def batch(self, rows: NDArray[np.int64]) -> CrystalBatch:
+        """Return the crystals of `rows` of the data set, as `BatchLoader.batch` does, and one crystal of padding."""
+        index = self.index_of(rows)
+        shape = PaddedShape(int(self.num_atoms[index].sum()) + 1, int(self.num_edges[index].sum()) + 1)
+        return self.gather(torch.from_numpy(index).to(self.device), shape)
+
+    def gather(self, index: Tensor, shape: PaddedShape) -> CrystalBatch:
         """Return crystals index[0], …, index[S − 1] and, as crystal S, the padding.
 
         Args:

@@ -45,7 +45,9 @@ class PeriodicAttention(nn.Module):
         frames: Tensor | None = None,
     ) -> Tensor:
         """Attend and project: (N, width) to (N, width)."""
-        attended = kernel(self.inputs(x), batch, self.config, tie_seed, frames)
+        inputs = self.inputs(x)
+        with torch.autocast(x.device.type, enabled=False):
+            attended = kernel(inputs, batch, self.config, tie_seed, frames)
         projected: Tensor = self.out(attended.flatten(1))
         return projected
 
@@ -80,7 +82,8 @@ class PeriodicAttention(nn.Module):
         return self._inv_sigma_sq(self._alpha(self._heads(self.query(x)))).rsqrt()
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(len(x), self.config.num_heads, self.config.head_width)
+        """Return (N, width) as (N, H, d), in the precision that the weights have."""
+        return x.to(self.w_dist.dtype).view(len(x), self.config.num_heads, self.config.head_width)
 
     def _alpha(self, query: Tensor) -> Tensor:
         """Return q·w, (N, H)."""

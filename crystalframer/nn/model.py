@@ -66,7 +66,7 @@ class CrystalFramer(nn.Module):
             seed = None if tie_seed is None else level_seed(tie_seed, level)
             x = block(x, batch, kernel, seed, None if frames is None else frames[level])
         predicted: Tensor = self.head_out(torch.relu(self.head_in(self._pool(x, batch))))
-        return predicted
+        return predicted.to(x.dtype)
 
     @torch.no_grad()
     def calibrate(self, batch: CrystalBatch) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.batching import packed_batches
+from crystalframer.data.resident import ResidentCrystals
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.training.distributed import ALONE, Processes
@@ -19,7 +20,7 @@ EVALUATION_ATOMS = 2048
 @torch.no_grad()
 def predict_rows(
     model: CrystalFramer,
-    loader: BatchLoader,
+    loader: BatchLoader | ResidentCrystals,
     rows: NDArray[np.int64],
     sizes: NDArray[np.int64],
     max_atoms: int = EVALUATION_ATOMS,
@@ -51,11 +52,11 @@ def predict_rows(
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
-def _predict(model: CrystalFramer, loader: BatchLoader, rows: NDArray[np.int64]) -> Tensor:
+def _predict(model: CrystalFramer, loader: BatchLoader | ResidentCrystals, rows: NDArray[np.int64]) -> Tensor:
     device = next(model.parameters()).device
     try:
         predicted: Tensor = model(loader.batch(rows).to(device))
-        return predicted
+        return predicted[: len(rows)]  # without padding
     except FAILED_ALLOCATION as error:
         if not is_out_of_memory(error):
             raise
@@ -66,7 +67,7 @@ def _predict(model: CrystalFramer, loader: BatchLoader, rows: NDArray[np.int64])
     return torch.cat([_predict(model, loader, rows[:half]), _predict(model, loader, rows[half:])])
 
 
-def too_large(loader: BatchLoader, rows: NDArray[np.int64], device: torch.device) -> UserError:
+def too_large(loader: BatchLoader | ResidentCrystals, rows: NDArray[np.int64], device: torch.device) -> UserError:
     """Return the error of a batch that does not fit into memory even crystal by crystal."""
     dataset = loader.data.dataset
     sizes = dataset.num_atoms[rows]

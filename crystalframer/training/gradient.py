@@ -15,6 +15,7 @@ from crystalframer.training.distributed import ALONE, Processes, split_by_cost
 from crystalframer.training.evaluation import too_large
 from crystalframer.training.memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.metrics import Target
+from crystalframer.training.precision import Precision, arithmetic
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class BatchGradient:
         device: torch.device,
         processes: Processes = ALONE,
         edges: NDArray[np.int64] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         """Prepare.
 
@@ -60,7 +62,9 @@ class BatchGradient:
             device: where the model lives.
             processes: who shares the work.
             edges: (n,) neighbour entries of each row of the data set, where they are known beforehand.
+            precision: of the linear layers.
         """
+        self._precision: Precision = precision
         self.parts = 1
         """Parts that a process' share of a batch is computed in."""
         self._model = model
@@ -127,7 +131,8 @@ class BatchGradient:
     def _error_sum(self, batch: CrystalBatch, tie_seed: int) -> Tensor:
         """Return the sum of absolute errors of standardised targets, over those that are there."""
         assert batch.targets is not None, "the loader gives every batch its targets"
-        predicted: Tensor = self._model(batch, tie_seed=tie_seed)
+        with arithmetic(self._precision, self._device):
+            predicted: Tensor = self._model(batch, tie_seed=tie_seed)
         targets = (batch.targets - self._mean) / self._std
         if len(self._mean) > 1:
             targets = torch.where(targets.isnan(), predicted.detach(), targets)

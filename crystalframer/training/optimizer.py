@@ -1,5 +1,7 @@
 """AdamW as published: no decay on biases, nothing on frozen parameters."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -27,10 +29,32 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [value for name, value in named if not is_bias(name)], "weight_decay": config.weight_decay},
         {"params": [value for name, value in named if is_bias(name)], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta_1, config.beta_2), fused=True)
+    on_gpu = named[0][1].is_cuda
+    rate = torch.tensor(config.learning_rate, device=named[0][1].device) if on_gpu else config.learning_rate
+    return torch.optim.AdamW(groups, lr=rate, betas=(config.beta_1, config.beta_2), fused=True, capturable=on_gpu)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` from the next step on."""
+    """Use `rate` from the next step on; where a recorded step reads it from the device, write it there."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's state as any device can go on from it."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
+    return {"state": state["state"], "param_groups": groups}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on from an `optimizer_state`, in the way of this optimiser's device."""
+    own = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kept, saved in zip(optimizer.param_groups, own, state["param_groups"], strict=True):
+        group.update(kept)
+        if not isinstance(group["lr"], torch.Tensor):
+            group["lr"] = saved["lr"]

@@ -16,6 +16,7 @@ from crystalframer.config import TrialConfig
 from crystalframer.data.batch import BatchLoader, CrystalBatch
 from crystalframer.data.batching import shuffled_batches
 from crystalframer.data.dataset import SplitName, TaskData, require_elements
+from crystalframer.data.resident import ResidentCrystals
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer, count_parameters
 from crystalframer.training.averaging import WeightAverage
@@ -26,6 +27,7 @@ from crystalframer.training.checkpoint import (
     require_same_training,
     write_checkpoint,
 )
+from crystalframer.training.device_steps import DeviceSteps
 from crystalframer.training.distributed import ALONE, Processes
 from crystalframer.training.evaluation import predict_rows
 from crystalframer.training.fine_tuning import freeze_blocks, load_start, start_weights
@@ -42,9 +44,12 @@ from crystalframer.training.metrics import (
 from crystalframer.training.optimizer import (
     TrainingDivergedError,
     build_optimizer,
+    load_optimizer_state,
+    optimizer_state,
     set_learning_rate,
     trainable_parameters,
 )
+from crystalframer.training.precision import check_precision
 from crystalframer.training.schedule import Schedule
 from crystalframer.training.seeds import draw_seed, named_generator
 
@@ -72,6 +77,7 @@ class Trainer:
         *,
         device: str | torch.device = "cpu",
         processes: Processes = ALONE,
+        resident: bool | None = None,
     ) -> None:
         """Build the model and what trains it.
 
@@ -80,12 +86,16 @@ class Trainer:
             data: crystals, targets and splits.
             device: where the model lives.
             processes: who trains it together.
+            resident: keep all crystals on the device and ask nothing of it within an epoch; None: on a GPU, unless
+                several processes share the work or crystals are disordered. Where memory is too small for it,
+                training goes on with batches from the host.
 
         Raises:
             UserError: a target is missing, the training targets are all equal, the training set has no full batch, a
                 crystal has an element the model does not know, or the model has another number of outputs.
         """
         _check(trial, data)
+        check_precision(trial.train.precision, torch.device(device))
         self.trial = trial
         self.data = data
         self.device = torch.device(device)
@@ -103,6 +113,11 @@ class Trainer:
         self._optimizer = build_optimizer(self.model, trial.train)
         self._average = WeightAverage(self.model)
         self._gradient: BatchGradient | None = None
+        wanted = self.device.type == "cuda" if resident is None else resident
+        possible = processes.size == 1 and data.dataset.mixture is None
+        self._device_steps = DeviceSteps(
+            self.model, self._optimizer, self.targets, data, trial.train, wanted=wanted and possible
+        )
         self._ties = named_generator(trial.train.seed, "ties")
         self._shuffle = named_generator(trial.train.seed, "shuffle")
         self._shuffle_state = self._shuffle.get_state()  # at the start of the epoch under way
@@ -151,7 +166,8 @@ class Trainer:
         Between two results, `save`, `evaluate` and `stop` may be called; leaving the iteration is safe.
 
         Args:
-            after_step: called with each step's loss; `save` and `stop` may be called there.
+            after_step: called with each step's loss, NaN where that stays on the device until the epoch's end; `save`
+                and `stop` may be called there.
 
         Raises:
             TrainingDivergedError: a loss, gradient or validation prediction is not a finite number. No step is ever
@@ -183,7 +199,7 @@ class Trainer:
         self.prepare()
         sizes = self.data.dataset.num_atoms[rows]
         with self._average.applied() if self._average.count else nullcontext():
-            outputs = predict_rows(self.model, self._loader, rows, sizes, processes=self.processes)
+            outputs = predict_rows(self.model, self._batches(), rows, sizes, processes=self.processes)
         predictions = restore(outputs, self.targets)
         if not np.isfinite(predictions).all():
             raise TrainingDivergedError(
@@ -202,13 +218,14 @@ class Trainer:
         if self._in_step:
             raise RuntimeError("training was interrupted inside a step, its state is of no use; restore a checkpoint")
         self.prepare()
+        self._settle()
         checkpoint = Checkpoint(
             trial=self.trial,
             data_fingerprint=self.data.fingerprint,
             targets=self.targets,
             kernel=self.model.kernel_name,
             model=self.model.state_dict(),
-            optimizer=self._optimizer.state_dict(),
+            optimizer=optimizer_state(self._optimizer),
             average=self._average.state_dict(),
             generators={"shuffle": self._shuffle_state, "ties": self._ties.get_state()},
             progress=self.progress,
@@ -225,7 +242,7 @@ class Trainer:
         checkpoint = self.processes.from_first(lambda: read_checkpoint(Path(path)))
         require_same_training(Path(path), checkpoint, self.trial, self.data.fingerprint)
         self.model.load_state_dict(checkpoint.model)
-        self._optimizer.load_state_dict(checkpoint.optimizer)
+        load_optimizer_state(self._optimizer, checkpoint.optimizer)
         self._average.load_state_dict(checkpoint.average)
         self._shuffle_state = checkpoint.generators["shuffle"]
         self._ties.set_state(checkpoint.generators["ties"])
@@ -237,56 +254,79 @@ class Trainer:
         """Do the epoch's remaining steps; False if told to stop before its end."""
         self.model.train()
         self._all_stopping = self.processes.any(self._stopping)
-        for rows in self._epoch_batches()[self.progress.position :]:
+        batches = self._epoch_batches()[self.progress.position :]
+        self._device_steps.begin(batches)
+        for place, rows in enumerate(batches):
             if self._all_stopping or (self.processes.size == 1 and self._stopping):
                 self._stopping = self._all_stopping = False
+                self._settle()
                 return False
             started = time.perf_counter()
             self._in_step = True
-            loss = self._train_step(rows)
+            seed, rate = draw_seed(self._ties), self._schedule.at(self.progress.step)
+            on_device = self._device_steps.step(place, seed, rate)
+            loss = math.nan if on_device else self._step_from_host(rows, seed, rate)
+            if self._schedule.averages(self.progress.step):
+                self._average.add()
             self.progress = replace(
                 self.progress,
                 step=self.progress.step + 1,
                 position=self.progress.position + 1,
-                loss_sum=self.progress.loss_sum + loss,
+                loss_sum=self.progress.loss_sum + (0.0 if on_device else loss),
                 seconds=self.progress.seconds + time.perf_counter() - started,
-                parts=self._batch_gradient().parts,
+                parts=self.progress.parts if on_device else self._batch_gradient().parts,
             )
             self._in_step = False
             if after_step is not None:
                 after_step(loss)
+        self._settle()
         return True
 
-    def _train_step(self, rows: NDArray[np.int64]) -> float:
-        """Do one optimiser step and return its loss."""
-        step = self.progress.step
-        found = self._batch_gradient().compute(rows, draw_seed(self._ties), stop=self._stopping)
+    def _step_from_host(self, rows: NDArray[np.int64], seed: int, rate: float) -> float:
+        """Do one optimiser step on a batch made by the host, and return its loss."""
+        found = self._batch_gradient().compute(rows, seed, stop=self._stopping)
         if self.processes.size > 1:
             self._all_stopping = found.stop
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.trial.train.clip_norm)
-        self._require_finite_step(found.loss, norm.item())
-        set_learning_rate(self._optimizer, self._schedule.at(step))
+        self._require_finite_step(self.progress.step, found.loss, norm.item())
+        set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
-        if self._schedule.averages(step):
-            self._average.add()
         return found.loss
+
+    def _settle(self) -> None:
+        """Wait for the steps on the device, and take in what they came to."""
+        started = time.perf_counter()
+        outcome = self._device_steps.outcome()
+        first = self.progress.step - len(outcome.losses)
+        for step, (loss, norm) in enumerate(zip(*outcome, strict=True), start=first):
+            self._require_finite_step(step, float(loss), float(norm))
+        self.progress = replace(
+            self.progress,
+            loss_sum=self.progress.loss_sum + float(outcome.losses.sum()),
+            seconds=self.progress.seconds + time.perf_counter() - started,
+        )
+
+    def _batches(self) -> BatchLoader | ResidentCrystals:
+        """Return what makes batches: the crystals on the device, where they live there."""
+        return self._device_steps.resident or self._loader
 
     def _batch_gradient(self) -> BatchGradient:
         """Return what computes gradients, made when it is first needed: sharing work takes preparing all crystals."""
         if self._gradient is None:
             edges = count_edges(self._loader, self.data.rows["train"], self.processes)
             self._gradient = BatchGradient(
-                self.model, self._loader, self.targets, device=self.device, processes=self.processes, edges=edges
-            )
+                self.model, self._loader, self.targets, device=self.device, processes=self.processes, edges=edges,
+                precision=self.trial.train.precision,
+            )  # fmt: skip
             self._gradient.parts = self.progress.parts
         return self._gradient
 
-    def _require_finite_step(self, loss: float, norm: float) -> None:
+    def _require_finite_step(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
         raise TrainingDivergedError(
-            f"training diverged in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: "
-            f"loss {loss}, gradient norm {norm} at learning rate {self._schedule.at(self.progress.step):.3g}; "
+            f"training diverged in epoch {self.progress.epoch + 1}, step {step + 1}: "
+            f"loss {loss}, gradient norm {norm} at learning rate {self._schedule.at(step):.3g}; "
             f"{_DIVERGED_REMEDY}"
         )
 

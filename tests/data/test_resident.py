@@ -42,7 +42,7 @@ def real_part(batch: CrystalBatch, num_crystals: int) -> dict[str, Tensor]:
 
 def test_a_batch_is_the_one_made_on_the_host(task: TaskData, resident: ResidentCrystals) -> None:
     index = drawn(resident, 9)
-    batch = resident.batch(torch.from_numpy(index), resident.shape_for(index))
+    batch = resident.gather(torch.from_numpy(index), resident.shape_for(index))
     expected = BatchLoader(task, CUTOFF).batch(task.rows["train"][index])
     for name, tensor in real_part(batch, 9).items():
         want = getattr(expected, name)
@@ -52,7 +52,7 @@ def test_a_batch_is_the_one_made_on_the_host(task: TaskData, resident: ResidentC
 
 def test_the_transposed_list_is_that_of_the_batch(resident: ResidentCrystals) -> None:
     index = drawn(resident, 7)
-    batch = resident.batch(torch.from_numpy(index), resident.shape_for(index))
+    batch = resident.gather(torch.from_numpy(index), resident.shape_for(index))
     given: Incoming = batch.derived["incoming"]
     for got, want in zip(given, Incoming.of(batch), strict=True):
         assert torch.equal(got, want)
@@ -62,7 +62,7 @@ def test_every_padding_atom_has_itself_first(resident: ResidentCrystals) -> None
     index = drawn(resident, 5)
     atoms, edges = int(resident.num_atoms[index].sum()), int(resident.num_edges[index].sum())
     for shape in (PaddedShape(atoms + 1, edges + 1), PaddedShape(atoms + 3, edges + 50), resident.shape_for(index)):
-        batch = resident.batch(torch.from_numpy(index), shape)
+        batch = resident.gather(torch.from_numpy(index), shape)
         assert (batch.num_atoms, batch.num_edges) == shape
         first, degree = batch.first_edge[:-1], batch.first_edge.diff()
         assert degree.min() >= 1
@@ -84,7 +84,7 @@ def test_padding_changes_neither_predictions_nor_gradients(
     shape = PaddedShape(atoms + spare[0], edges + spare[0] + spare[1])
     results = []
     for batch in (
-        resident.batch(torch.from_numpy(index), shape),
+        resident.gather(torch.from_numpy(index), shape),
         BatchLoader(task, CUTOFF).batch(task.rows["train"][index]),
     ):
         model = loud_model(small_config(frame, cutoff=CUTOFF, num_elements=98), kernel)
