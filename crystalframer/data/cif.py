@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from crystalframer.data.crystal import ELEMENTS, Crystal
 from crystalframer.data.mixture import occupied_sites
+from crystalframer.errors import UserError
 
 SAME_SITE = 0.05
 """Atoms nearer than this, in Å, are one site: images of a special position, or elements that share it."""
@@ -40,12 +41,17 @@ Operations = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Rotations (n, 3, 3) and translations (n, 3), in units of 1/24."""
 
 
-class CifError(ValueError):
+class CifError(UserError):
     """A CIF block that does not say which crystal it means."""
 
 
-def read_cif(text: str, max_sites: int) -> Iterator[tuple[str, Crystal | str]]:
+def read_cif(text: str, max_sites: int, max_listed: int | None = None) -> Iterator[tuple[str, Crystal | str]]:
     """Yield (name, crystal or reason) of each block that holds atoms.
+
+    Args:
+        text: the CIF.
+        max_sites: atoms that symmetry operations may make of the listed ones.
+        max_listed: atoms that a block may list; None: as many.
 
     Raises:
         ValueError, RuntimeError: the text is no CIF, or no block holds atoms.
@@ -54,10 +60,16 @@ def read_cif(text: str, max_sites: int) -> Iterator[tuple[str, Crystal | str]]:
     if not blocks:
         raise CifError("the CIF has no block with atoms (_atom_site_fract_x)")
     for block in blocks:
+        listed = len(block.find_values("_atom_site_fract_x"))
+        if max_listed is not None and listed > max_listed:
+            yield block.name, f"the CIF lists {listed} sites, expected at most {max_listed}"
+            continue
         try:
-            yield block.name, _crystal(block, max_sites)
-        except (ValueError, RuntimeError) as error:
-            yield block.name, str(error)
+            with np.errstate(all="raise", under="ignore"):
+                result: Crystal | str = _crystal(block, max_sites)
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            result = str(error)
+        yield block.name, result
 
 
 def element_of(symbol: str) -> int:
@@ -106,9 +118,9 @@ def _lattice(block: gemmi.cif.Block) -> NDArray[np.float64]:
     if not all(0 < length < 1e4 for length in values[:3]) or not all(0 < angle < 180 for angle in values[3:]):
         raise CifError(f"the cell is {values}, expected three lengths in Å and three angles below 180°")
     lattice = np.array(gemmi.UnitCell(*values).orth.mat.tolist()).T
-    volume = float(np.linalg.det(lattice))
-    if not math.isfinite(volume):
+    if not np.isfinite(lattice).all():
         raise CifError(f"the cell's angles {values[3:]} do not close a cell")
+    volume = float(np.linalg.det(lattice))
     stated = gemmi.cif.as_number(block.find_value("_cell_volume") or "?")
     if math.isfinite(stated) and abs(volume - stated) > VOLUME_TOLERANCE * abs(stated):
         raise CifError(

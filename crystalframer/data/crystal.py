@@ -17,6 +17,11 @@ MIN_DISTANCE = 0.1
 MIN_VOLUME = MIN_DISTANCE**3
 """Smallest cell volume in Å³: a cube of `MIN_DISTANCE`."""
 
+MAX_LENGTH = 1e5
+"""Longest component of a lattice vector in Å; more is no crystal, and its volume no number."""
+MAX_FRAC_COORD = 1e6
+"""Largest fractional coordinate; more leaves too few digits for the place within the cell."""
+
 _SYMBOLS = """
 H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
 Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu
@@ -64,6 +69,10 @@ class Crystal:
         )
         self._require(bool(np.isfinite(lattice).all()), "lattice has numbers that are not finite")
         self._require(bool(np.isfinite(frac_coords).all()), "frac_coords has numbers that are not finite")
+        self._require(
+            bool((np.abs(lattice) <= MAX_LENGTH).all() and (np.abs(frac_coords) <= MAX_FRAC_COORD).all()),
+            f"lattice or frac_coords have huge numbers, expected at most {MAX_LENGTH:g} Å and {MAX_FRAC_COORD:g}",
+        )
         outside = numbers[(numbers < 1) | (numbers > len(ELEMENTS))]
         self._require(not outside.size, f"atomic number {outside[:1]} is not an element, expected 1 to {len(ELEMENTS)}")
         for name, array in (("lattice", lattice), ("frac_coords", frac_coords), ("atomic_numbers", numbers)):
@@ -179,6 +188,9 @@ def close_pair(
     cart_coords = (frac_coords - np.floor(frac_coords)) @ lattice
     if spacing / heights.min() > 20:
         lattice = _reduced(lattice)
+        shortest = float(np.linalg.norm(lattice, axis=1).min())
+        if shortest < limit:
+            return 0, 0, shortest
     i, j, images, distances = find_points_in_spheres(
         cart_coords,
         cart_coords,

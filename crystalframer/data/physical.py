@@ -1,5 +1,6 @@
 """Is it a crystal that can exist, and is it one we have already? Checks on what users bring."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from math import gcd
@@ -74,9 +75,12 @@ def find_duplicates(crystals: Sequence[Crystal]) -> dict[int, int]:
     for position, crystal in enumerate(crystals):
         groups[crystal.num_atoms, composition(crystal)].append(position)
     found: dict[int, int] = {}
-    for group in groups.values():
-        if len(group) > 1:
-            found |= _duplicates_within(crystals, group)
+    with warnings.catch_warnings():
+        # pymatgen warns of elements without an electronegativity, which it uses to sort symbols.
+        warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
+        for group in groups.values():
+            if len(group) > 1:
+                found |= _duplicates_within(crystals, group)
     return found
 
 

@@ -31,6 +31,7 @@ from crystalframer.data.structure_formats import (
     read_extxyz,
     sniff,
 )
+from crystalframer.errors import UserError
 
 FORMAT_OF_SUFFIX = {
     ".cif": "cif",
@@ -143,7 +144,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     """Return a file's bytes, unpacked where it is gzip.
 
     Raises:
-        ValueError: there are more than `max_bytes`.
+        UserError: there are more than `max_bytes`.
         OSError, EOFError, zlib.error: it cannot be read or unpacked.
     """
     with path.open("rb") as raw:
@@ -152,7 +153,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         stream = gzip.GzipFile(fileobj=raw) if packed else raw
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise ValueError(f"the file has more than {max_bytes} bytes{' unpacked' if packed else ''}")
+        raise UserError(f"the file has more than {max_bytes} bytes{' unpacked' if packed else ''}")
     return content
 
 
@@ -166,7 +167,7 @@ def _read(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
     else:
         content = read_bytes(path, limits.max_bytes)
         if b"\0" in content:
-            raise ValueError("the file is binary, expected text")
+            raise UserError("the file is binary, expected text")
         # CIFs carry names and titles in any encoding; what matters in them is ASCII.
         text = content.decode("utf-8", errors="replace") if kind == "cif" else content.decode("utf-8-sig")
         kind = kind or sniff(text)
@@ -175,9 +176,7 @@ def _read(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
         elif kind in TEXT_READERS:
             yield from TEXT_READERS[kind](text, limits)
         else:
-            raise ValueError(
-                "the format is not known, expected CIF, POSCAR, extended XYZ, ASE database or pymatgen JSON"
-            )
+            raise UserError("the format is unknown, expected CIF, POSCAR, extended XYZ, ASE database or pymatgen JSON")
 
 
 def _stem(path: Path) -> str:
@@ -188,9 +187,9 @@ def _stem(path: Path) -> str:
 def _lines(stream: io.TextIOWrapper, max_bytes: int) -> Iterator[str]:
     while line := stream.readline(2**20):
         if len(line) == 2**20:
-            raise ValueError("a line is longer than 1 MiB")
+            raise UserError("a line is longer than 1 MiB")
         if "\0" in line:
-            raise ValueError("the file is binary, expected text")
+            raise UserError("the file is binary, expected text")
         yield line
 
 

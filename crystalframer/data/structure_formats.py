@@ -71,7 +71,7 @@ def describe(error: BaseException) -> str:
 
 def read_cif_file(text: str, limits: ReadLimits) -> Iterator[Parsed]:
     """Read every block of a CIF that holds atoms."""
-    for name, result in read_cif(text, MAX_SITES):
+    for name, result in read_cif(text, MAX_SITES, 2 * limits.max_atoms):
         if isinstance(result, Crystal):
             yield _limited(result, limits, name=name)
         else:
@@ -80,11 +80,17 @@ def read_cif_file(text: str, limits: ReadLimits) -> Iterator[Parsed]:
 
 def read_poscar(text: str, limits: ReadLimits) -> Iterator[Parsed]:
     """Read a POSCAR or CONTCAR: VASP 5 and later, or VASP 4 with the symbols in the first line."""
+    with np.errstate(all="raise", under="ignore"):
+        parsed = _poscar(text, limits)
+    yield parsed
+
+
+def _poscar(text: str, limits: ReadLimits) -> Parsed:
     lines = text.splitlines()
     scale = [float(word) for word in lines[1].split()]
     lattice = np.array([[float(word) for word in lines[row].split()[:3]] for row in (2, 3, 4)])
     if len(scale) not in (1, 3) or lattice.shape != (3, 3):
-        raise ValueError("expected a scale in line 2 and three lattice vectors in lines 3 to 5")
+        raise UserError("expected a scale in line 2 and three lattice vectors in lines 3 to 5")
     factor = np.array(scale)
     if len(scale) == 1 and scale[0] < 0:
         factor = (-factor / abs(np.linalg.det(lattice))) ** (1 / 3)
@@ -93,13 +99,13 @@ def read_poscar(text: str, limits: ReadLimits) -> Iterator[Parsed]:
     symbols = [re.split("[_/]", word)[0] for word in lines[5 if counts_line == 6 else 0].split()]
     counts = [int(word) for word in lines[counts_line].split() if not word.startswith("!")]
     if len(symbols) != len(counts) or not all(0 <= count <= limits.max_atoms for count in counts):
-        raise ValueError(f"the symbols {symbols[:9]} and counts {counts[:9]} do not fit together")
+        raise UserError(f"the symbols {symbols[:9]} and counts {counts[:9]} do not fit together")
     unknown = [symbol for symbol in symbols if symbol not in NUMBER_OF]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is not an element")
+        raise UserError(f"{unknown[0]!r} is not an element")
     numbers = np.repeat(np.array([NUMBER_OF[symbol] for symbol in symbols], dtype=np.int64), counts)
     if len(numbers) > limits.max_atoms:
-        raise ValueError(f"the structure has {len(numbers)} atoms, expected at most {limits.max_atoms}")
+        raise UserError(f"the structure has {len(numbers)} atoms, expected at most {limits.max_atoms}")
     mode = counts_line + (2 if lines[counts_line + 1].strip()[:1] in ("S", "s") else 1)
     coords = np.array(
         [[float(word) for word in line.split()[:3]] for line in lines[mode + 1 : mode + 1 + len(numbers)]]
@@ -108,8 +114,8 @@ def read_poscar(text: str, limits: ReadLimits) -> Iterator[Parsed]:
     if kind in ("c", "k"):
         coords = np.linalg.solve(lattice.T, (coords.reshape(-1, 3) * factor).T).T
     elif kind != "d":
-        raise ValueError(f"line {mode + 1} is {lines[mode][:20]!r}, expected Direct or Cartesian")
-    yield Parsed(Crystal(lattice, coords, numbers))
+        raise UserError(f"line {mode + 1} is {lines[mode][:20]!r}, expected Direct or Cartesian")
+    return Parsed(Crystal(lattice, coords, numbers))
 
 
 def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Parsed]:
@@ -127,7 +133,7 @@ def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Parsed]:
         frame = [line, *islice(lines, count + 1)]
         try:
             if len(frame) != count + 2:
-                raise ValueError(f"the last frame has {len(frame) - 2} of {count} atoms: the file is cut off")
+                raise UserError(f"the last frame has {len(frame) - 2} of {count} atoms: the file is cut off")
             yield _parse_frame(frame, limits)
         except PARSE_ERRORS as error:
             yield Parsed(None, describe(error))
@@ -139,7 +145,7 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
 
     with path.open("rb") as stream:
         if stream.read(16) != b"SQLite format 3\0":
-            raise ValueError("the file is no SQLite database")
+            raise UserError("the file is no SQLite database")
     database: Any = ase.db.connect(path.absolute(), type="db", use_lock_file=False)  # type: ignore[no-untyped-call]
     with database:
         rows = iter(database.select())
@@ -168,9 +174,9 @@ def read_json(text: str, limits: ReadLimits) -> Iterator[Parsed]:
     elif isinstance(content, list):
         entries = [("", entry) for entry in content]
     else:
-        raise ValueError(f"the file holds {type(content).__name__}, expected a structure, or a list or object of them")
+        raise UserError(f"the file holds {type(content).__name__}, expected a structure, or a list or object of them")
     if not entries:
-        raise ValueError("the file holds no structure")
+        raise UserError("the file holds no structure")
     for name, entry in entries:
         yield parse_record(entry, limits, name)
 
@@ -201,7 +207,7 @@ def parse_structure(value: Any, limits: ReadLimits) -> Crystal:
         if value.lstrip()[:1] == "{":
             return parse_structure(json.loads(value), limits)
         reader = read_cif_file if sniff(value) == "cif" else read_poscar
-        first = next(reader(value, limits))
+        first = next(reader(value, limits), Parsed(None, "the text holds no structure"))
         if first.crystal is None:
             raise UserError(first.reason)
         return first.crystal
@@ -282,7 +288,7 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Parsed:
 
     if "lattice=" not in frame[1].lower():
         return Parsed(None, "the frame has no cell (Lattice=), expected a periodic structure")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
         # ASE warns of unknown data types in comments; what is no number is no target anyway.
         warnings.simplefilter("ignore")
         atoms: Any = read(StringIO("".join(frame)), format="extxyz", index=0)

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ SPLIT_CODES = {
     "-1": -1,
 }
 """What a table may call a split."""
+ALIGNN = "id_prop.csv"
+"""Name of ALIGNN's table of targets."""
 _ABSENT = ("", "na", "n/a", "nan", "none", "null", "-")
 
 
@@ -57,15 +60,16 @@ def read_targets(path: Path) -> TargetTable:
     """Read a CSV (commas, semicolons or tabs), the first column or one named `id` saying which structure a row is of.
 
     Without a header the targets are called `target`, or `target_1`, `target_2` and so on. A target that is no finite
-    number is absent; a row that does not fit the table is kept with the reason.
+    number is absent; a row that does not fit the table is kept with the reason. ALIGNN's ``id_prop.csv`` has no header.
 
     Raises:
-        UserError: the file cannot be read or holds no row.
+        UserError: the file cannot be read, or a column's name occurs twice.
     """
     table = _rows(path)
-    header = _header(table)
+    header = _header(path, table)
     if header is None:
-        width = max(len(cells) for _, cells, _ in table) - 1
+        widths = Counter(len(cells) for _, cells, problem in table if not problem and len(cells) > 1)
+        width = widths.most_common(1)[0][0] - 1 if widths else 1
         columns = ["id", *(["target"] if width == 1 else [f"target_{k}" for k in range(1, width + 1)])]
         body, units = table, dict[str, str]()
     else:
@@ -121,9 +125,7 @@ def _rows(path: Path) -> list[tuple[int, list[str], str]]:
     except OSError as error:
         raise UserError(f"cannot read the targets in {path} ({error.strerror})") from error
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if not lines:
-        raise UserError(f"{path} is empty, expected a row per structure: its file or id, then its targets")
-    first = lines[0][1]
+    first = lines[0][1] if lines else ""
     separator = next((mark for mark in (",", ";", "\t") if mark in first), ",")
     table = []
     for number, line in lines:
@@ -137,9 +139,11 @@ def _rows(path: Path) -> list[tuple[int, list[str], str]]:
     return table
 
 
-def _header(table: Sequence[tuple[int, list[str], str]]) -> tuple[list[str], dict[str, str]] | None:
+def _header(path: Path, table: Sequence[tuple[int, list[str], str]]) -> tuple[list[str], dict[str, str]] | None:
     """Return the columns' names and units, or None where the first row holds numbers already."""
-    cells = table[0][1]
+    cells = table[0][1] if table else []
+    if path.name == ALIGNN and cells[:1] and cells[0].lower() not in ID_KEYS:
+        return None
     if any(cell.lower() in _ABSENT or not math.isnan(number_of(cell)) for cell in cells[1:]) or len(cells) < 2:
         return None
     parsed = [task_name(cell) for cell in cells]
