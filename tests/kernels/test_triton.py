@@ -5,14 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
+from crystalframer.config import FRAMES, DataConfig, FrameName, ModelConfig, build_trial
+from crystalframer.data.batch import BatchLoader
 from crystalframer.data.crystal import Crystal
+from crystalframer.data.registry import load_task
+from crystalframer.data.resident import PaddedShape, ResidentCrystals
 from crystalframer.kernels import parity, reference
 from crystalframer.kernels.parity import GRADIENTS, make_batch, make_inputs, random_crystal, relative_rms, run
+from crystalframer.nn.model import CrystalFramer
 from tests.fixtures.crystals import symmetric_crystals
 from tests.golden import comparison as golden
 
@@ -166,3 +171,24 @@ def test_every_kernel_compiles_without_a_gpu_and_without_spills(tmp_path: Path) 
         "distance_gradient", "weight_gradient",
     }  # fmt: skip
     assert [line for line in lines if not line.endswith(" 0 bytes of local memory")] == []
+
+
+@pytest.mark.parametrize("frame", ["none", "max", "weighted_pca"])
+def test_a_padded_batch_and_a_seed_on_the_device_change_nothing(frame: FrameName) -> None:
+    """What a recorded training step consists of: crystals gathered on the device, padded, ties from a tensor."""
+    task = load_task(DataConfig(train_size=8, val_size=1, test_size=1))
+    small = task.rows["train"][np.argsort(task.dataset.num_atoms[task.rows["train"]], kind="stable")[:2]]
+    config = config_for(frame, cutoff=3.2, num_elements=98, num_blocks=1)
+    model = CrystalFramer(config, kernel="triton", generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    plain = BatchLoader(task, config.cutoff).batch(small).to(DEVICE)
+    model.calibrate(plain)
+    resident = ResidentCrystals(task, small, config.cutoff, DEVICE)
+    padded = resident.gather(torch.tensor([0, 1], device=DEVICE), PaddedShape(plain.num_atoms + 2, plain.num_edges + 9))
+    results = []
+    for batch, seed in ((plain, 5), (padded, torch.tensor(5, device=DEVICE))):
+        model.zero_grad()
+        predicted = model(batch, tie_seed=seed)
+        predicted[:2].sum().backward()
+        results.append([predicted[:2].detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
