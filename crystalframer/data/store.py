@@ -252,8 +252,8 @@ def _strings(array: pa.Array) -> NDArray[np.str_]:
 def _describe_split(task: Task) -> dict[str, Any]:
     """Return the crystals with a target in each split, and a hash of who is in which."""
     finite = np.isfinite(task.targets)
-    sizes = {part: int((finite & (task.split == code)).sum()) for code, part in enumerate(SPLITS)}
-    return {**sizes, "sha256": hashlib.sha256(np.ascontiguousarray(task.split, dtype=np.int8)).hexdigest()}
+    described: dict[str, Any] = {part: int((finite & (task.split == code)).sum()) for code, part in enumerate(SPLITS)}
+    return described | {"sha256": hashlib.sha256(np.ascontiguousarray(task.split, dtype=np.int8).data).hexdigest()}
 
 
 def _temporary(directory: Path) -> Path:
