@@ -54,9 +54,14 @@ def read_cif(text: str, max_sites: int, max_listed: int | None = None) -> Iterat
         max_listed: atoms that a block may list; None: as many.
 
     Raises:
-        ValueError, RuntimeError: the text is no CIF, or no block holds atoms.
+        CifError: the text is no CIF, or no block holds atoms.
     """
-    blocks = [block for block in gemmi.cif.read_string(text) if block.find_values("_atom_site_fract_x")]
+    try:
+        document = gemmi.cif.read_string(text)
+    except (ValueError, RuntimeError) as error:
+        place = re.sub(r"^string:(\d+)\S*", r"line \1:", str(error))
+        raise CifError(f"the CIF is malformed ({place})") from error
+    blocks = [block for block in document if block.find_values("_atom_site_fract_x")]
     if not blocks:
         raise CifError("the CIF has no block with atoms (_atom_site_fract_x)")
     for block in blocks:

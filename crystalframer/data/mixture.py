@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from crystalframer.errors import UserError
+
 MAX_OCCUPANCY = 1.02
 """Largest total occupancy of a site that counts as rounding (0.333 + 0.333 + 0.335) and is scaled down to 1."""
 
@@ -104,11 +106,11 @@ def occupied_sites(
         site holds one element with occupancy 1.
 
     Raises:
-        ValueError: an occupancy that is no number from 0 to 1, an empty site, or a total above `MAX_OCCUPANCY`.
+        UserError: an occupancy that is no number from 0 to 1, an empty site, or a total above `MAX_OCCUPANCY`.
     """
     weights = np.array(occupancies, dtype=np.float64)
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise ValueError("an occupancy is not a number of at least 0")
+        raise UserError("an occupancy is not a number of at least 0")
     keys, position = np.unique(
         np.array(sites, dtype=np.int64) * 1000 + np.array(elements, dtype=np.int64), return_inverse=True
     )
@@ -118,9 +120,9 @@ def occupied_sites(
     num_sites = int(np.max(sites)) + 1
     totals = np.bincount(site, summed, minlength=num_sites)
     if (totals == 0).any():
-        raise ValueError(f"site {int(totals.argmin())} has an occupancy of 0")
+        raise UserError(f"site {int(totals.argmin())} has an occupancy of 0")
     if totals.max() > MAX_OCCUPANCY:
-        raise ValueError(f"site {int(totals.argmax())} has a total occupancy of {totals.max():.4g}, expected at most 1")
+        raise UserError(f"site {int(totals.argmax())} has a total occupancy of {totals.max():.4g}, expected at most 1")
     summed = summed / np.maximum(totals, 1.0)[site]
     order = np.lexsort((element, -summed, site))
     _, first = np.unique(site[order], return_index=True)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from crystalframer.data.cif import NUMBER_OF, element_of, read_cif
+from crystalframer.data.cif import element_of, read_cif
 from crystalframer.data.crystal import Crystal
 from crystalframer.data.mixture import occupied_sites
+from crystalframer.data.poscar import read_poscar_text
 from crystalframer.errors import UserError
 
 PARSE_ERRORS = (
@@ -79,43 +80,8 @@ def read_cif_file(text: str, limits: ReadLimits) -> Iterator[Parsed]:
 
 
 def read_poscar(text: str, limits: ReadLimits) -> Iterator[Parsed]:
-    """Read a POSCAR or CONTCAR: VASP 5 and later, or VASP 4 with the symbols in the first line."""
-    with np.errstate(all="raise", under="ignore"):
-        parsed = _poscar(text, limits)
-    yield parsed
-
-
-def _poscar(text: str, limits: ReadLimits) -> Parsed:
-    lines = text.splitlines()
-    scale = [float(word) for word in lines[1].split()]
-    lattice = np.array([[float(word) for word in lines[row].split()[:3]] for row in (2, 3, 4)])
-    if len(scale) not in (1, 3) or lattice.shape != (3, 3):
-        raise UserError("expected a scale in line 2 and three lattice vectors in lines 3 to 5")
-    factor = np.array(scale)
-    if len(scale) == 1 and scale[0] < 0:
-        factor = (-factor / abs(np.linalg.det(lattice))) ** (1 / 3)
-    lattice = lattice * factor
-    counts_line = 6 if not lines[5].split()[0].isdecimal() else 5
-    symbols = [re.split("[_/]", word)[0] for word in lines[5 if counts_line == 6 else 0].split()]
-    counts = [int(word) for word in lines[counts_line].split() if not word.startswith("!")]
-    if len(symbols) != len(counts) or not all(0 <= count <= limits.max_atoms for count in counts):
-        raise UserError(f"the symbols {symbols[:9]} and counts {counts[:9]} do not fit together")
-    unknown = [symbol for symbol in symbols if symbol not in NUMBER_OF]
-    if unknown:
-        raise UserError(f"{unknown[0]!r} is not an element")
-    numbers = np.repeat(np.array([NUMBER_OF[symbol] for symbol in symbols], dtype=np.int64), counts)
-    if len(numbers) > limits.max_atoms:
-        raise UserError(f"the structure has {len(numbers)} atoms, expected at most {limits.max_atoms}")
-    mode = counts_line + (2 if lines[counts_line + 1].strip()[:1] in ("S", "s") else 1)
-    coords = np.array(
-        [[float(word) for word in line.split()[:3]] for line in lines[mode + 1 : mode + 1 + len(numbers)]]
-    )
-    kind = lines[mode].strip()[:1].lower()
-    if kind in ("c", "k"):
-        coords = np.linalg.solve(lattice.T, (coords.reshape(-1, 3) * factor).T).T
-    elif kind != "d":
-        raise UserError(f"line {mode + 1} is {lines[mode][:20]!r}, expected Direct or Cartesian")
-    return Parsed(Crystal(lattice, coords, numbers))
+    """Read a POSCAR or CONTCAR."""
+    yield Parsed(read_poscar_text(text, limits.max_atoms))
 
 
 def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Parsed]:
@@ -166,7 +132,10 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
 
 def read_json(text: str, limits: ReadLimits) -> Iterator[Parsed]:
     """Read pymatgen JSON: a structure, a list of them or of records that hold one, or either by id."""
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the JSON is malformed, line {error.lineno}: {error.msg}") from error
     if isinstance(content, dict) and ("lattice" in content or "structure" in content or "atoms" in content):
         content = [content]
     if isinstance(content, dict):
@@ -222,15 +191,16 @@ def parse_structure(value: Any, limits: ReadLimits) -> Crystal:
     if not all(value["lattice"].get("pbc") or (True,)):
         raise UserError("the structure is not periodic along all three lattice vectors")
     sites = value["sites"]
-    if len(sites) > limits.max_atoms:
-        raise UserError(f"the structure has {len(sites)} atoms, expected at most {limits.max_atoms}")
+    if not isinstance(sites, list) or not 0 < len(sites) <= limits.max_atoms:
+        raise UserError(f"the structure has {len(sites)} atoms, expected 1 to {limits.max_atoms}")
     entries = [
-        (index, element_of(specie["element"]), specie.get("occu", 1.0))
+        (index, element_of(_field(specie, "element")), specie.get("occu", 1.0))
         for index, site in enumerate(sites)
-        for specie in site["species"]
+        for specie in _field(site, "species")
     ]
     numbers, mixture = occupied_sites(*zip(*entries, strict=True))
-    return Crystal(value["lattice"]["matrix"], np.array([site["abc"] for site in sites]), numbers, mixture=mixture)
+    coords = np.array([_field(site, "abc") for site in sites])
+    return Crystal(_field(value["lattice"], "matrix"), coords, numbers, mixture=mixture)
 
 
 def from_atoms(atoms: Any, limits: ReadLimits, name: str = "", properties: Mapping[str, Any] | None = None) -> Parsed:
@@ -281,6 +251,12 @@ TEXT_READERS: dict[str, Callable[[str, ReadLimits], Iterator[Parsed]]] = {
     "json": read_json,
 }
 """Readers of formats whose files are read whole."""
+
+
+def _field(record: Mapping[str, Any], name: str) -> Any:
+    if name not in record:
+        raise UserError(f"a part of the structure has no {name!r}")
+    return record[name]
 
 
 def _parse_frame(frame: list[str], limits: ReadLimits) -> Parsed:

@@ -11,7 +11,7 @@ from pymatgen.core.structure import Structure
 
 from crystalframer.config import FRAMES, DataConfig, FrameName
 from crystalframer.data import store
-from crystalframer.data.batch import BatchLoader, CrystalBatch
+from crystalframer.data.batch import BatchLoader
 from crystalframer.data.crystal import Crystal
 from crystalframer.data.dataset import CrystalDataset, Task, require_elements, select_task
 from crystalframer.data.mixture import Mixture, occupied_sites
@@ -169,19 +169,13 @@ def test_heavy_elements_hide_in_no_mixture() -> None:
         predicted(heavy[1])
 
 
-def test_batches_on_the_device_carry_occupancies() -> None:
+def test_disordered_crystals_are_batched_on_the_host() -> None:
     task = select_task(mixed_set(), DataConfig(dataset="mixed", task="energy"))
-    rows = np.arange(4)
-    resident = ResidentCrystals(task, rows, CUTOFF, "cpu")
-    index = np.array([3, 0, 1])
-    batch = resident.batch(torch.from_numpy(index), resident.shape_for(index))
-    expected: CrystalBatch = BatchLoader(task, CUTOFF).batch(index)
-    atoms = expected.num_atoms
+    batch = BatchLoader(task, CUTOFF).batch(np.array([3, 0, 1]))
     assert batch.species is not None
     assert batch.occupancies is not None
-    assert expected.species is not None
-    assert expected.occupancies is not None
-    assert torch.equal(batch.species[:atoms], expected.species)
-    assert torch.equal(batch.occupancies[:atoms], expected.occupancies)
-    assert resident.largest_atomic_number == 8
-    assert resident.num_bytes > 0
+    assert batch.species[0].tolist() == [1, 5, 6]
+    assert batch.occupancies[0].tolist() == pytest.approx([0.5, 0.2, 0.3])
+    assert batch.largest_atomic_number == 8
+    with pytest.raises(ValueError, match="disordered"):
+        ResidentCrystals(task, np.arange(4), CUTOFF, "cpu")
