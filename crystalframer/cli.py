@@ -82,6 +82,18 @@ def convert(arguments: argparse.Namespace) -> int:
     )
 
 
+def card(arguments: argparse.Namespace) -> int:
+    """Write the card of a model."""
+    from crystalframer.prediction.card import NAME, card_of
+
+    with local_models([arguments.model], arguments.tracking_uri) as models:
+        if len(models) != 1:
+            raise UserError(f"{arguments.model} names {len(models)} models, expected one")
+        fetched = arguments.model.startswith(("runs:/", "models:/"))
+        print(card_of(models[0], arguments.output or (Path(NAME) if fetched else None)))
+    return 0
+
+
 @contextmanager
 def local_models(models: Sequence[str], tracking_uri: str | None) -> Iterator[list[Path]]:
     """Yield the files of models: paths as they are, those recorded in MLflow fetched from there for the context."""
@@ -153,10 +165,14 @@ def show_runs(runs: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crystalframer", description=__doc__)
     parser.add_argument("--version", action="version", version=f"crystalframer {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{predict,convert,register,data,ui}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{predict,convert,card,register,data,ui}")
     _add_predict(commands)
     _add_convert(commands)
     _add_register(commands)
+    describing = commands.add_parser("card", help="write the card of a model: data, settings, errors, use")
+    _add_model(describing)
+    describing.add_argument("--output", type=Path, help="file to write (default: model_card.md beside the model)")
+    describing.set_defaults(run=card)
     data = commands.add_parser("data", help="list the data sets, their tasks and whether they are prepared")
     data.set_defaults(run=lambda _: show_data())
     ui = commands.add_parser("ui", help="show the recorded runs in a browser (MLflow, on this machine only)")

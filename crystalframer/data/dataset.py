@@ -299,6 +299,17 @@ def require_elements(dataset: CrystalDataset, rows: NDArray[np.int64], num_eleme
     )
 
 
+def elements_in(dataset: CrystalDataset, rows: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the atomic numbers that the crystals of ``rows`` contain, ascending, disordered sites included."""
+    selected = np.zeros(len(dataset), dtype=bool)
+    selected[rows] = True
+    of_atom = np.repeat(selected, dataset.num_atoms)
+    found = np.unique(dataset.atomic_numbers[of_atom])
+    if dataset.mixture is not None:
+        found = np.union1d(found, dataset.mixture.elements[of_atom[dataset.mixture.sites]])
+    return tuple(int(number) for number in found)
+
+
 def split_by_hash(keys: Iterable[str]) -> NDArray[np.int8]:
     """Return the split code of each key, 80/10/10, decided by the key alone.
 

@@ -199,7 +199,7 @@ def fetch_models(model: str, tracking_uri: str | None, folder: Path) -> list[Pat
             found = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
             raise _refused(model, error) from error
-    files = [found] if found.is_file() else sorted(found.rglob("*.pt"))
+    files = [found] if found.is_file() else sorted(found.glob("*.pt")) or sorted(found.rglob("*.pt"))
     if not files:
         raise UserError(f"{model} holds no checkpoint or model file (*.pt); give a trial's run or a registered model")
     return files

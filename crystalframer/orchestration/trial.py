@@ -259,11 +259,14 @@ class _Run:
 
     def conclude(self, trainer: TrialTrainer) -> dict[str, Any]:
         """Evaluate on the test set, record everything, and mark the trial as done."""
+        from crystalframer.prediction.card import write_card
+
         started = time.perf_counter()
         test = trainer.evaluate("test")
         milliseconds = 1000 * (time.perf_counter() - started)
         tasks = self._data.tasks if len(self._data.tasks) > 1 else ()
         self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist(), tasks)
+        write_card(self._directory.checkpoint, self._data, test.by_task)
         final = StepMetrics(
             self._epoch,
             _now_ms(),
@@ -325,6 +328,8 @@ def conclude_tracking(tracker: Tracker, directory: RunDirectory, final: StepMetr
         tracker.log_artifact(snapshot, "model/snapshots")
     tracker.log_artifact(directory.config_yaml, "")
     tracker.log_artifact(directory.predictions, "predictions")
+    if (card := directory.checkpoint.with_name("model_card.md")).exists():
+        tracker.log_artifact(card, "")
     tracker.finish("FINISHED")
 
 

@@ -62,6 +62,8 @@ class Checkpoint:
     """Position in the training."""
     history: list[dict[str, Any]]
     """Results of the complete epochs."""
+    elements: tuple[int, ...] | None = None
+    """Atomic numbers that the training crystals contain; None in files written before this was kept."""
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -103,7 +105,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"checkpoint {path} has format version {content['version']}, expected {VERSION}; "
             "read it with the version of this program that wrote it"
         )
-    known = {field.name: content[field.name] for field in fields(Checkpoint)}
+    known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name != "elements"}
+    elements = content.get("elements")
+    known["elements"] = None if elements is None else tuple(elements)
     known["trial"] = trial_from_dict(content["trial"])
     known["targets"] = tuple(Target(**target) for target in content["targets"])
     known["progress"] = Progress(**content["progress"])

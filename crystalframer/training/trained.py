@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.config import KernelName, TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.training.archive import read_archive, write_archive
@@ -121,7 +121,8 @@ def build_model(
     Raises:
         UserError: the weights are not those of this architecture, or not finite; the message names the file `path`.
     """
-    model = CrystalFramer(trial.model, kernel=trial.train.kernel)
+    kernel: KernelName = "reference" if trial.train.kernel == "reference" else "auto"  # it may run elsewhere now
+    model = CrystalFramer(trial.model, kernel=kernel)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -146,6 +147,7 @@ def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.dev
         epoch=checkpoint.progress.epoch,
         averaged=average.count > 0,
         data_fingerprint=checkpoint.data_fingerprint,
+        elements=checkpoint.elements,
         origin="trained with this program",
     )
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from crystalframer.config import TrialConfig
 from crystalframer.data.batch import BatchLoader, CrystalBatch
 from crystalframer.data.batching import shuffled_batches
-from crystalframer.data.dataset import SplitName, TaskData, require_elements
+from crystalframer.data.dataset import SplitName, TaskData, elements_in, require_elements
 from crystalframer.data.resident import ResidentCrystals
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer, count_parameters
@@ -141,6 +142,11 @@ class Trainer:
         return statistics.median(result.seconds for result in self.history) if self.history else math.nan
 
     @property
+    def resident(self) -> ResidentCrystals | None:
+        """The crystals on the device, where training keeps them there."""
+        return self._device_steps.resident
+
+    @property
     def scale(self) -> TargetScale:
         """Mean and standard deviation of the first target's training values."""
         return TargetScale(self.targets[0].mean, self.targets[0].std)
@@ -230,8 +236,13 @@ class Trainer:
             generators={"shuffle": self._shuffle_state, "ties": self._ties.get_state()},
             progress=self.progress,
             history=[asdict(result) for result in self.history],
+            elements=self._elements,
         )
         write_checkpoint(Path(path), checkpoint)
+
+    @cached_property
+    def _elements(self) -> tuple[int, ...]:
+        return elements_in(self.data.dataset, self.data.rows["train"])
 
     def restore(self, path: str | Path) -> None:
         """Continue from a checkpoint of the same settings and data; only the first process reads the file.
@@ -308,7 +319,7 @@ class Trainer:
 
     def _batches(self) -> BatchLoader | ResidentCrystals:
         """Return what makes batches: the crystals on the device, where they live there."""
-        return self._device_steps.resident or self._loader
+        return self.resident or self._loader
 
     def _batch_gradient(self) -> BatchGradient:
         """Return what computes gradients, made when it is first needed: sharing work takes preparing all crystals."""

@@ -161,6 +161,7 @@ def test_a_trials_run_is_a_model(
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("trials_as_models")).info.run_id
     client.log_artifact(run, str(model_file), "model")
+    client.log_artifact(run, str(model_file), "model/snapshots")  # which are not the model
     path = tmp_path / "a.cif"
     path.write_text(cif_of(crystals[0]))
     assert cli.main(["predict", f"runs:/{run}", str(path), "--tracking-uri", uri]) == 0

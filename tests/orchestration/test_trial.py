@@ -89,7 +89,7 @@ def test_a_trial_records_what_the_analysis_reads(uninterrupted: Bench) -> None:
     assert run.tags["fingerprint"] == uninterrupted.trial.config.fingerprint()
     assert run.tags["dataset_fingerprint"] == uninterrupted.data.fingerprint
     assert {"sweep", "run_key", "unit", "kernel", "torch", "machine"} <= set(run.tags)
-    assert set(run.artifacts) == {"model/checkpoint.pt", "config.yaml", "predictions/test.csv"}
+    assert set(run.artifacts) == {"model/checkpoint.pt", "config.yaml", "predictions/test.csv", "model_card.md"}
     lines = run.artifacts["predictions/test.csv"].decode().splitlines()
     errors = [abs(float(target) - float(prediction)) for _, target, prediction in (x.split(",") for x in lines[1:])]
     assert sum(errors) / len(errors) == pytest.approx(run.metrics["test/mae_eV_per_atom", 6], rel=1e-12)

@@ -32,10 +32,9 @@ POSCAR = "Mg O\n1.0\n4.2 0 0\n0 4.2 0\n0 0 4.2\nMg O\n1 1\nDirect\n0 0 0\n0.5 0.
 """A POSCAR that is right."""
 FRAME = '2\nLattice="4.2 0 0 0 4.2 0 0 0 4.2" Properties=species:S:1:pos:R:3 pbc="T T T"\nMg 0 0 0\nO 2.1 2.1 2.1\n'
 """A frame of extended XYZ that is right."""
-STRUCTURE = {
-    "lattice": {"matrix": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]]},
-    "sites": [{"species": [{"element": "Mg", "occu": 1}], "abc": [0, 0, 0]}],
-}
+LATTICE = {"matrix": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]]}
+SITE = {"species": [{"element": "Mg", "occu": 1}], "abc": [0, 0, 0]}
+STRUCTURE = {"lattice": LATTICE, "sites": [SITE]}
 """A pymatgen structure that is right."""
 ODD_NAMES = (
     "new\nline.cif",
@@ -66,7 +65,6 @@ def write_hostile(folder: Path) -> list[Path]:
 
 
 def _texts(folder: Path) -> list[Path]:
-    lattice, site = STRUCTURE["lattice"], STRUCTURE["sites"]
     changed: dict[str, str] = {
         "empty.cif": "",
         "blank.cif": "\n \n\t\n",
@@ -124,15 +122,15 @@ def _texts(folder: Path) -> list[Path]:
         "deep.json": "[" * 100_000,
         "digits.json": "[" + "9" * 100_000 + "]",
         "text.json": '"data_x"',
-        "no_sites.json": json.dumps({"lattice": lattice, "sites": []}),
-        "no_lattice.json": json.dumps({"sites": site}),
-        "bad_lattice.json": json.dumps({"lattice": {"matrix": [[1, 2], [3]]}, "sites": site}),
+        "no_sites.json": json.dumps({"lattice": LATTICE, "sites": []}),
+        "no_lattice.json": json.dumps({"sites": [SITE]}),
+        "bad_lattice.json": json.dumps({"lattice": {"matrix": [[1, 2], [3]]}, "sites": [SITE]}),
         "nan.json": json.dumps(STRUCTURE).replace("[0, 0, 0]", "[NaN, 0, 0]", 1),
         "module.json": json.dumps({"@module": "os", "@class": "system", "command": "touch owned"}),
         "unknown.json": json.dumps(STRUCTURE).replace("Mg", "Zz"),
         "wrong_types.json": json.dumps({"lattice": [], "sites": {}}),
-        "many.json": json.dumps({"lattice": lattice, "sites": site * 30_000}),
-        "slab.json": json.dumps({**STRUCTURE, "lattice": {**lattice, "pbc": [True, True, False]}}),  # type: ignore[dict-item]
+        "many.json": json.dumps({"lattice": LATTICE, "sites": [SITE] * 30_000}),
+        "slab.json": json.dumps({**STRUCTURE, "lattice": {**LATTICE, "pbc": [True, True, False]}}),
     }
     for name, text in changed.items():
         (folder / name).write_text(text, encoding="utf-8")
