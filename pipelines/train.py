@@ -108,10 +108,13 @@ def train(
 
 
 def _conclude(trainer: "Trainer", checkpoint: Path) -> None:
-    """Evaluate on the test set and say what came out."""
+    """Evaluate on the test set write the model's card, and say what came out."""
+    from crystalframer.prediction.card import write_card
+
     test = trainer.evaluate("test")
     if not trainer.processes.is_first:
         return
+    write_card(checkpoint, trainer.data, test.by_task)
     for errors in test.by_task:
         name = f"{errors.task}: " if len(test.by_task) > 1 else ""
         where = f"; checkpoint: {checkpoint}" if errors is test.by_task[-1] else ""
