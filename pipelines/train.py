@@ -108,7 +108,7 @@ def train(
 
 
 def _conclude(trainer: "Trainer", checkpoint: Path) -> None:
-    """Evaluate on the test set write the model's card, and say what came out."""
+    """Evaluate on the test set, write the model's card, and say what came out."""
     from crystalframer.prediction.card import write_card
 
     test = trainer.evaluate("test")
