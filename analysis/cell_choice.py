@@ -106,14 +106,14 @@ def labels() -> dict[str, str]:
 
 def page(conventional: Any, reduced: Any) -> Any:
     """Return the turning figure."""
-    from analysis.crystal_drawing import atoms_trace, cell_trace, scene
+    from analysis.crystal_drawing import atoms_traces, cell_trace, scene
 
     positions, numbers = atoms_of(conventional)
     named = {"width": 8, "showlegend": True}
     return scene(
         "One crystal, two cells",
         [
-            atoms_trace(positions, numbers),
+            *atoms_traces(positions, numbers),
             cell_trace(conventional, colour=CONVENTIONAL, name=labels()[CONVENTIONAL], **named),
             cell_trace(reduced, corner(reduced, conventional), colour=NIGGLI, name=labels()[NIGGLI], **named),
         ],

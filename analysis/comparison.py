@@ -1,6 +1,6 @@
 """Groups a sweep's trials into what is compared: per data set and task one row per frame, seeds averaged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 from typing import Any
@@ -158,8 +158,14 @@ def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial]) -
             Row(frame, name, found[0].config.model, _same_data(found)) for name, found in sorted(by_variant.items())
         ]
         if not by_variant:
-            rows.append(Row(frame, "", replace(trials[0].config.model, frame=frame), ()))
+            rows.append(Row(frame, "", replace(_typical(trials), frame=frame), ()))
     return Comparison(dataset, task, trials[0].unit, tuple(rows))
+
+
+def _typical(trials: Sequence[FinishedTrial]) -> ModelConfig:
+    """Return the model that a frame without trials would have: the paper's default setting if any trial has it."""
+    models = [trial.config.model for trial in trials]
+    return next((model for model in models if paper_setting(model) == "default"), models[0])
 
 
 def _variant(config: TrialConfig, varying: Iterable[str]) -> str:

@@ -20,6 +20,8 @@ VIEW = "-90x,28y,14x"
 """Where the camera stands, as ASE writes it: z upwards, turned by 28° and tilted by 14°."""
 RADIUS = 0.42
 """Of an atom, in units of its covalent radius."""
+OPACITY_LEVELS = 6
+"""Steps of opacity in turning figures, where one trace has one opacity."""
 FAINTEST = 0.12
 """Opacity of an atom that gets no attention."""
 
@@ -51,12 +53,14 @@ class Canvas:
     ) -> None:
         from ase import Atoms
         from ase.visualize.plot import Matplotlib
+        from matplotlib.colors import to_rgba
 
         self.axes = axes
         places = np.asarray(positions, dtype=float).reshape(-1, 3)
         alpha = np.ones(len(places)) if opacity is None else np.asarray(opacity, dtype=float)
         colours = np.concatenate([colours_of(numbers), alpha[:, None]], axis=1)
-        self._writer = Matplotlib(
+        writer: Any = Matplotlib  # ASE types it in part
+        self._writer = writer(
             Atoms(np.asarray(numbers), positions=places),
             axes,
             rotation=view,
@@ -67,18 +71,14 @@ class Canvas:
         )
         self._writer.write()
         for patch in axes.patches:
-            strength = float(patch.get_facecolor()[3])
-            patch.set_edgecolor((0.2, 0.2, 0.2, strength))
+            patch.set_edgecolor((0.2, 0.2, 0.2, to_rgba(patch.get_facecolor())[3]))
             patch.set_linewidth(0.5)
         axes.set_axis_off()
         self._positions, self._numbers, self._opacity = places, np.asarray(numbers), alpha
 
     def bonds(self) -> None:
         """Draw lines between atoms that are hardly farther apart than their covalent radii add up to."""
-        radii = radii_of(self._numbers)
-        distance = np.linalg.norm(self._positions[:, None] - self._positions, axis=-1)
-        bonded = np.triu(distance < BOND * (radii[:, None] + radii), k=1)
-        for first, second in np.argwhere(bonded):
+        for first, second in bonded_pairs(self._positions, self._numbers):
             ends = self.project(self._positions[[first, second]])[:, :2]
             strength = float(min(self._opacity[first], self._opacity[second]))
             self.axes.plot(*ends.T, color=QUIET, linewidth=1.1, alpha=strength, zorder=0.8, solid_capstyle="butt")
@@ -99,15 +99,7 @@ class Canvas:
         starts, ends = cell_edges(lattice, origin)
         self.lines(starts, ends, colour, width)
 
-    def frame(
-        self,
-        frame: ArrayLike,
-        length: float,
-        *,
-        origin: ArrayLike = (0, 0, 0),
-        opacity: float = 1.0,
-        labels: bool = False,
-    ) -> None:
+    def frame(self, frame: ArrayLike, length: float, *, origin: ArrayLike = (0, 0, 0), opacity: float = 1.0) -> None:
         """Draw the axes e1, e2, e3 as arrows, those nearest to the viewer on top."""
         axes = np.asarray(frame, dtype=float)
         start = self.project(origin)[0]
@@ -115,8 +107,8 @@ class Canvas:
         for number in np.argsort(tips[:, 2]):
             self.axes.annotate(
                 "",
-                tips[number, :2],
-                start[:2],
+                (float(tips[number, 0]), float(tips[number, 1])),
+                (float(start[0]), float(start[1])),
                 arrowprops={
                     "arrowstyle": "-|>,head_width=0.18,head_length=0.32",
                     "color": AXES[number],
@@ -127,11 +119,6 @@ class Canvas:
                 },
                 zorder=5 + 0.1 * number,
             )
-            if labels:
-                place = start[:2] + 1.22 * (tips[number, :2] - start[:2])
-                self.axes.annotate(
-                    f"e{'₁₂₃'[number]}", place, ha="center", va="center", fontsize=7, color=AXES[number], zorder=6
-                )
 
 
 def colours_of(numbers: ArrayLike) -> Array:
@@ -151,12 +138,20 @@ def radii_of(numbers: ArrayLike) -> Array:
 def cell_edges(lattice: Array, origin: ArrayLike = (0, 0, 0)) -> tuple[Array, Array]:
     """Return the starts and ends of a cell's twelve edges, (12, 3) each."""
     starts, ends = [], []
+    corner_of_cell = np.asarray(origin, dtype=float)
     for axis in range(3):
         for corner in itertools.product((0, 1), repeat=2):
             fraction = np.insert(np.array(corner, dtype=float), axis, 0.0)
-            starts.append(fraction @ lattice + origin)
-            ends.append((fraction + np.eye(3)[axis]) @ lattice + origin)
+            starts.append(fraction @ lattice + corner_of_cell)
+            ends.append((fraction + np.eye(3)[axis]) @ lattice + corner_of_cell)
     return np.array(starts), np.array(ends)
+
+
+def bonded_pairs(positions: Array, numbers: ArrayLike) -> NDArray[np.int64]:
+    """Return the pairs of atoms, (pairs, 2), that are hardly farther apart than their covalent radii add up to."""
+    radii = radii_of(numbers)
+    distance = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    return np.argwhere(np.triu(distance < BOND * (radii[:, None] + radii), k=1))
 
 
 def half_width(lattice: Array) -> float:
@@ -185,21 +180,42 @@ def opacity_of(weights: Array) -> Array:
     return np.full(len(weights), FAINTEST) if largest == 0 else FAINTEST + (1 - FAINTEST) * weights / largest
 
 
-def atoms_trace(positions: Array, numbers: ArrayLike, opacity: Array | None = None, **settings: Any) -> Any:
-    """Return a plotly trace of atoms."""
+def atoms_traces(positions: Array, numbers: ArrayLike, opacity: Array | None = None, **settings: Any) -> list[Any]:
+    """Return plotly traces of atoms and the bonds between them; a trace holds atoms of about the same opacity."""
     from plotly import graph_objects
 
     from crystalframer.data.crystal import ELEMENTS
 
     z = np.asarray(numbers)
     alpha = np.ones(len(z)) if opacity is None else opacity
-    colours = [
-        f"rgba({r:.0f},{g:.0f},{b:.0f},{a:.3f})" for (r, g, b), a in zip(255 * colours_of(z), alpha, strict=True)
-    ]
+    colours = [f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in 255 * colours_of(z)]
+    traces = [_bonds_trace(positions, z, **settings)]
+    levels = np.clip(np.ceil(alpha * OPACITY_LEVELS), 1, OPACITY_LEVELS).astype(int)
+    for level in np.unique(levels):
+        rows = np.flatnonzero(levels == level)
+        place = np.round(positions[rows], 4)
+        traces.append(
+            graph_objects.Scatter3d(
+                x=place[:, 0], y=place[:, 1], z=place[:, 2], mode="markers", opacity=float(level / OPACITY_LEVELS),
+                text=[ELEMENTS[z[row] - 1] for row in rows], hoverinfo="text", showlegend=False,
+                marker={"size": 22 * radii_of(z[rows]), "color": [colours[row] for row in rows],
+                        "line": {"color": "rgb(60,60,60)", "width": 1}},
+                **settings,
+            )
+        )  # fmt: skip
+    return traces
+
+
+def _bonds_trace(positions: Array, numbers: NDArray[Any], **settings: Any) -> Any:
+    from plotly import graph_objects
+
+    coordinates: list[list[float | None]] = [[], [], []]
+    for pair in bonded_pairs(positions, numbers):
+        for axis in range(3):
+            coordinates[axis] += [*np.round(positions[pair, axis], 4).tolist(), None]
+    x, y, z = coordinates
     return graph_objects.Scatter3d(
-        x=np.round(positions[:, 0], 4), y=np.round(positions[:, 1], 4), z=np.round(positions[:, 2], 4),
-        mode="markers", text=[ELEMENTS[number - 1] for number in z], hoverinfo="text",
-        marker={"size": 14 * radii_of(z), "color": colours, "line": {"color": "rgba(60,60,60,0.4)", "width": 1}},
+        x=x, y=y, z=z, mode="lines", line={"color": QUIET, "width": 3}, opacity=0.35, hoverinfo="skip",
         showlegend=False, **settings,
     )  # fmt: skip
 
@@ -253,9 +269,10 @@ def scene(title: str, traces: Sequence[Any], **layout: Any) -> Any:
     bare = {"visible": False}
     figure = graph_objects.Figure(data=list(traces))
     figure.update_layout(
-        title=title, margin={"l": 0, "r": 0, "t": 50, "b": 0}, paper_bgcolor="white",
+        title={"text": title, "font": {"size": 14}, "y": 0.98, "yanchor": "top"},
+        margin={"l": 0, "r": 0, "t": 60, "b": 0}, paper_bgcolor="white",
         scene={"xaxis": bare, "yaxis": bare, "zaxis": bare, "aspectmode": "data",
-               "camera": {"eye": {"x": 1.1, "y": -1.6, "z": 0.7}}},
+               "camera": {"eye": {"x": 0.95, "y": -1.55, "z": 0.7}}},
         **layout,
     )  # fmt: skip
     return figure

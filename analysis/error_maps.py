@@ -146,12 +146,12 @@ def elements_page(comparison: Comparison, row: Row, by_element: Mapping[str, flo
 
     symbols = list(ELEMENTS[:103])
     places = [place(symbol) for symbol in symbols]
-    values = [[None] * 18 for _ in range(10)]
+    values: list[list[float | None]] = [[None] * 18 for _ in range(10)]
     texts = [[""] * 18 for _ in range(10)]
     hovers = [[""] * 18 for _ in range(10)]
     for symbol, (line, column) in zip(symbols, places, strict=True):
         error = by_element.get(symbol)
-        values[line - 1][column - 1] = None if error is None else round(error, 4)  # type: ignore[call-overload]
+        values[line - 1][column - 1] = None if error is None else round(error, 4)
         texts[line - 1][column - 1] = symbol
         shown = "" if error is None else f": {error:.4f} {comparison.unit}"
         hovers[line - 1][column - 1] = f"{symbol}{shown}, {counts.get(symbol, 0)} test materials"

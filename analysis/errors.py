@@ -66,5 +66,7 @@ def on_same_materials(
     common = pd.Index(first.ids).intersection(pd.Index(second.ids)).sort_values()
     if common.empty:
         return None
-    one, other = (pd.Series(errors.absolute, index=errors.ids).loc[common].to_numpy() for errors in (first, second))
-    return one, other
+    one, other = (
+        pd.Series(errors.absolute, index=errors.ids).loc[common].to_numpy(dtype=float) for errors in (first, second)
+    )
+    return np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)

@@ -96,9 +96,8 @@ def evolution(paths: Sequence[Path], chosen: "Chosen", crystals: Sequence["Cryst
     blocks = range(models[0].config.num_blocks)
     last = [attention_of(models[-1], chosen.crystal, block) for block in blocks]
     head = widest_head(last, chosen.atom)
-    own = [
-        [attention_of(model, chosen.crystal, block).frames[chosen.atom, head] for block in blocks] for model in models
-    ]  # type: ignore[index]
+    views = [[attention_of(model, chosen.crystal, block) for block in blocks] for model in models]
+    own = [[view.frames[chosen.atom, head] for view in found if view.frames is not None] for found in views]
     every = [all_frames(model, crystals) for model in models]
     turned = [angle(before, after).mean(axis=(1, 2)) for before, after in itertools.pairwise(every)]
     epochs = tuple(int(path.stem.partition("_")[2]) for path in paths)

@@ -79,7 +79,8 @@ def draw(chosen: "Chosen", views: dict[FrameName, list["AttentionView"]]) -> "Fi
 
     blocks = max(len(found) for found in views.values())
     figure = Figure(figsize=(7.0, 3.9))
-    left, right = figure.subfigures(1, 2, width_ratios=[1, blocks * 1.28])
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1, blocks * 1.28])
+    left, right = parts
     geometry = prepare_geometry(chosen.crystal, 3.0)
     positions, numbers = full_cell(chosen.crystal)
     centre = chosen.crystal.lattice.sum(axis=0) / 2
@@ -141,7 +142,7 @@ def static_frames(geometry: "Geometry") -> dict[str, Any]:
 
 def page(chosen: "Chosen", views: dict[FrameName, list["AttentionView"]]) -> Any:
     """Return the turning figure: one scene, and a menu of frames and blocks."""
-    from analysis.crystal_drawing import atoms_trace, frame_traces, scene
+    from analysis.crystal_drawing import atoms_traces, frame_traces, scene
 
     traces: list[Any] = []
     groups: list[tuple[str, int]] = []
@@ -149,7 +150,7 @@ def page(chosen: "Chosen", views: dict[FrameName, list["AttentionView"]]) -> Any
         for view in found:
             positions, numbers, opacity, frame = surroundings(chosen, view, found)
             shown = {"visible": not groups}
-            group = [atoms_trace(positions, numbers, opacity, **shown), *frame_traces(frame, 0.62 * RADIUS, **shown)]
+            group = [*atoms_traces(positions, numbers, opacity, **shown), *frame_traces(frame, 0.62 * RADIUS, **shown)]
             traces += group
             groups.append((f"{TITLES[frame_name]}, block {view.block + 1}", len(group)))
     starts = np.cumsum([0, *(size for _, size in groups)]).tolist()

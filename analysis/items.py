@@ -135,7 +135,13 @@ class Context:
         """Write a plotly figure as a page that needs ``plotly.min.js`` beside it, and no network."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.html"
-        figure.write_html(path, include_plotlyjs="directory", div_id=name, config={"displaylogo": False})
+        figure.write_html(
+            path,
+            include_plotlyjs="directory",
+            div_id=name,
+            default_height="94vh",
+            config={"displaylogo": False, "responsive": True},
+        )
         return path
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.comparison import VARIES, Comparison, Row, compare
-from analysis.palette import COLOURS, QUIET, SHADE, STYLE
-from analysis.results import parse_arguments, read_results, shown
+from analysis import items
+from analysis.comparison import VARIES, Comparison, Row
+from analysis.items import Context, Missing, Product
+from analysis.palette import COLOURS, QUIET, SHADE
 from crystalframer.command_line import reports_user_errors
 
 if TYPE_CHECKING:
@@ -31,21 +32,19 @@ LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw one figure per data set and task; return the exit code."""
-    from matplotlib import style
+    return items.run(produce, __doc__, argv)
 
-    arguments = parse_arguments(__doc__, argv)
-    results = read_results(arguments)
-    folder = arguments.output / results.sweep
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"{results.sweep}: {results.progress()}")
-    for comparison in compare(results):
-        stem = folder / f"learning_curves_{comparison.dataset}_{comparison.task}"
-        with style.context(STYLE):
-            figure = draw(comparison)
-            figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
-            figure.savefig(stem.with_suffix(".png"), dpi=200)
-        print(f"written: {shown(stem)}.{{pdf,png}}")
-    return 0
+
+def produce(context: Context) -> Product | Missing:
+    """Draw every data set and task of the sweep."""
+    if not context.comparisons:
+        return context.no_runs()
+    product = Product()
+    for comparison in context.comparisons:
+        with context.style():
+            name = f"learning_curves_{comparison.dataset}_{comparison.task}"
+            product.pictures.append(context.save(draw(comparison), name))
+    return product
 
 
 def draw(comparison: Comparison) -> "Figure":

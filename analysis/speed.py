@@ -83,14 +83,16 @@ def _curves(axes: "Axes", table: pd.DataFrame) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     machines = sorted(table["machine"].unique())
-    for (machine, kernel, preset, threads), group in table.groupby(["machine", "kernel", "preset", "threads"]):
+    for key, group in table.groupby(["machine", "kernel", "preset", "threads"]):
+        machine, kernel, preset, threads = (str(part) for part in key)
         points = group.groupby("size")["min"].min()
+        threaded = f"{threads} thread" + ("" if threads == "1" else "s")
         where = "" if len(machines) == 1 else f", {machine}"
         axes.plot(
             points.index.to_numpy(), points.to_numpy(), color=KERNEL_COLOURS.get(str(kernel), "#D55E00"),
             marker=MARKERS[machines.index(machine) % len(MARKERS)], markersize=3,
-            linestyle="--" if threads == 1 else "-", markerfacecolor="white" if preset == "lightweight" else None,
-            label=f"{kernel}, {preset}, {int(threads)} thread{'' if threads == 1 else 's'}{where}",
+            linestyle="--" if threads == "1" else "-", markerfacecolor="white" if preset == "lightweight" else None,
+            label=f"{kernel}, {preset}, {threaded}{where}",
         )  # fmt: skip
 
 

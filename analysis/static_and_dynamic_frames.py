@@ -67,12 +67,13 @@ def draw(atoms: Sequence["Chosen"], views: Sequence["AttentionView"]) -> "Figure
     from matplotlib.figure import Figure
 
     from analysis.crystal_drawing import Canvas, full_cell, half_width
-    from analysis.materials import ELEMENTS
+    from crystalframer.data.crystal import ELEMENTS
     from crystalframer.geometry.prepared import prepare_geometry
 
     crystal = atoms[0].crystal
     figure = Figure(figsize=(7.0, 3.5))
-    left, right = figure.subfigures(1, 2, width_ratios=[1.15, 2.0])
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.15, 2.0])
+    left, right = parts
     axes = left.subplots()
     positions, numbers = full_cell(crystal)
     centre = crystal.lattice.sum(axis=0) / 2
@@ -97,15 +98,15 @@ def draw(atoms: Sequence["Chosen"], views: Sequence["AttentionView"]) -> "Figure
 
 def page(atoms: Sequence["Chosen"], views: Sequence["AttentionView"]) -> Any:
     """Return the turning figure: the two atoms beside one another, first block below, last block above."""
-    from analysis.crystal_drawing import atoms_trace, frame_traces, scene
+    from analysis.crystal_drawing import atoms_traces, frame_traces, scene
 
     traces: list[Any] = []
     for column, chosen in enumerate(atoms):
         for row, view in enumerate((views[0], views[-1])):
             positions, numbers, opacity, frame = surroundings(chosen, view, views)
             origin = np.array([APART * column, 0.0, APART * row])
-            traces += [atoms_trace(positions + origin, numbers, opacity), *frame_traces(frame, 2.6, origin=origin)]
-    return scene(f"{atoms[0].name}: max frames of two atoms, first block below, last block above", traces)
+            traces += [*atoms_traces(positions + origin, numbers, opacity), *frame_traces(frame, 2.6, origin=origin)]
+    return scene(f"{atoms[0].name}: two atoms, first block below, last above", traces)
 
 
 if __name__ == "__main__":
