@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,14 @@ from crystalframer.errors import UserError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from crystalframer.training.distributed import Processes
+    from crystalframer.training.distributed import Post, Processes
     from crystalframer.training.metrics import EpochResult
     from crystalframer.training.trainer import Trainer
 
 SAVE_SECONDS = 30.0
 """Time between checkpoints, within epochs too: the most work that a power cut can cost."""
+
+Say = Callable[[str], None]
 
 EPILOG = """\
 examples:
@@ -41,7 +43,7 @@ examples:
   two targets at once; starting from a trained model with its first two blocks as they are; two processes:
     python pipelines/train.py --task formation_energy,e_hull
     python pipelines/train.py --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
-    python pipelines/train.py --processes 2
+    python pipelines/train.py --processes 2      (on the hosts of a Ray cluster: --ray --processes 8)
 
 Ctrl-C stops and saves; the same command goes on where it stopped and ends with the same numbers as a training that
 never stopped (on the same machine with the same --threads and --processes). OUT holds checkpoint.pt, config.yaml and
@@ -59,8 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crystalframer.training.distributed import ALONE, LostProcessError
     from crystalframer.training.optimizer import TrainingDivergedError
 
-    settings = (trial.to_dict(), out, _threads(arguments), arguments.save_seconds)
+    settings = (trial.to_dict(), out.absolute(), _threads(arguments), arguments.save_seconds)
     try:
+        if arguments.ray:
+            from crystalframer.orchestration.distributed import launch_on_ray
+
+            return launch_on_ray(
+                train,
+                settings,
+                arguments.processes,
+                device=arguments.device,
+                threads=settings[2] or 1,
+                out=settings[1],
+                say=lambda line: print(line, flush=True),
+            )
         if arguments.processes > 1:
             from crystalframer.training.launch import launch
 
@@ -72,9 +86,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(
-    processes: "Processes", device: str, settings: dict[str, Any], out: Path, threads: int | None, save_seconds: float
+    processes: "Processes",
+    device: str,
+    settings: dict[str, Any],
+    out: Path,
+    threads: int | None,
+    save_seconds: float,
+    post: "Post | None" = None,
 ) -> int:
-    """Train in this process, alone or as one of several, of which the first speaks and saves; return the exit code."""
+    """Train in this process, alone or as one of several, of which the first speaks and saves; return the exit code.
+
+    Without a `post`, lines are printed and signals stop the training.
+    """
     import torch
 
     from crystalframer.data.registry import load_task
@@ -88,26 +111,52 @@ def train(
     if processes.from_first(checkpoint.exists):
         trainer.restore(checkpoint)
     trainer.prepare()
+    say: Say = print if post is None else post.say
     if processes.is_first:
         out.mkdir(parents=True, exist_ok=True)
         _write_config(trial, out / "config.yaml")
         together = f", {processes.size} processes" if processes.size > 1 else ""
-        _say(trainer, f"{trainer.num_parameters:,} parameters, {trainer.model.kernel_name} attention{together}, {out}")
-        finished = _train(trainer, checkpoint, out / "train.log", save_seconds)
-    else:
-        with _stops_on_signals(trainer):
-            for _ in trainer.fit():
-                pass
-        finished = trainer.progress.epoch == trial.train.epochs
-    if not finished:
+        text = f"{trainer.num_parameters:,} parameters, {trainer.model.kernel_name} attention{together}, {out}"
+        say(f"going on after epoch {trainer.progress.epoch}: {text}" if trainer.progress.step else text)
+    saver = _Saver(trainer, checkpoint, save_seconds, post)
+    with _stops_on_signals(trainer) if post is None else nullcontext():
         if processes.is_first:
-            print(f"stopped and saved in {checkpoint}; run the same command again to go on")
+            _train(trainer, saver, out / "train.log", post)
+        else:
+            for _ in trainer.fit(after_step=saver.after_step):
+                pass
+    if trainer.progress.epoch < trial.train.epochs:
+        if processes.is_first:
+            say(f"stopped and saved in {checkpoint}; run the same command again to go on")
         return EXIT_INTERRUPTED
-    _conclude(trainer, checkpoint)
+    _conclude(trainer, checkpoint, say)
     return 0
 
 
-def _conclude(trainer: "Trainer", checkpoint: Path) -> None:
+class _Saver:
+    """Saves a training when it is due, in the first process, and lets it stop when the post says so."""
+
+    def __init__(self, trainer: "Trainer", path: Path, seconds: float, post: "Post | None") -> None:
+        self.path = path
+        self._trainer = trainer
+        self._seconds = seconds
+        self._post = post
+        self._saved = time.monotonic()
+
+    def after_step(self, _loss: float) -> None:
+        """Do what is due between two steps."""
+        if self._post is not None and self._post.stopping():
+            self._trainer.stop()
+        if self._trainer.processes.is_first and time.monotonic() - self._saved > self._seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self._trainer.save(self.path)
+        self._saved = time.monotonic()
+
+
+def _conclude(trainer: "Trainer", checkpoint: Path, say: Say) -> None:
     """Evaluate on the test set, write the model's card, and say what came out."""
     from crystalframer.prediction.card import write_card
 
@@ -118,7 +167,7 @@ def _conclude(trainer: "Trainer", checkpoint: Path) -> None:
     for errors in test.by_task:
         name = f"{errors.task}: " if len(test.by_task) > 1 else ""
         where = f"; checkpoint: {checkpoint}" if errors is test.by_task[-1] else ""
-        print(
+        say(
             f"{name}test MAE {errors.mae:.4g} {errors.unit}, RMSE {errors.rmse:.4g} {errors.unit} (predicting the "
             f"training mean: MAE {errors.baseline_mae:.4g} {errors.unit}){where}"
         )
@@ -146,6 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/single/NAME from the settings)")
     parser.add_argument("--device", default="cpu", help="torch device, e.g. cpu or cuda (default: cpu)")
     parser.add_argument("--processes", type=int, default=1, help="processes that train together (default: 1)")
+    parser.add_argument(
+        "--ray", action="store_true", help="start them on the Ray cluster that RAY_ADDRESS names, else a Ray of our own"
+    )
     parser.add_argument(
         "--threads", type=int, help="threads of torch per process (default: its own choice, or a share)"
     )
@@ -209,29 +261,15 @@ def _write_config(trial: TrialConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(trial.to_dict(), sort_keys=False), encoding="utf-8")
 
 
-def _say(trainer: "Trainer", text: str) -> None:
-    done = trainer.progress.epoch
-    print(f"going on after epoch {done}: {text}" if trainer.progress.step else text)
-
-
-def _train(trainer: "Trainer", checkpoint: Path, log: Path, save_seconds: float) -> bool:
-    """Train to the end or until interrupted, saving on the way; return whether the end was reached."""
-    saved = time.monotonic()
-
-    def save_when_due(_loss: float) -> None:
-        nonlocal saved
-        if time.monotonic() - saved > save_seconds:
-            trainer.save(checkpoint)
-            saved = time.monotonic()
-
-    with _stops_on_signals(trainer), _display(trainer) as show, log.open("w", encoding="utf-8") as lines:
+def _train(trainer: "Trainer", saver: _Saver, log: Path, post: "Post | None") -> None:
+    """Train to the end or until told to stop, in the process that speaks and saves."""
+    with _display(trainer, post) as show, log.open("w", encoding="utf-8") as lines:
         lines.writelines(f"{_line(result, trainer)}\n" for result in trainer.history)
-        for result in trainer.fit(after_step=save_when_due):
+        for result in trainer.fit(after_step=saver.after_step):
             line = _line(result, trainer)
             print(line, file=lines, flush=True)
             show(line)
-        trainer.save(checkpoint)
-    return trainer.progress.epoch == trainer.trial.train.epochs
+        saver.save()
 
 
 def _line(result: "EpochResult", trainer: "Trainer") -> str:
@@ -266,8 +304,11 @@ def _stops_on_signals(trainer: "Trainer") -> Iterator[None]:
 
 
 @contextmanager
-def _display(trainer: "Trainer") -> Iterator[Any]:
+def _display(trainer: "Trainer", post: "Post | None") -> Iterator[Any]:
     """Yield a function that shows an epoch's line: a live bar on a terminal, plain lines elsewhere."""
+    if post is not None:
+        yield post.say
+        return
     if not sys.stdout.isatty():
         yield lambda line: print(line, flush=True)
         return

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -82,6 +83,16 @@ class Processes:
             return values
         own = np.where(mine.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
         return self.add_up(torch.from_numpy(own)).numpy()
+
+
+@dataclass(frozen=True)
+class Post:
+    """How a process of a training talks with whoever started it, where that is no terminal."""
+
+    say: Callable[[str], None]
+    """Takes a line to show."""
+    stopping: Callable[[], bool]
+    """Tells whether training shall stop after the step under way."""
 
 
 ALONE = Processes()

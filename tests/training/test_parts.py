@@ -152,13 +152,13 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_without_memory_on_the_gpu_the_batch_is_halved(make_trial: MakeTrial, data: TaskData) -> None:
     trial = make_trial({"train.batch_size": 20, "train.kernel": "auto", "model.ffn_width": 2**18})
-    free = Trainer(trial, data, device="cuda")
+    free = Trainer(trial, data, device="cuda", resident=False)
     expected: list[float] = []
     list(free.fit(after_step=expected.append))
     peak = torch.cuda.max_memory_reserved()
     del free
     torch.cuda.empty_cache()
-    tight, found = Trainer(trial, data, device="cuda"), []
+    tight, found = Trainer(trial, data, device="cuda", resident=False), []
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(0.9 * peak / total)
