@@ -80,7 +80,7 @@ def test_everything_that_can_be_wrong_among_real_crystals() -> None:
         (("atoms", "coords"), [[0, 0, 0], [0, 0, 1.00001]]),
         (("atoms", "coords"), [[0, 0, float("nan")], [0, 0, 0.5]]),
         (("atoms", "coords"), [[0, 0, float("inf")], [0, 0, 0.5]]),
-        (("atoms", "coords"), [[1e9, 0, 0], [0.5, 0, 0.5]]),
+        (("atoms", "coords"), [[1e5, 0, 0], [0.5, 0, 0.5]]),
         (("atoms", "coords"), [[-3, 7, 0], [0.5, -2, 0.5]]),
         (("atoms", "elements"), [" Na", "Cl "]),
         (("atoms", "cartesian"), True),
