@@ -1,5 +1,6 @@
 """Finding the files of a published data set: fetched, in a folder, or a single one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,8 +25,8 @@ def locate(name: str, source: str | None, downloads: Path, *, partial: bool, wat
 
     Args:
         name: a published data set.
-        source: a file; a folder that holds the published files; an address of a folder, or of the file where there is
-            but one; None: figshare.
+        source: a file; a folder that holds the published files; the address of a file (.json, .zip, .pkl) or of a
+            folder; None: figshare.
         downloads: where what is fetched is kept.
         partial: be content with some of the files of a folder.
         watch: reports how far it is.
@@ -37,8 +38,9 @@ def locate(name: str, source: str | None, downloads: Path, *, partial: bool, wat
     if source is None:
         return [_fetched(entry, entry.addresses, downloads, watch) for entry in sources]
     if urlsplit(source).scheme in ("http", "https"):
-        if Path(urlsplit(source).path).suffix:
-            return [_fetched(sources[0], (source,), downloads, watch)]
+        name_at = Path(urlsplit(source).path).name
+        if name_at.endswith((".json", ".zip", ".pkl")):
+            return [_fetched(_named(sources, name_at), (source,), downloads, watch)]
         addresses = [f"{source.rstrip('/')}/{entry.file}" for entry in sources]
         pairs = zip(sources, addresses, strict=True)
         return [_fetched(entry, (address,), downloads, watch) for entry, address in pairs]
@@ -50,7 +52,12 @@ def locate(name: str, source: str | None, downloads: Path, *, partial: bool, wat
         raise UserError(
             f"source {path} does not exist: give {sources[0].file}, a folder that holds {files}, or an address of these"
         )
-    return [Located(next((entry for entry in sources if path.name in (entry.file, entry.inside)), sources[0]), path)]
+    return [Located(_named(sources, path.name), path)]
+
+
+def _named(sources: Sequence[Source], file: str) -> Source:
+    """Return the source that a file is by its name; by any other name, the main one."""
+    return next((source for source in sources if file in (source.file, source.inside)), sources[0])
 
 
 def _fetched(source: Source, addresses: tuple[str, ...], downloads: Path, watch: Watch) -> Located:

@@ -64,6 +64,11 @@ def preparing(directory: Path) -> Iterator[Path]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{directory} is being prepared by another process: wait for it to end") from error
+        except OSError as error:
+            raise UserError(
+                f"the file system of {directory.parent} does not lock files ({error.strerror}): prepare on another one "
+                "(CRYSTALFRAMER_DATA) and copy the store's folder over when it is done"
+            ) from error
         for leftover in directory.parent.glob(f".{glob.escape(directory.name)}.tmp-*"):
             shutil.rmtree(leftover)
         workplace = _temporary(directory)

@@ -140,6 +140,24 @@ def test_lasting_faults_are_one_sentence_and_leave_the_old_store(
     assert (data / "jarvis" / TABLE).read_bytes() == expected
 
 
+def test_a_file_that_is_not_what_it_was(
+    server: FileServer, data: Path, expected: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(server) == 0
+    (data / "downloads" / FILE).unlink()
+    server.files[PATH] = zipped(jarvis_records(load_sample(), 200), "jdft_3d-8-18-2021.json")
+    capsys.readouterr()
+    assert prepare(server) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "the server's file has changed or was tampered with" in message
+    assert (data / "jarvis" / TABLE).read_bytes() == expected
+    assert [path.name for path in (data / "downloads").iterdir()] == [f"{FILE}.json"]
+    server.files["/other/bulk_megnet_val.pkl"] = moduli(load_sample(), range(12), "bulk")
+    assert main(["mp", "--partial", "--source", f"{server.address}/other/bulk_megnet_val.pkl"]) == 0
+    assert list(load_dataset("mp").tasks) == ["bulk_modulus"]
+
+
 def test_no_server(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jarvis", "--source", "http://127.0.0.1:9/nothing"]) == 2
     assert "no connection (Connection refused)" in capsys.readouterr().err
