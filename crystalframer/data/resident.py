@@ -106,6 +106,9 @@ class ResidentCrystals:
         self.num_edges: NDArray[np.int64] = edges.index_add(0, crystal, self._flat.degree).cpu().numpy()
         """(R,) on the host"""
         flat = self._flat
+        # What a recorded step needs of the host is sent beforehand.
+        self._aside = torch.tensor([0.5 * cutoff, 0.0, 0.0], dtype=dtype, device=self.device)
+        self._no_frames = torch.eye(3, dtype=dtype, device=self.device).expand(1, 3, 3, 3)
         self.largest_atomic_number = int((flat.atomic_numbers if flat.species is None else flat.species).max())
 
     @property
@@ -155,9 +158,8 @@ class ResidentCrystals:
         first_atom_of, first_edge_of = offsets[owner], first_edge[offsets[owner]]
         incoming = torch.where(is_edge, flat.incoming[edge] + first_edge_of, entry)
         is_other = entry > first_edge[centre]
-        aside = torch.tensor([0.5 * self.cutoff, 0.0, 0.0], dtype=self.dtype, device=self.device)
-        padding = torch.where(is_other[:, None], aside, 0.0)
-        frames = torch.cat([flat.frames[index], torch.eye(3, dtype=self.dtype, device=self.device).expand(1, 3, 3, 3)])
+        padding = torch.where(is_other[:, None], self._aside, 0.0)
+        frames = torch.cat([flat.frames[index], self._no_frames])
         return CrystalBatch(
             atomic_numbers=torch.where(is_atom, flat.atomic_numbers[atom], 1),
             offsets=torch.cat([offsets, torch.full_like(offsets[:1], shape.atoms)]),
