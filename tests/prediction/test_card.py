@@ -12,6 +12,7 @@ from crystalframer.prediction import load_predictor
 from crystalframer.prediction.card import model_card, write_card
 from crystalframer.training.trained import TrainedModel, load_model
 from crystalframer.training.trainer import Trainer
+from pipelines.train import main as train
 from tests.prediction.test_evaluation import SETTINGS
 
 
@@ -55,3 +56,11 @@ def test_without_its_data_nothing_is_claimed(trained: TrainedModel, model_file: 
     assert "Not measured here" in text
     assert "formation energy (eV/atom), bandgap (eV)" in text
     assert text == model_card(trained)
+
+
+def test_training_from_the_command_line_leaves_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    assert train([*settings, "--set", "train.epochs=1", "--out", str(tmp_path)]) == 0
+    mae = re.search(r"test MAE (\S+) eV/atom", capsys.readouterr().out)
+    assert mae is not None
+    assert f"| formation_energy | eV/atom | 30 | {mae[1]} |" in (tmp_path / "model_card.md").read_text()
