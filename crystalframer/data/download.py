@@ -4,15 +4,12 @@ Beside a download FILE stand ``FILE.json`` (its size and SHA-256, recorded on fi
 while it is under way, ``FILE.part`` with ``FILE.part.json`` (what the server said about the whole).
 """
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 import requests
 
 from crystalframer import __version__
+from crystalframer.data.disk import room
 from crystalframer.data.progress import Update, Watch, silent
 from crystalframer.errors import UserError
 
@@ -113,7 +111,7 @@ def fetch(
             f"{target} has {_words(pin)}, expected {_words(expected)}: delete it to have it fetched again, or, if you "
             f"trust it, delete {record}"
         )
-    with _room(target.parent):
+    with room(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         pin = _fetch(addresses, target, expected, page, watch)
         _write(record, pin)
@@ -284,19 +282,3 @@ def _reason(error: requests.exceptions.RequestException) -> str:
         return f"nothing came for {POLICY.stall_s:g} s"
     inner = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(IncompleteRead|RemoteDisconnected|Connection broken)", text)
     return f"no connection ({(inner[1] or 'it broke off') if inner else text[:120]})"
-
-
-@contextlib.contextmanager
-def _room(directory: Path) -> Iterator[None]:
-    """Say it plainly when the disk is full or may not be written to."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, requests.exceptions.RequestException) or error.errno not in (
-            errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR,
-        ):  # fmt: skip
-            raise
-        raise UserError(
-            f"cannot write to {directory} ({os.strerror(error.errno)}): make room there, or name another folder with "
-            "CRYSTALFRAMER_DATA"
-        ) from error

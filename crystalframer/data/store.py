@@ -27,6 +27,7 @@ import pyarrow.ipc
 from numpy.typing import NDArray
 
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
+from crystalframer.data.disk import room
 from crystalframer.data.mixture import Mixture
 from crystalframer.errors import UserError
 
@@ -52,13 +53,9 @@ def preparing(directory: Path) -> Iterator[Path]:
         UserError: another process holds the lock, or the folder cannot be written to.
     """
     lock = directory.parent / f".{directory.name}.lock"
-    try:
+    with room(directory.parent):
         directory.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("a")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {directory.parent} ({error.strerror}): name another folder with CRYSTALFRAMER_DATA"
-        ) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,11 +68,12 @@ def preparing(directory: Path) -> Iterator[Path]:
             ) from error
         for leftover in directory.parent.glob(f".{glob.escape(directory.name)}.tmp-*"):
             shutil.rmtree(leftover)
-        workplace = _temporary(directory)
-        try:
-            yield workplace
-        finally:
-            shutil.rmtree(workplace, ignore_errors=True)
+        with room(directory.parent):
+            workplace = _temporary(directory)
+            try:
+                yield workplace
+            finally:
+                shutil.rmtree(workplace, ignore_errors=True)
 
 
 def write_store(

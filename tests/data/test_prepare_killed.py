@@ -112,3 +112,27 @@ def test_ctrl_c_is_one_line(root: Path, tmp_path: Path, server: FileServer) -> N
     assert (process.returncode, error) == (130, "stopped\n")
     assert not list(tmp_path.glob("*.tmp-*"))
     assert not list(tmp_path.glob(".*.tmp-*"))
+
+
+@pytest.mark.parametrize(("most", "where"), [(50_000, "downloads"), (600_000, "data")])
+def test_a_full_disk_is_one_line(root: Path, tmp_path: Path, server: FileServer, most: int, where: str) -> None:
+    """A limit on the size of files stands for a disk that is full; the second one lets the download pass."""
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}));"
+        "import sys; from pipelines.prepare_data import main; sys.exit(main(sys.argv[1:]))"
+    )
+    data = tmp_path / "data"
+    source = server.address if where == "downloads" else str(tmp_path / "x.json.zip")
+    (tmp_path / "x.json.zip").write_bytes(server.files[f"/{FILE}"])
+    done = subprocess.run(
+        [sys.executable, "-c", code, "jarvis", "--partial", "--processes", "1", "--source", source],
+        cwd=root,
+        env={**os.environ, "CRYSTALFRAMER_DATA": str(data)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"{where} (File too large): make room there" in done.stderr
+    assert [path.name for path in data.iterdir() if path.name not in ("downloads", ".jarvis.lock")] == []

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crystalframer.data import records
 from crystalframer.data.records import read_records, record_number, record_to_crystal
@@ -53,6 +55,49 @@ def test_text_that_is_no_list_of_records(tmp_path: Path, text: str, message: str
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
+        list(read_records(path))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(alphabet='ab"\\\\{}[],: é\n', max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet='k"\\\\]}', max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=4), max_size=6),
+    st.integers(1, 60),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+)
+def test_any_list_of_objects_is_cut_where_its_records_end(
+    tmp_path: Path, content: list[dict[str, Any]], chunk: int, ascii: bool, indent: int | None
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content, ensure_ascii=ascii, indent=indent), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "CHUNK", chunk)
+        chunks = list(records.split_records(path))
+        assert list(read_records(path)) == content
+    first = 0
+    for entry in chunks:
+        assert entry.first == first
+        first += len(records.decode_records(entry))
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1}}', '[{"a": 1}] [', '[{"a": 1}]x', '[{"a": [1}]}]', "[1, 2", '[{"a": "b]'])
+def test_unbalanced_text_is_malformed(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"malformed or cut off|goes on with|is int, expected"):
         list(read_records(path))
 
 
