@@ -25,7 +25,7 @@ others go on from their checkpoints. Add seeds or frames to the file and only wh
 EPILOG = """\
 examples:
   python pipelines/ablate_frames.py                                   six frames on the embedded sample
-  python pipelines/ablate_frames.py --dry-run                         only list the trials
+  python pipelines/ablate_frames.py --dry-run                         only list the trials and their hours
   python pipelines/ablate_frames.py sweeps/ablation_frames.yaml       the paper's ablation, on prepared data
   python pipelines/ablate_frames.py --set train.epochs=5 --runs /tmp/try     a quick look, kept apart
 
@@ -34,7 +34,10 @@ where things are, for a sweep NAME:
   runs/mlflow.db             what MLflow recorded, runs/mlartifacts its artifacts
   analysis/output/NAME/      the table and the figure
 
-exit codes: 0 all trials are done, 1 some failed, 2 a mistake in the input (one line says which), 130 stopped by Ctrl-C
+  runs/NAME/report.md        what became of every trial; python pipelines/status.py NAME says so meanwhile
+
+exit codes: 0 all trials are done, 1 some failed, 2 a mistake in the input (one line says which), 3 the budget is used
+up, 130 stopped by Ctrl-C
 """
 
 
@@ -54,8 +57,9 @@ def _run(options: argparse.Namespace) -> int:
     spec = load_sweep(options.sweep, options.set)
     console = Console()
     if options.dry_run:
-        for trial in spec.trials():
-            print(trial.name)
+        from crystalframer.orchestration.estimates import describe_sweep
+
+        print(describe_sweep(spec.trials(), spec.resources, options.runs))
         return 0
     with surroundings(options.address, options.runs, options.tracking_uri) as place:
         where = SweepOptions(
@@ -105,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="replace a setting of the file's base or resources, e.g. train.epochs=10; may be repeated",
+        help="replace a setting of the file's base, resources or budget, e.g. train.epochs=10; may be repeated",
     )
     parser.add_argument(
         "--runs",
@@ -120,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the table and the figure (default: analysis/output; on a cluster, analysis beside --runs)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the trials' names and stop")
+    parser.add_argument("--dry-run", action="store_true", help="list the trials with estimated hours and stop")
     parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
     parser.add_argument(
         "--checkpoint-seconds",

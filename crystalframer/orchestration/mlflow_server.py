@@ -27,6 +27,8 @@ from crystalframer.orchestration.mlflow_store import ENVIRONMENT, connect
 
 START_SECONDS = 120.0
 """How long a server may take until it answers."""
+MOST_REVIVALS = 20
+"""How often a server that died is started again in one sweep."""
 LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = "0.0.0.0"
 _SERVER_ENVIRONMENT = {
@@ -66,10 +68,15 @@ class LocalMlflowServer:
         self.uri = f"http://{reachable_as or LOOPBACK}:{self.port}"
         host = EVERY_INTERFACE if reachable_as else LOOPBACK
         server = [sys.executable, "-m", "crystalframer.orchestration.mlflow_server"]
-        command = [sys.executable, watchdog.__file__, *server, str(self._runs), host, str(self.port)]
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                command,
+        self._command = [sys.executable, watchdog.__file__, *server, str(self._runs), host, str(self.port)]
+        self._revivals = 0
+        self.log.unlink(missing_ok=True)
+        self._process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self.log.open("a") as log:
+            return subprocess.Popen(
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -100,6 +107,12 @@ class LocalMlflowServer:
             if time.monotonic() > deadline:
                 raise UserError(f"the MLflow server did not answer within {START_SECONDS:g} s; see {self.log}")
             time.sleep(0.1)
+
+    def revive(self) -> None:
+        """Start the server again, at the same address, if it died; so often and no oftener."""
+        if self._process.poll() is not None and self._revivals < MOST_REVIVALS:
+            self._revivals += 1
+            self._process = self._start()
 
     def stop(self) -> None:
         """End the server and everything it started."""

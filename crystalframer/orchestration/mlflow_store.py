@@ -17,9 +17,12 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # who waits longer than seconds is ours to say: patient_tracker.py
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 """Set in every process of ours that talks to MLflow, unless the user set them otherwise."""
 _METRICS_PER_REQUEST = 1000
+_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED")
 _Item = TypeVar("_Item")
 
 
@@ -38,6 +41,18 @@ def connect(tracking_uri: str) -> "MlflowClient":
         return MlflowClient(tracking_uri)
     except MlflowException as error:
         raise _cannot_use(tracking_uri, error) from error
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether an error of MLflow's client means that its server, or the server's database, cannot be reached."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in _AWAY
+    if isinstance(error, requests.HTTPError):
+        return error.response is None or error.response.status_code >= 500
+    return isinstance(error, requests.RequestException | ConnectionError)
 
 
 class MlflowTracker:
@@ -167,11 +182,15 @@ class MlflowExperiment:
 
     def mark_current(self, keys: Collection[str], description: str) -> None:
         """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows."""
-        self._client.set_experiment_tag(self.id, "num_trials", str(len(keys)))
+        self.set_num_trials(len(keys))
         self._client.set_experiment_tag(self.id, "mlflow.note.content", description)
         for key, run in self.runs().items():
             if run.current != (key in keys):
                 self._client.set_tag(run.run_id, "current", "true" if key in keys else "false")
+
+    def set_num_trials(self, number: int) -> None:
+        """Tag how many trials the sweep asks for."""
+        self._client.set_experiment_tag(self.id, "num_trials", str(number))
 
     def end_abandoned(self, status_by_key: Mapping[str, RunStatus]) -> None:
         """Set the status of runs that still say RUNNING though nobody runs them: KILLED, or as `status_by_key` says."""

@@ -29,7 +29,7 @@ import os
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -221,6 +221,11 @@ class Attempt:
             raise UserError(f"{path}/metrics.jsonl lacks epochs of its checkpoint; delete {path} to run it again")
         replace_text(self.directory.path / "metrics.jsonl", "".join(_line(record) for record in kept))
         return kept
+
+    def take_over(self, records: Iterable[StepMetrics]) -> None:
+        """Write another trial's epochs, which this one goes on from."""
+        self.check_current()
+        replace_text(self.directory.path / "metrics.jsonl", "".join(_line(record) for record in records))
 
     def append(self, record: StepMetrics) -> None:
         """Write one epoch's metrics."""

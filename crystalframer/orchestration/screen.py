@@ -16,7 +16,7 @@ from rich.text import Text
 from crystalframer.orchestration.spec import Trial
 from crystalframer.orchestration.trial import TrialProgress
 
-RowState = Literal["waiting", "running", "failed", "done"]
+RowState = Literal["waiting", "running", "failed", "stopped early", "done"]
 REFRESH_PER_SECOND = 2.0
 LINES_PER_TRIAL = 10
 """How often a trial's progress is printed where there is no terminal."""
@@ -52,15 +52,21 @@ class Board:
     """When the first epoch of this session was reported, by the monotonic clock."""
     epochs_run: int = 0
     """Epochs reported since then."""
+    cost: str = ""
+    """What the sweep has cost so far, for display; "" where nobody asked."""
 
     @classmethod
     def of(cls, trials: Iterable[Trial], units: Mapping[str, str]) -> "Board":
         """Put every trial of a sweep on the board, with its target's unit by trial name."""
-        rows = {}
+        board = cls({})
         for trial in trials:
-            data, frame = trial.config.data, trial.config.model.frame
-            rows[trial.name] = Row(f"{data.dataset} {data.task}", frame, units[trial.name], trial.config.train.epochs)
-        return cls(rows)
+            board.add(trial, units[trial.name])
+        return board
+
+    def add(self, trial: Trial, unit: str) -> None:
+        """Put one more trial on the board."""
+        data, frame = trial.config.data, trial.config.model.frame
+        self.rows[trial.name] = Row(f"{data.dataset} {data.task}", frame, unit, trial.config.train.epochs)
 
     def progress(self, name: str, progress: TrialProgress) -> None:
         """Note an epoch or a result."""
@@ -82,6 +88,11 @@ class Board:
         row = self.rows[name]
         row.state, row.epoch, row.val_mae = "done", row.epochs, result["val_mae"]
         row.test_mae, row.baseline_mae = result["test_mae"], result["baseline_mae"]
+
+    def stopped_early(self, name: str, epoch: int, val_mae: float) -> None:
+        """Note a trial that ends before its last epoch."""
+        row = self.rows[name]
+        row.state, row.epoch, row.val_mae = "stopped early", epoch, val_mae
 
     def rate(self) -> float | None:
         """Return the epochs per second of all trials together, None while that is unknown."""
@@ -107,7 +118,7 @@ class Board:
     def counts(self) -> str:
         """Return how many trials are in which state."""
         counted = Counter(row.state for row in self.rows.values())
-        states: tuple[RowState, ...] = ("done", "running", "waiting", "failed")
+        states: tuple[RowState, ...] = ("done", "stopped early", "running", "waiting", "failed")
         return ", ".join(f"{counted[state]} {state}" for state in states if counted[state])
 
 
@@ -136,19 +147,27 @@ class Screen:
         """Note that a trial finished an epoch, or itself."""
         self.board.progress(name, progress)
 
+    def stopped_early(self, name: str, progress: TrialProgress) -> None:
+        """Note that a trial ends before its last epoch, as was decided."""
+        row = self.board.rows[name]
+        self.board.stopped_early(name, progress.epoch, progress.val_mae)
+        error = f"val MAE {_error(row.val_mae)} {row.unit}"
+        self._say(f"{name}: stopped early after epoch {row.epoch}/{row.epochs}, {error}")
+
     def retried(self, name: str, reason: str) -> None:
-        """Note that a trial failed and will be started again."""
+        """Note that a trial failed and will be started again; the reason says how."""
         self.board.rows[name].state = "waiting"
-        self._say(f"{name}: {reason}; it will go on from its last checkpoint")
+        self._say(f"{name}: {reason}")
 
     def failed(self, name: str, reason: str) -> None:
         """Note that a trial failed for good."""
         self.board.rows[name].state, self.board.rows[name].reason = "failed", reason
         self._say(f"{name}: failed: {reason}")
 
-    def stopping(self) -> None:
-        """Note that the user asked for the end."""
-        self._say("stopping: running trials save a checkpoint (once more to stop at once)")
+    def stopping(self, reason: str) -> None:
+        """Note that the sweep ends before its trials do."""
+        once_more = "" if reason else " (once more to stop at once)"
+        self._say(f"stopping{f', {reason}' if reason else ''}: running trials save a checkpoint{once_more}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -223,7 +242,8 @@ class LiveScreen(Screen):
             best.add_row(task, frame, f"{row.val_mae:.4f} {row.unit}", _error(row.test_mae))
         rate = self.board.rate()
         speed = "" if rate is None else f" · {rate:.2f} epochs/s"
-        heading = f"{len(self.board.rows)} trials: {self.board.counts()}{speed}{_left(self.board)}\n"
+        cost = f", cost {self.board.cost}" if self.board.cost else ""
+        heading = f"{len(self.board.rows)} trials: {self.board.counts()}{speed}{_left(self.board)}{cost}\n"
         return Group(Text(heading), running, Text(), best)
 
 
@@ -236,9 +256,11 @@ def summary(board: Board) -> Group:
     tables = [_errors_of_task(board, task, unit) for task, unit in tasks]
     failed = [Text(f"{name}: failed: {row.reason}") for name, row in board.rows.items() if row.state == "failed"]
     done = sum(row.state == "done" for row in board.rows.values())
-    left = len(board.rows) - done - len(failed)
+    early = sum(row.state == "stopped early" for row in board.rows.values())
+    left = len(board.rows) - done - early - len(failed)
     fates = [
         f"{done} done",
+        *([f"{early} stopped early"] if early else []),
         *([f"{len(failed)} failed"] if failed else []),
         *([f"{left} not finished"] if left else []),
     ]

@@ -3,22 +3,29 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from crystalframer.config import TrialConfig, build_trial, setting_names
+from crystalframer.config import TrialConfig, build_trial
 from crystalframer.errors import UserError, near_matches
+from crystalframer.orchestration.accounts import Budget
+from crystalframer.orchestration.yaml_reading import (
+    known_keys,
+    list_of,
+    mapping,
+    parse_yaml,
+    positive_number,
+    settings,
+    whole_number,
+)
 
 PROSE = ("question", "expectation", "command", "duration")
 """Fields that every sweep file states in words before it runs."""
-SECTIONS = ("data", "model", "train")
-_FIELDS = (*PROSE, "reference", "base", "grid", "resources", "max_failures", "record")
+_FIELDS = (*PROSE, "reference", "base", "grid", "resources", "max_failures", "record", "budget")
 _ALWAYS_NAMED = ("data.task", "model.frame", "train.seed")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Resources:
     """CPU cores, and threads of every numeric library."""
     gpus_per_trial: float = 0.0
     """GPUs; a fraction lets several trials share one."""
+    measured: bool = False
+    """Whether trials share GPUs by the memory that the first one was seen to need (``gpus_per_trial: auto``)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class SweepSpec:
     max_failures: int = 3
     """How often a trial whose worker died or raised is started again."""
     record: Record = Record()
+    budget: Budget = field(default_factory=Budget)
 
     def trials(self) -> list[Trial]:
         """Return the trials, seeds outermost and frames innermost so that a table fills evenly.
@@ -131,8 +141,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
     Args:
         path: the YAML file; its stem is the sweep's name.
-        overrides: ``key=value`` texts, values in YAML, that replace settings of `base`, `resources`, `record` or
-            `max_failures`.
+        overrides: ``key=value`` texts, values in YAML, that replace settings of `base`, `resources`, `record`, `budget`
+            or `max_failures`.
 
     Raises:
         UserError: the file is missing or no YAML, a key is unknown or stated twice, a field is missing, or a value
@@ -140,10 +150,10 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     if not path.is_file():
         raise UserError(f"no sweep file {str(path)!r}{_sweeps_beside(path)}")
-    if not _NAME.fullmatch(path.stem):
+    if not NAME.fullmatch(path.stem):
         raise UserError(f"sweep file {str(path)!r}: the stem names the experiment, use letters, digits, '_', '-', '.'")
     try:
-        return _spec_from(path.stem, _parse(path.read_text(encoding="utf-8")), overrides)
+        return _spec_from(path.stem, parse_yaml(path.read_text(encoding="utf-8")), overrides)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -153,42 +163,23 @@ def _sweeps_beside(path: Path) -> str:
     return near_matches(str(path), known) if known else " (no YAML file is in that folder)"
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.1 without repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            if key in seen:
-                raise UserError(f"key {key!r} is stated twice, on lines {seen[key]} and {line}")
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}") from error
-
-
 def _spec_from(name: str, content: Any, overrides: Sequence[str]) -> SweepSpec:
-    fields = _mapping("the file", content)
-    _known_keys(fields, _FIELDS, "field")
+    fields = mapping("the file", content)
+    known_keys(fields, _FIELDS, "field")
     for key in PROSE:
         if not isinstance(fields.get(key), str) or not fields[key].strip():
             raise UserError(f"field {key!r}: got {fields.get(key)!r}, expected a sentence")
-    grid = dict(_mapping("grid", fields.get("grid", {})))
-    cases = tuple(_settings("grid.cases", case) for case in _list("grid.cases", grid.pop("cases", []), empty=True))
+    grid = dict(mapping("grid", fields.get("grid", {})))
+    cases = tuple(settings("grid.cases", case) for case in list_of("grid.cases", grid.pop("cases", []), empty=True))
     spec_parts: dict[str, Any] = {
-        "base": _settings("base", fields.get("base", {})),
-        "resources": dict(_mapping("resources", fields.get("resources", {}))),
-        "record": dict(_mapping("record", fields.get("record", {}))),
+        "base": settings("base", fields.get("base", {})),
+        "resources": dict(mapping("resources", fields.get("resources", {}))),
+        "record": dict(mapping("record", fields.get("record", {}))),
+        "budget": dict(mapping("budget", fields.get("budget", {}))),
         "max_failures": fields.get("max_failures", SweepSpec.max_failures),
     }
-    values = {key: tuple(_list(f"grid.{key}", options)) for key, options in _settings("grid", grid).items()}
-    _apply_overrides(spec_parts, overrides)
+    values = {key: tuple(list_of(f"grid.{key}", options)) for key, options in settings("grid", grid).items()}
+    apply_overrides(spec_parts, overrides)
     _stated_once(spec_parts["base"], values, cases)
     return SweepSpec(
         name=name,
@@ -197,86 +188,73 @@ def _spec_from(name: str, content: Any, overrides: Sequence[str]) -> SweepSpec:
         base=spec_parts["base"],
         grid=values,
         cases=cases,
-        resources=_resources(spec_parts["resources"]),
-        max_failures=_whole_number("max_failures", spec_parts["max_failures"], least=0),
-        record=_record(spec_parts["record"]),
+        resources=read_resources(spec_parts["resources"]),
+        max_failures=whole_number("max_failures", spec_parts["max_failures"], least=0),
+        record=read_record(spec_parts["record"]),
+        budget=read_budget(spec_parts["budget"]),
     )
 
 
-def _apply_overrides(parts: dict[str, Any], overrides: Sequence[str]) -> None:
+def apply_overrides(parts: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put ``key=value`` texts in place of what a file's parts say."""
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text!r}: expected key=value, e.g. --set train.epochs=10")
         section, _, rest = key.partition(".")
         if key == "max_failures":
-            parts["max_failures"] = _parse(value)
-        elif section in ("resources", "record") and rest:
-            parts[section][rest] = _parse(value)
+            parts["max_failures"] = parse_yaml(value)
+        elif section in parts and section != "base" and rest:
+            parts[section][rest] = parse_yaml(value)
         else:
-            parts["base"] |= _settings("--set", {key: _parse(value)})
+            parts["base"] |= settings("--set", {key: parse_yaml(value)})
 
 
 def _stated_once(base: Mapping[str, Any], grid: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> None:
-    places = {"base": set(base), "grid": set(grid), "grid.cases": {key for case in cases for key in case}}
+    stated_once({"base": base, "grid": grid, "grid.cases": {key for case in cases for key in case}})
+
+
+def stated_once(content: Mapping[str, Iterable[str]]) -> None:
+    """Raise a `UserError` for a setting that stands in two of a file's places."""
+    places = {place: set(keys) for place, keys in content.items()}
     for one, other in itertools.combinations(places, 2):
         for key in sorted(places[one] & places[other]):
             raise UserError(f"setting {key!r} is stated in {one} and in {other}; keep one of them")
 
 
-def _settings(where: str, content: Any) -> dict[str, Any]:
-    """Flatten nested sections and check every dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in _mapping(where, content).items():
-        nested = key in SECTIONS and isinstance(value, Mapping)
-        entries = {f"{key}.{name}": entry for name, entry in value.items()} if nested else {key: value}
-        for dotted, entry in entries.items():
-            if dotted in flat:
-                raise UserError(f"setting {dotted!r} is stated twice in {where}")
-            flat[dotted] = entry
-    _known_keys(flat, setting_names(), f"setting in {where}:")
-    return flat
-
-
-def _resources(content: Mapping[str, Any]) -> Resources:
-    _known_keys(content, ("cpus_per_trial", "gpus_per_trial"), "field in resources:")
+def read_resources(content: Mapping[str, Any]) -> Resources:
+    """Read the field `resources`."""
+    known_keys(content, ("cpus_per_trial", "gpus_per_trial"), "field in resources:")
+    cpus = whole_number("resources.cpus_per_trial", content.get("cpus_per_trial", Resources.cpus_per_trial), least=1)
     gpus = content.get("gpus_per_trial", Resources.gpus_per_trial)
+    if gpus == "auto":
+        return Resources(cpus, 1.0, measured=True)
     if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 <= gpus < 1e3:
-        raise UserError(f"resources.gpus_per_trial: got {gpus!r}, expected a number that is not negative")
-    cpus = content.get("cpus_per_trial", Resources.cpus_per_trial)
-    return Resources(_whole_number("resources.cpus_per_trial", cpus, least=1), float(gpus))
+        raise UserError(
+            f"resources.gpus_per_trial: got {gpus!r}, expected a number that is not negative, or auto for as many "
+            "trials on a GPU as its memory holds"
+        )
+    if gpus > 1 and gpus != int(gpus):
+        raise UserError(f"resources.gpus_per_trial: got {gpus!r}, expected a whole number or a fraction below 1")
+    return Resources(cpus, float(gpus))
 
 
-def _record(content: Mapping[str, Any]) -> Record:
-    _known_keys(content, ("snapshots", "seeds"), "field in record:")
+def read_record(content: Mapping[str, Any]) -> Record:
+    """Read the field `record`."""
+    known_keys(content, ("snapshots", "seeds"), "field in record:")
     seeds = content.get("seeds")
     if seeds is not None:
-        seeds = tuple(_whole_number("record.seeds", seed, least=0) for seed in _list("record.seeds", seeds))
-    return Record(_whole_number("record.snapshots", content.get("snapshots", Record.snapshots), least=0), seeds)
+        seeds = tuple(whole_number("record.seeds", seed, least=0) for seed in list_of("record.seeds", seeds))
+    return Record(whole_number("record.snapshots", content.get("snapshots", Record.snapshots), least=0), seeds)
 
 
-def _known_keys(content: Mapping[str, Any], known: Sequence[str], what: str) -> None:
-    for key in content:
-        if key not in known:
-            raise UserError(f"unknown {what} {key!r}{near_matches(str(key), known)}")
-
-
-def _mapping(where: str, content: Any) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where}: got {content!r}, expected a mapping of keys to values")
-    return content
-
-
-def _list(where: str, content: Any, *, empty: bool = False) -> list[Any]:
-    if not isinstance(content, list) or not (content or empty):
-        raise UserError(f"{where}: got {content!r}, expected a list of values such as [0, 1]")
-    return content
-
-
-def _whole_number(where: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{where}: got {value!r}, expected a whole number, at least {least}")
-    return value
+def read_budget(content: Mapping[str, Any]) -> Budget:
+    """Read the field `budget`."""
+    known_keys(content, ("hours", "cost_per_hour", "max_cost"), "field in budget:")
+    values = {key: positive_number(f"budget.{key}", value, zero=True) for key, value in content.items()}
+    if "max_cost" in values and not values.get("cost_per_hour"):
+        raise UserError("budget.max_cost: needs budget.cost_per_hour, the price of what one trial occupies for an hour")
+    return Budget(**values)
 
 
 def _token(key: str, value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.errors import UserError
+from crystalframer.orchestration.inherit import inherit
 from crystalframer.orchestration.run_directory import Attempt, RunDirectory, SupersededError
 from crystalframer.orchestration.spec import Trial
 from crystalframer.orchestration.tracking import StepMetrics, Tracker
@@ -101,6 +102,7 @@ def run_trial(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     snapshots: int = 0,
     decide_at: Collection[int] = (),
+    parent: RunDirectory | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Generator[TrialProgress, None, None]:
     """Train, evaluate and record one trial; closing the iteration early saves a checkpoint to resume from.
@@ -121,6 +123,7 @@ def run_trial(
         checkpoint_seconds: shortest time between two checkpoints.
         snapshots: how many models to keep from evenly spaced epochs, the last one included.
         decide_at: epochs at which someone may decide to end the trial; they are saved before they are reported.
+        parent: run directory of a trial whose checkpoint this one goes on from, under its own settings.
         stop_requested: asked now and then; once it says so the trial saves a checkpoint and ends.
 
     Yields:
@@ -137,6 +140,8 @@ def run_trial(
         run = _Run(trial, data, attempt, tracker, checkpoint_seconds, snapshots)
         run.decide_at, run.device = frozenset(decide_at), device
         try:
+            if parent is not None:
+                inherit(attempt, trial.config, parent)
             trainer = make_trainer(trial.config, data, device=device)
             run.resume(trainer, tags)
             for epoch in trainer.fit(lambda _: run.after_step(trainer, stop_requested)):

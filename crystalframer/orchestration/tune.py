@@ -4,7 +4,7 @@ Ray schedules, restarts and reports; what a trial is and how it resumes is ours 
 experiment state is thrown away. Importing this module imports Ray, which takes seconds.
 """
 
-import importlib
+import itertools
 import logging
 import os
 import secrets
@@ -12,13 +12,12 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any
 
 os.environ |= {  # read when Ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,6 +25,7 @@ os.environ |= {  # read when Ray is imported
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # our screen says so in a line
@@ -36,76 +36,20 @@ from ray import tune
 from ray.exceptions import AuthenticationError, RayActorError
 from ray.tune.experiment import Trial as RayTrial
 
-from crystalframer.config import DataConfig, trial_from_dict
-from crystalframer.data.dataset import TaskData
-from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
-from crystalframer.orchestration import cluster, mlflow_gate, mlflow_store
-from crystalframer.orchestration.run_directory import RunDirectory
-from crystalframer.orchestration.spec import Resources, Trial
-from crystalframer.orchestration.trial import TrainerFactory, TrialProgress, one_line, run_trial
+from crystalframer.orchestration import mlflow_store
+from crystalframer.orchestration.dispatch import Dispatcher, Outcome
+from crystalframer.orchestration.failures import LOST_NODE, Failure
+from crystalframer.orchestration.spec import Resources
+from crystalframer.orchestration.trial import TrialProgress, one_line
+from crystalframer.orchestration.worker import SweepTrial
 
-REPORT_SECONDS = 0.5
-"""Shortest time between two reports of a worker: each costs a round trip."""
+TICK_SECONDS = 1.0
+"""How often the driver looks after what is beside the trials."""
 NODE_CHECK_SECONDS = 10.0
 """How often the driver makes sure that Ray itself is still there."""
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on one machine; trials share files, not objects."""
-
-
-@dataclass(frozen=True)
-class TrialJob:
-    """Everything a worker needs to run a trial, in plain values."""
-
-    name: str
-    settings: dict[str, Any]
-    """As `TrialConfig.to_dict` writes them."""
-    directory: str
-    """Absolute path of the run directory."""
-    tracking_uri: str
-    experiment_id: str
-    tags: dict[str, str]
-    """What the sweep says of the run."""
-    cpus: int
-    device: str
-    checkpoint_seconds: float
-    trainer: str
-    """Where the trainer's class is, as ``module:name``."""
-    snapshots: int = 0
-    """How many models to keep from evenly spaced epochs."""
-    marker: str = ""
-    """A file that the driver made beside the run directories; a worker that does not see it is on the wrong storage."""
-    signs_in: bool = False
-    """Whether the tracking server stands behind the cluster's gate."""
-
-
-class Watcher(Protocol):
-    """Is told what becomes of the trials."""
-
-    def started(self, name: str) -> None:
-        """A worker took up a trial."""
-
-    def progressed(self, name: str, progress: TrialProgress) -> None:
-        """A trial finished an epoch, or itself when `progress` has a result."""
-
-    def retried(self, name: str, reason: str) -> None:
-        """A trial failed and will be started again."""
-
-    def failed(self, name: str, reason: str) -> None:
-        """A trial failed for good."""
-
-    def stopping(self) -> None:
-        """The user asked for the end."""
-
-
-@dataclass
-class TuneOutcome:
-    """How the trials ended; those in neither are done."""
-
-    failed: dict[str, str] = field(default_factory=dict)
-    """Reasons by trial name."""
-    interrupted: signal.Signals | None = None
-    """The signal that stopped the sweep, if one did."""
 
 
 @contextmanager
@@ -164,189 +108,174 @@ def check_resources(resources: Resources) -> None:
             )
 
 
-def run_jobs(
-    name: str,
-    jobs: Sequence[TrialJob],
-    resources: Resources,
-    watcher: Watcher,
-    *,
-    max_failures: int,
-    max_concurrent: int | None,
-    scratch: Path,
-) -> TuneOutcome:
-    """Run the trials until all are done, failed for good, or the user stops the sweep (SIGINT or SIGTERM).
+@dataclass(frozen=True)
+class Housekeeping:
+    """What the driver does beside the trials."""
+
+    scratch: Path
+    """Absolute folder for Ray's own records of the sweep, which are removed."""
+    stop_file: Path
+    """File by which workers learn, within an epoch, that the sweep should stop; removed again."""
+    tick: Callable[[], None] = lambda: None
+    """Called about once a second; may stop the dispatcher."""
+    ahead: int = 200
+    """Jobs that may wait for resources at a time; they are what a cluster grows for."""
+
+
+def run_jobs(name: str, dispatcher: Dispatcher, housekeeping: Housekeeping) -> Outcome:
+    """Run the trials until all are done, failed for good, or the sweep is stopped (SIGINT, SIGTERM or its budget).
 
     Args:
         name: the sweep's name.
-        jobs: what to run, in this order.
-        resources: what one trial occupies.
-        watcher: is told what happens.
-        max_failures: how often a failed trial is started again.
-        max_concurrent: bound on the trials at a time, None for as many as the resources allow.
-        scratch: absolute folder for Ray's own records of the sweep, which are removed.
+        dispatcher: hands out what to run and hears what became of it.
+        housekeeping: what is done beside that.
     """
-    outcome = TuneOutcome()
-    shutil.rmtree(scratch, ignore_errors=True)
-    with _signals_stop(outcome):
+    housekeeping.stop_file.unlink(missing_ok=True)
+    shutil.rmtree(housekeeping.scratch, ignore_errors=True)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(housekeeping.ahead)
+    events = _Events(dispatcher, housekeeping)
+    with _signals_stop(dispatcher):
         tuner = tune.Tuner(
-            tune.with_resources(SweepTrial, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
-            param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
+            tune.with_resources(SweepTrial, _resources_of),
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=max_concurrent,
+                search_alg=_Jobs(dispatcher, events.tick),
+                scheduler=_EarlyStops(dispatcher),
+                num_samples=-1,
                 reuse_actors=True,
-                trial_name_creator=_ray_trial_name,
-                trial_dirname_creator=_ray_trial_name,
+                trial_name_creator=_name,
+                trial_dirname_creator=_folder,
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=str(scratch),
-                failure_config=tune.FailureConfig(max_failures=max_failures),
+                storage_path=str(housekeeping.scratch),
+                failure_config=tune.FailureConfig(max_failures=0),  # the dispatcher's policies start trials again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_Events(watcher, outcome)],
-                stop=_StopWhenInterrupted(outcome),
+                callbacks=[events],
+                stop=_StopWhenAsked(dispatcher.outcome),
                 verbose=0,
             ),
         )
         tuner.fit()
-    shutil.rmtree(scratch, ignore_errors=True)
-    return outcome
+    shutil.rmtree(housekeeping.scratch, ignore_errors=True)
+    housekeeping.stop_file.unlink(missing_ok=True)
+    return dispatcher.outcome
 
 
-class SweepTrial(tune.Trainable):
-    """A worker's side: steps through `run_trial`, and through the next trial after that."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        """Take up the trial; the work starts with the first step."""
-        self._progress: Iterator[TrialProgress] | None = None
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another trial in the same process."""
-        self.cleanup()
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Train until there is something worth reporting."""
-        job = TrialJob(**self.config["job"])
-        reported = time.monotonic()
-        try:
-            if self._progress is None:
-                self._progress = _work(job)
-            for progress in self._progress:
-                if progress.result is not None or time.monotonic() - reported >= REPORT_SECONDS:
-                    return {"progress": asdict(progress), "done": progress.result is not None}
-        except (UserError, RuntimeError) as error:
-            if not _would_repeat(error):
-                raise  # and let Ray try again
-            return {"mistake": one_line(error), "done": True}
-        raise AssertionError("a trial ends with its result")
-
-    def cleanup(self) -> None:
-        """Leave the trial; if it is not done it saves a checkpoint first."""
-        if self._progress is not None:
-            self._progress.close()  # type: ignore[attr-defined]
-            self._progress = None
+def _resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """Return what a job occupies, as Ray asks for it."""
+    job = config["job"]
+    bundle = {"CPU": float(job["cpus"]), **({"GPU": float(job["gpus"])} if job["gpus"] else {})}
+    return tune.PlacementGroupFactory([bundle])
 
 
-def _work(job: TrialJob) -> Iterator[TrialProgress]:
-    import torch
-
-    if job.marker:
-        cluster.require_visible(Path(job.marker))
-    if job.signs_in:
-        mlflow_gate.sign_in()
-    torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
-    trial = Trial(job.name, trial_from_dict(job.settings))
-    module, _, attribute = job.trainer.partition(":")
-    return run_trial(
-        trial,
-        _cached_task(trial.config.data),
-        RunDirectory(Path(job.directory)),
-        mlflow_store.MlflowTracker(job.tracking_uri, job.experiment_id),
-        cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
-        tags=job.tags,
-        device=job.device,
-        checkpoint_seconds=job.checkpoint_seconds,
-        snapshots=job.snapshots,
-    )
-
-
-def _would_repeat(error: Exception) -> bool:
-    """Return whether another attempt would fail in the same way."""
-    from crystalframer.training.optimizer import TrainingDivergedError
-
-    return isinstance(error, UserError | TrainingDivergedError)
-
-
-@lru_cache(maxsize=1)
-def _cached_task(config: DataConfig) -> TaskData:
-    return load_task(config)
-
-
-class _Events(tune.Callback):
-    """Translates Tune's callbacks for a watcher."""
-
-    def __init__(self, watcher: Watcher, outcome: TuneOutcome) -> None:
-        self._watcher = watcher
-        self._outcome = outcome
-        self._announced = False
-        self._checked_at = time.monotonic()
+class _Unpickled:
+    """Pickles as nothing: Tune pickles its parts for a way of resuming that is not ours; a screen cannot be pickled."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks, for a way of resuming that is not ours; a screen cannot be pickled
+        return {}
 
-    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
-        if self._outcome.interrupted is not None and not self._announced:
-            self._announced = True
-            self._watcher.stopping()
-        if time.monotonic() - self._checked_at > NODE_CHECK_SECONDS:
-            self._checked_at = time.monotonic()
+
+class _Jobs(_Unpickled, tune.search.Searcher):
+    """Gives Tune the dispatcher's jobs as what a search suggests."""
+
+    def __init__(self, dispatcher: Dispatcher, tick: Callable[[], None]) -> None:
+        super().__init__(metric="epoch", mode="max")
+        self._dispatcher = dispatcher
+        self._tick = tick
+        self._count = itertools.count()
+
+    def suggest(self, trial_id: str) -> Any:
+        self._tick()
+        if self._dispatcher.finished:
+            return tune.search.Searcher.FINISHED
+        job = self._dispatcher.next_job()
+        return None if job is None else {"job": asdict(job), "start": next(self._count)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Save nothing: resuming is ours."""
+
+
+class _EarlyStops(_Unpickled, tune.schedulers.FIFOScheduler):
+    """Ends a trial where the dispatcher says so."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._dispatcher = dispatcher
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        if self._dispatcher.outcome.stopping:
+            return str(self.STOP)
+        # Tune flattens results for its schedulers
+        fields = {key.removeprefix("progress/"): result[key] for key in result if key.startswith("progress/")}
+        stops = self._dispatcher.stops_here(_name(trial), TrialProgress(**fields))
+        return str(self.STOP if stops else self.CONTINUE)
+
+
+class _Events(_Unpickled, tune.Callback):
+    """Translates Tune's callbacks for the dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher, housekeeping: Housekeeping) -> None:
+        self._dispatcher = dispatcher
+        self._housekeeping = housekeeping
+        self._ticked_at = self._checked_at = time.monotonic()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now - self._ticked_at >= TICK_SECONDS:
+            self._ticked_at = now
+            self._housekeeping.tick()
+        if self._dispatcher.outcome.stopping and not self._housekeeping.stop_file.exists():
+            self._housekeeping.stop_file.touch()
+        if now - self._checked_at > NODE_CHECK_SECONDS:
+            self._checked_at = now
             nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
             if not any(node["Alive"] for node in nodes):  # or Tune would wait for workers for ever
                 raise UserError("Ray's own process died, out of memory perhaps; the same command goes on from here")
 
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
+        self.tick()
+
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        self._watcher.started(_name(trial))
+        self._dispatcher.started(_name(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
         if "mistake" in result:
-            self._fail(trial, result["mistake"])
-        else:
-            self._watcher.progressed(_name(trial), TrialProgress(**result["progress"]))
-
-    def on_trial_recover(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        self._watcher.retried(_name(trial), _reason(trial))
+            self._dispatcher.failed(_name(trial), Failure(result["mistake"], (result["kind"], "UserError")))
+        elif "stopped" in result:
+            self._dispatcher.stopped(_name(trial))
+        elif result["progress"]["result"] is not None:
+            self._dispatcher.done(_name(trial), TrialProgress(**result["progress"]))
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        self._fail(trial, _reason(trial))
-
-    def _fail(self, trial: RayTrial, reason: str) -> None:
-        self._outcome.failed[_name(trial)] = reason
-        self._watcher.failed(_name(trial), reason)
+        self._dispatcher.failed(_name(trial), _failure(trial))
 
 
-class _StopWhenInterrupted(tune.Stopper):
-    """Ends the sweep in good order once a signal asked for it."""
+class _StopWhenAsked(_Unpickled, tune.Stopper):
+    """Ends the sweep in good order once a signal or the budget asked for it."""
 
-    def __init__(self, outcome: TuneOutcome) -> None:
+    def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._outcome.interrupted is not None
+        return self._outcome.stopping
 
 
 @contextmanager
-def _signals_stop(outcome: TuneOutcome) -> Iterator[None]:
+def _signals_stop(dispatcher: Dispatcher) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM stop the sweep in good order, and the second one at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if outcome.interrupted is not None:
+        if dispatcher.outcome.interrupted is not None:
             raise KeyboardInterrupt
-        outcome.interrupted = signal.Signals(number)
+        dispatcher.stop(signal.Signals(number))
 
     former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -356,20 +285,24 @@ def _signals_stop(outcome: TuneOutcome) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ray_trial_name(trial: RayTrial) -> str:
-    return str(trial.config["job"]["name"])
-
-
 def _name(trial: RayTrial) -> str:
     return str(trial.config["job"]["name"])
 
 
-def _reason(trial: RayTrial) -> str:
+def _folder(trial: RayTrial) -> str:
+    return f"{trial.config['start']:06d}"
+
+
+def _failure(trial: RayTrial) -> Failure:
     error = trial.get_pickled_error()
-    if error is None or isinstance(error, RayActorError):
-        return "its worker process died"
+    if error is None:
+        return Failure("its worker process died", worker_died=True)
+    if isinstance(error, RayActorError):
+        lost = "node" in str(error).lower() and "died" in str(error).lower()
+        reason = LOST_NODE if lost and not error.actor_init_failed else "its worker process died"
+        return Failure.of(error, reason, worker_died=True)
     cause = getattr(error, "cause", None) or error.__cause__ or error
-    return one_line(cause)
+    return Failure.of(error, one_line(cause))
 
 
 def _short_temporary_folder() -> str:

@@ -140,12 +140,15 @@ def test_a_dry_run_lists_the_trials_and_starts_nothing(
 ) -> None:
     sweep = write_sweep()
     assert main([str(sweep), "--runs", str(tmp_path / "runs"), "--dry-run"]) == 0
-    assert capsys.readouterr().out.split() == [trial.name for trial in load_sweep(sweep).trials()]
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [trial.name for trial in load_sweep(sweep).trials()]
+    assert all(line.endswith(" h (rough guess)") for line in lines)
+    assert total.startswith("4 trials: ")
     assert not (tmp_path / "runs").exists()
     assert os.listdir(tmp_path) == ["tiny.yaml"]  # noqa: PTH208
 
 
 def test_the_default_sweep_is_the_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--dry-run"]) == 0
-    names = capsys.readouterr().out.split()
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]]
     assert {name.split("-")[1] for name in names} == {"none", "pca", "lattice", "static_local", "weighted_pca", "max"}

@@ -42,7 +42,7 @@ def test_lines_say_start_tenths_end_and_failure(board: Board) -> None:
             screen.progressed("none-0", TrialProgress(epoch, 100, 1 / epoch, 1.0))
         screen.progressed("none-0", result(0.4))
         screen.started("max-0")
-        screen.retried("max-0", "its worker process died")
+        screen.retried("max-0", "its worker process died; it will go on from its last checkpoint")
         screen.failed("max-0", "OSError: no space left")
     lines = text.getvalue().splitlines()
     assert lines[0] == "none-0: started"

@@ -9,7 +9,7 @@ import pytest
 from crystalframer.config import TrialConfig
 from crystalframer.orchestration.mlflow_store import MlflowExperiment
 from crystalframer.orchestration.run_directory import RunDirectory
-from crystalframer.orchestration.tune import SweepTrial
+from crystalframer.orchestration.worker import SweepTrial
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.trainer import Trainer
 
@@ -62,7 +62,7 @@ def test_a_trial_is_stepped_through_to_its_result(job: dict[str, Any]) -> None:
 
 
 def test_stopping_a_worker_leaves_a_checkpoint(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crystalframer.orchestration.tune.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("crystalframer.orchestration.worker.REPORT_SECONDS", 0.0)
     worker = make(job)
     assert worker.step()["progress"]["epoch"] == 1
     assert worker.step()["progress"]["epoch"] == 2

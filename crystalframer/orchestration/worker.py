@@ -1,0 +1,101 @@
+"""A worker's side of a sweep: the process on some machine of the cluster that trains."""
+
+import importlib
+import time
+from collections.abc import Generator
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from ray import tune
+
+from crystalframer.config import DataConfig, trial_from_dict
+from crystalframer.data.dataset import TaskData
+from crystalframer.data.registry import load_task
+from crystalframer.errors import UserError
+from crystalframer.orchestration import cluster, mlflow_gate, mlflow_store
+from crystalframer.orchestration.jobs import TrialJob
+from crystalframer.orchestration.patient_tracker import PatientTracker
+from crystalframer.orchestration.run_directory import RunDirectory
+from crystalframer.orchestration.spec import Trial
+from crystalframer.orchestration.trial import TrainerFactory, TrialProgress, one_line, run_trial
+
+REPORT_SECONDS = 0.5
+"""Shortest time between two reports of a worker: each costs a round trip."""
+
+
+class SweepTrial(tune.Trainable):
+    """Steps through `run_trial`, and through the next trial after that."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take up the trial; the work starts with the first step."""
+        self._progress: Generator[TrialProgress, None, None] | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial in the same process."""
+        self.cleanup()
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train until there is something worth reporting."""
+        job = TrialJob(**self.config["job"])
+        reported = time.monotonic()
+        try:
+            if self._progress is None:
+                self._progress = _work(job)
+            for progress in self._progress:
+                due = progress.epoch in job.decide_at or time.monotonic() - reported >= REPORT_SECONDS
+                if progress.result is not None or due:
+                    return {"progress": asdict(progress), "done": progress.result is not None}
+        except (UserError, RuntimeError) as error:
+            if not _would_repeat(error):
+                raise  # the driver decides
+            return {"mistake": one_line(error), "kind": type(error).__name__, "done": True}
+        return {"stopped": True, "done": True}
+
+    def cleanup(self) -> None:
+        """Leave the trial; if it is not done it saves a checkpoint first."""
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+
+def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
+    import torch
+
+    if job.marker:
+        cluster.require_visible(Path(job.marker))
+    if job.signs_in:
+        mlflow_gate.sign_in()
+    torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
+    if job.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    trial = Trial(job.name, trial_from_dict(job.settings))
+    module, _, attribute = job.trainer.partition(":")
+    return run_trial(
+        trial,
+        _cached_task(trial.config.data),
+        RunDirectory(Path(job.directory)),
+        PatientTracker(mlflow_store.MlflowTracker(job.tracking_uri, job.experiment_id), mlflow_store.is_away),
+        cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
+        tags=job.tags,
+        device=job.device,
+        checkpoint_seconds=job.checkpoint_seconds,
+        snapshots=job.snapshots,
+        decide_at=job.decide_at,
+        parent=RunDirectory(Path(job.inherits)) if job.inherits else None,
+        stop_requested=Path(job.stop_file).exists if job.stop_file else lambda: False,
+    )
+
+
+def _would_repeat(error: Exception) -> bool:
+    """Return whether another attempt would fail in the same way."""
+    from crystalframer.training.optimizer import TrainingDivergedError
+
+    return isinstance(error, UserError | TrainingDivergedError)
+
+
+@lru_cache(maxsize=1)
+def _cached_task(config: DataConfig) -> TaskData:
+    return load_task(config)

@@ -1,0 +1,148 @@
+"""Search for better settings: Optuna suggests, Ray Tune runs, bad trials stop early, the best are confirmed."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from crystalframer.command_line import reports_user_errors
+from crystalframer.orchestration.cluster import default_runs, runs_folder, surroundings
+
+DEFAULT_SEARCH = Path(__file__).absolute().parents[1] / "sweeps" / "hpo_sample.yaml"
+
+DESCRIPTION = """\
+Search for better settings of model, frame, basis and optimiser.
+
+A search file (sweeps/hpo_*.yaml) states a question, the settings all trials share, and where to search the others.
+Optuna (TPE) suggests settings, trials that are worse than others at the same epoch stop early (ASHA), and the best
+ones are run again with other seeds. Or a population trains side by side and its worst members take over from its
+best (PBT).
+
+Stop it whenever you like and run the same command again: no trial is repeated and none is lost.
+"""
+
+EPILOG = """\
+examples:
+  python pipelines/tune_hyperparameters.py                                 a search on the embedded sample
+  python pipelines/tune_hyperparameters.py sweeps/hpo_pbt_sample.yaml      population-based training on the same
+  python pipelines/tune_hyperparameters.py --set budget.trials=40          go on with more trials
+  python pipelines/status.py hpo_sample                                    from another shell: where it stands
+
+where things are, for a search NAME:
+  runs/NAME/search.json        best settings, importances, history; search_history.csv beside it
+  runs/NAME/TRIAL/             settings, metrics, checkpoint of a trial
+  runs/optuna.db               the Optuna study NAME; optuna-dashboard sqlite:///runs/optuna.db shows it
+  runs/mlflow.db               what MLflow recorded
+
+exit codes: 0 the search is over, 1 some trials failed, 2 a mistake in the input, 3 hours or money are used up,
+130 stopped by Ctrl-C
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return _run(_parser().parse_args(argv))
+
+
+@reports_user_errors
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from crystalframer.orchestration.driver import SweepOptions
+    from crystalframer.orchestration.search_spec import load_search
+
+    spec = load_search(options.search, options.set)
+    if options.dry_run:
+        from crystalframer.orchestration.estimates import describe_search
+
+        print(describe_search(spec, options.runs))
+        return 0
+    from crystalframer.orchestration.search import run_search
+
+    runs = options.runs
+    with surroundings(options.address, runs, options.tracking_uri) as place:
+        where = SweepOptions(
+            runs=runs,
+            address=place.address,
+            tracking_uri=place.tracking_uri,
+            signs_in=place.signs_in,
+            max_concurrent=options.max_concurrent,
+            checkpoint_seconds=options.checkpoint_seconds,
+            trainer=options.trainer or SweepOptions.trainer,
+        )
+        code = run_search(spec, where, Console(), storage=options.study_storage)
+    _print_best(runs / spec.name / "search.json")
+    return code
+
+
+def _print_best(path: Path) -> None:
+    import json
+
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not found["best"]:
+        return
+    best = found["best"][0]
+    print(f"best: {best['trial']}, validation MAE {best['val_mae']:.4f} {found['unit']}")
+    for key, value in best["values"].items():
+        print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+    print(f"epochs: {found['epochs']['used']} of {found['epochs']['without_early_stopping']} without early stopping")
+    print(f"written: {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "search", nargs="?", type=Path, default=DEFAULT_SEARCH, help="search file (default: sweeps/hpo_sample.yaml)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a setting of the file's base, resources or budget, e.g. budget.trials=40; may be repeated",
+    )
+    parser.add_argument(
+        "--runs",
+        type=runs_folder,
+        default=default_runs(),
+        metavar="DIR",
+        help="folder of the results, on a cluster one that all nodes share (default: $CRYSTALFRAMER_RUNS, else runs)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, with estimated hours, and stop")
+    parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
+    )
+    parser.add_argument("--address", metavar="RAY", help="join a Ray cluster, e.g. auto (default: $RAY_ADDRESS)")
+    parser.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        metavar="URI",
+        help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else a server of its own on runs/mlflow.db)",
+    )
+    parser.add_argument(
+        "--study-storage",
+        metavar="URL",
+        help="database of the Optuna study, e.g. postgresql://host/optuna; not MLflow's (default: runs/optuna.db)",
+    )
+    parser.add_argument("--trainer", help=argparse.SUPPRESS)  # another trainer's class, module:name
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
