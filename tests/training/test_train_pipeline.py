@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crystalframer.config import build_trial
 from crystalframer.training.trained import load_model
-from pipelines.train import main
+from pipelines.train import _overrides, _parser, main
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -118,3 +119,40 @@ def test_help_is_quick_and_teaches() -> None:
     done = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "examples:" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("preset", "epochs", "batch_size", "average_epochs"),
+    [("jarvis", 2000, 256, 50), ("mp", 800, 128, 50), ("oqmd", 200, 1024, 20)],
+)
+def test_a_preset_is_the_published_training_on_its_data_set(
+    preset: str, epochs: int, batch_size: int, average_epochs: int
+) -> None:
+    trial = build_trial(_overrides(_parser().parse_args(["--preset", preset, "--set", "model.num_blocks=8"])))
+    assert trial.data.dataset == preset
+    assert (trial.data.task, trial.model.frame, trial.model.num_blocks) == ("formation_energy", "max", 8)
+    train = trial.train
+    assert (train.epochs, train.batch_size, train.average_epochs) == (epochs, batch_size, average_epochs)
+    other = build_trial(_overrides(_parser().parse_args(["--preset", preset, "--dataset", "sample"])))
+    assert other.data.dataset == "sample"
+
+
+def test_several_targets_end_with_the_error_of_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SETTINGS, "--task", "formation_energy,e_hull", "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" test MAE")[0] for line in lines[-2:]] == ["formation_energy:", "e_hull:"]
+    assert all("eV/atom" in line for line in lines[-2:])
+    assert [part.split()[0] for part in lines[-3].split("  ") if part.startswith(("formation", "e_hull"))] == [
+        "formation_energy",
+        "e_hull",
+    ]
+
+
+def test_mistakes_of_several_processes_are_one_sentence_too(tmp_path: Path) -> None:
+    bad = ["--set", "data.train_size=100", "--set", "train.batch_size=128", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "pipelines/train.py", *SETTINGS, *bad, "--processes", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: setting 'train.batch_size': got 128")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
