@@ -149,7 +149,9 @@ def _insist(session: requests.Session, address: str, target: Path, expected: Pin
             if failures >= POLICY.attempts:
                 raise
             wait = min(POLICY.longest_wait_s, POLICY.first_wait_s * 2 ** (failures - 1))
-            time.sleep(max(min(problem.wait_s, POLICY.longest_wait_s), wait * random.uniform(0.5, 1.0)))
+            with watch(f"fetching {target.name}: {problem}; trying again", POLICY.attempts, "failures") as update:
+                update(failures)
+                time.sleep(max(min(problem.wait_s, POLICY.longest_wait_s), wait * random.uniform(0.5, 1.0)))
 
 
 def _attempt(
