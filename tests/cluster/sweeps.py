@@ -1,0 +1,99 @@
+"""Sweeps for clusters: short real trials, what they come to undisturbed, and what a cluster made of them."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from crystalframer.data.registry import load_task
+from crystalframer.orchestration.head_server import copy_database
+from crystalframer.orchestration.mlflow_store import connect
+from crystalframer.orchestration.run_directory import RunDirectory
+from crystalframer.orchestration.spec import load_sweep
+from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
+from crystalframer.orchestration.trial import run_trial
+from crystalframer.training.trainer import Trainer
+from tests.orchestration.conftest import PROSE, TINY
+
+Metrics = dict[str, dict[tuple[str, int], float]]
+TIMES = ("seconds_per_epoch", "test/ms_per_material")
+"""Metrics that differ from run to run."""
+FRAMES = ["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
+
+
+def write_sweep(path: Path, *, seeds: int, epochs: int, **fields: Any) -> Path:
+    """Write a sweep of all six frames, small enough for trials of seconds."""
+    base = {**TINY, "train": {**TINY["train"], "epochs": epochs}}
+    grid = {"model.frame": FRAMES, "train.seed": list(range(seeds))}
+    path.write_text(yaml.safe_dump({**PROSE, "base": base, "grid": grid, "max_failures": 20, **fields}))
+    return path
+
+
+def undisturbed(sweep: Path, folder: Path) -> Metrics:
+    """Return what the trials come to one after another in this process, on one thread as on a worker."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    runs: dict[str, MemoryRun] = {}
+    for trial in load_sweep(sweep).trials():
+        data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
+        list(run_trial(trial, data, directory, MemoryTracker(runs), Trainer, tags={}))
+    torch.set_num_threads(threads)
+    return {name: _without_times(run.metrics) for name, run in runs.items()}
+
+
+def written(folder: Path) -> Metrics:
+    """Return what the run directories of the finished trials hold."""
+    found: Metrics = {}
+    for path in sorted(folder.glob("*seed*")):
+        if (result := RunDirectory(path).result()) is not None:
+            metrics = {(n, step.step): v for step in RunDirectory(path).records() for n, v in step.values.items()}
+            final = result["final"]
+            found[path.name] = _without_times(
+                {**metrics, **{(n, final["step"]): v for n, v in final["values"].items()}}
+            )
+    return found
+
+
+def epochs_written(folder: Path) -> int:
+    """Return how many epochs all trials together have on record."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*seed*/metrics.jsonl"))
+
+
+def recorded(database: Path, sweep: str, copy: Path) -> Metrics:
+    """Return what MLflow holds, from a copy of its database; a run or a step that is there twice fails."""
+    copy_database(database, copy)
+    client = connect(f"sqlite:///{copy}")
+    experiment = client.get_experiment_by_name(sweep)
+    assert experiment is not None
+    found: Metrics = {}
+    for run in client.search_runs([experiment.experiment_id], max_results=1000):
+        key = run.data.tags["run_key"]
+        assert key not in found, f"{key} is there twice"
+        assert run.info.status == "FINISHED", (key, run.info.status)
+        history = [
+            (metric.key, metric.step, metric.value)
+            for name in run.data.metrics
+            for metric in client.get_metric_history(run.info.run_id, name)
+        ]
+        twice = [step for step, count in Counter((name, step) for name, step, _ in history).items() if count > 1]
+        assert not twice, (key, twice[:3])
+        found[key] = _without_times({(name, step): value for name, step, value in history})
+    return found
+
+
+def states(folder: Path) -> Counter[str]:
+    """Return how many trials stand where."""
+    found: Counter[str] = Counter()
+    for path in folder.glob("*seed*"):
+        done = (path / "done.json").exists()
+        state = path / "state.json"
+        found["done" if done else json.loads(state.read_text())["state"] if state.exists() else "claimed"] += 1
+    return found
+
+
+def _without_times(metrics: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    return {key: value for key, value in metrics.items() if key[0] not in TIMES}
