@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from crystalframer.config import FRAMES, DataConfig, FrameName, ModelConfig, build_trial
+from crystalframer.config import FRAMES, DataConfig, FrameName, ModelConfig, TrainConfig, build_trial
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.crystal import Crystal
 from crystalframer.data.registry import load_task
@@ -18,6 +21,9 @@ from crystalframer.data.resident import PaddedShape, ResidentCrystals
 from crystalframer.kernels import parity, reference
 from crystalframer.kernels.parity import GRADIENTS, make_batch, make_inputs, random_crystal, relative_rms, run
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.training.device_steps import DeviceSteps
+from crystalframer.training.metrics import Target
+from crystalframer.training.optimizer import build_optimizer
 from tests.fixtures.crystals import symmetric_crystals
 from tests.golden import comparison as golden
 
@@ -192,3 +198,42 @@ def test_a_padded_batch_and_a_seed_on_the_device_change_nothing(frame: FrameName
         results.append([predicted[:2].detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+class _Asked(TorchDispatchMode):
+    """Notes the operations that a step recorded on a GPU could not contain: they wait for the device or its host."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "repeat_interleave.Tensor", "lift_fresh")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(func) for name in self.FORBIDDEN):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("frame", ["pca", "max", "weighted_pca"])
+def test_a_step_on_the_device_asks_nothing_of_the_host(frame: FrameName) -> None:
+    task = load_task(DataConfig(train_size=8, val_size=1, test_size=1))
+    small = task.rows["train"][np.argsort(task.dataset.num_atoms[task.rows["train"]], kind="stable")[:2]]
+    config = config_for(frame, cutoff=3.2, num_elements=98, num_blocks=1)
+    model = CrystalFramer(config, kernel="triton", generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    resident = ResidentCrystals(task, small, config.cutoff, DEVICE)
+    model.calibrate(resident.batch(small))
+    train = TrainConfig(epochs=1, average_epochs=0, batch_size=2)
+    targets = [Target("formation_energy", "eV/atom", 0.0, 1.0)]
+    optimizer = build_optimizer(model, train)
+    steps = DeviceSteps(model, optimizer, targets, replace(task, rows={"train": small}), train, wanted=True)
+    steps.begin([small, small])
+    assert steps.step(0, 1, 1e-3)  # whatever is made once
+    with _Asked() as asked:
+        with pytest.raises(AssertionError, match="asked"):
+            assert not torch.ones(1).item(), "asked"
+        assert asked.seen == ["aten._local_scalar_dense.default"]
+        asked.seen.clear()
+        assert steps.step(1, 2, 1e-3)
+    assert asked.seen == []
+    assert np.isfinite(steps.outcome().losses).all()
