@@ -267,3 +267,19 @@ def test_moduli_in_another_unit_and_pickles_that_run_things(
     assert "asks for posix.system, which is refused" in capsys.readouterr().err
     assert not (tmp_path / "pwned").exists()
     assert not (data / "mp").exists()
+
+
+def test_the_documented_examples_run(
+    server: FileServer, data: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(server) == 0
+    capsys.readouterr()
+    text = (root / "docs" / "data.md").read_text(encoding="utf-8")
+    blocks = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
+    ours = [block for block in blocks if "jarvis" in block]
+    assert len(ours) == 2
+    for block in ours:
+        exec(block.replace("~/.cache/crystalframer", str(data)), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("JVASP-0 ")
+    assert "count    26" in printed
