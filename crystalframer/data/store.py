@@ -10,7 +10,6 @@ and deletes what an earlier, killed preparation left.
 """
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import json
@@ -52,6 +51,8 @@ def preparing(directory: Path) -> Iterator[Path]:
     Raises:
         UserError: another process holds the lock, or the folder cannot be written to.
     """
+    import fcntl  # not on Windows, where stores can be read
+
     lock = directory.parent / f".{directory.name}.lock"
     with room(directory.parent):
         directory.parent.mkdir(parents=True, exist_ok=True)
