@@ -1,5 +1,6 @@
 """One crystal: the lattice by ROWS in Å, fractional coordinates, atomic numbers; checked once, then immutable."""
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,12 @@ class Crystal:
         except ValueError as error:
             raise UserError(f"{label}: {error}") from error
         return cls(structure.lattice.matrix, structure.frac_coords, numbers, id, mixture)
+
+    def with_id(self, id: str) -> "Crystal":
+        """Return the same crystal under another identifier; it is not checked again."""
+        named = copy.copy(self)
+        object.__setattr__(named, "id", id)
+        return named
 
     def to_structure(self) -> "Structure":
         """Return the same cell as a pymatgen structure, coordinates not wrapped, occupancies included."""

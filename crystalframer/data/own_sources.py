@@ -96,7 +96,7 @@ def _unique(found: Iterable[tuple[Entry, ReadResult]]) -> Iterator[tuple[Entry, 
         id = result.name or entry.id
         taken[id] += 1
         id = id if taken[id] == 1 else f"{id}#{taken[id]}"
-        yield replace(entry, id=id, crystal=entry.crystal and replace(entry.crystal, id=id)), result
+        yield replace(entry, id=id, crystal=entry.crystal and entry.crystal.with_id(id)), result
 
 
 def _aliases(path: Path, folder: Path) -> list[str]:
@@ -159,7 +159,7 @@ def _read_table(path: Path) -> Iterator[tuple[Entry, ReadResult]]:
         id = name or f"{path.stem}#{number}"
         crystal, reason = None, ""
         try:
-            crystal = replace(parse_structure(record[column], ReadLimits()), id=id)
+            crystal = parse_structure(record[column], ReadLimits()).with_id(id)
         except PARSE_ERRORS as error:
             reason = describe(error).removeprefix("crystal without id: ")
         result = ReadResult(id, str(path), crystal, reason, name, properties)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -209,7 +209,7 @@ def _result(path: Path, id: str, entry: Parsed) -> ReadResult:
     if entry.crystal is None:
         reason = entry.reason.removeprefix("crystal without id: ")
         return ReadResult(id, str(path), None, reason, entry.name, entry.properties)
-    return ReadResult(id, str(path), replace(entry.crystal, id=id), "", entry.name, entry.properties)
+    return ReadResult(id, str(path), entry.crystal.with_id(id), "", entry.name, entry.properties)
 
 
 class _OutOfTimeError(BaseException):
