@@ -115,9 +115,7 @@ def prepare_own_data(arguments: Any) -> int:
     for task in dataset.tasks.values():
         empty = [part for part, size in manifest["splits"][task.name].items() if size == 0]
         if empty:
-            print(
-                f"{task.name}: nothing in {' and '.join(empty)}: give a split, or another --split SEED, --train or --val"
-            )
+            print(f"{task.name}: nothing in {' and '.join(empty)}: give a split, or change --split, --train or --val")
     unspecified = [task.name for task in dataset.tasks.values() if task.unit == UNSPECIFIED]
     if unspecified:
         print(f"no unit is known of {', '.join(unspecified)}: give it with --unit {unspecified[0]}=UNIT")
