@@ -4,6 +4,7 @@ Training and sweeps are the scripts in `pipelines/`.
 """
 
 import argparse
+import shlex
 import sys
 import tempfile
 import time
@@ -59,12 +60,17 @@ def predict(arguments: argparse.Namespace) -> int:
 
 
 def register(arguments: argparse.Namespace) -> int:
-    """Register a model in MLflow, and say how to serve it."""
-    from crystalframer.orchestration.model_registry import register_model
+    """Register a model in MLflow, or save it as an MLflow model, and say how to serve it."""
+    from crystalframer.orchestration.model_registry import register_model, save_pyfunc
 
     with local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri) as models:
-        registered = register_model(models, arguments.name, arguments.tracking_uri)
-    print(f"{registered.uri}; serve it with `mlflow models serve --env-manager local -m {registered.uri}`")
+        if arguments.folder is not None:
+            save_pyfunc(models, arguments.folder)
+            address, condition = str(arguments.folder), ""
+        else:
+            address = register_model(models, arguments.name, arguments.tracking_uri).uri
+            condition = ", with the address of its MLflow server in MLFLOW_TRACKING_URI"
+    print(f"{address}: serve it with `mlflow models serve --env-manager local -m {shlex.quote(address)}`{condition}")
     return 0
 
 
@@ -219,7 +225,9 @@ def _add_register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = commands.add_parser("register", help="register a model in MLflow, to be served over HTTP")
     _add_model(parser)
     parser.add_argument("--ensemble", nargs="+", default=[], metavar="MODEL", help="further models: mean and spread")
-    parser.add_argument("--name", required=True, help="name of the registered model; it gets the next version")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--name", help="name of the registered model; it gets the next version")
+    where.add_argument("--folder", type=Path, help="save it as an MLflow model in this new folder instead")
     parser.set_defaults(run=register)
 
 

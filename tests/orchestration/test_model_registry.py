@@ -68,7 +68,7 @@ def post(port: int, content: object) -> Any:
 @pytest.fixture
 def served(model_file: Path, tmp_path: Path) -> Iterator[int]:
     """Save the model, serve it as a person would, and return the port; the server's whole family ends with the test."""
-    model_registry.save_pyfunc([model_file], tmp_path / "pyfunc")
+    assert cli.main(["register", str(model_file), "--folder", str(tmp_path / "pyfunc")]) == 0
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
