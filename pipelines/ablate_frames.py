@@ -69,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
             signs_in=place.signs_in,
             max_concurrent=options.max_concurrent,
             checkpoint_seconds=options.checkpoint_seconds,
+            device=options.device,
         )
         code = run_sweep(spec, where, console)
         if code > EXIT_FAILED:
@@ -132,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
         default=10.0,
         metavar="S",
         help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="train there, e.g. cpu on machines whose GPUs only schedule (default: the "
+        "GPU where resources.gpus_per_trial asks for one, else the CPU)",
     )
     parser.add_argument(
         "--address",

@@ -57,6 +57,8 @@ class SweepOptions:
     """The trainer's class, as ``module:name``."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     """Shortest time between two checkpoints of a trial."""
+    device: str | None = None
+    """Where trials train, None for CUDA where they ask for GPUs and the CPU otherwise."""
 
 
 class Undertaking(Protocol):
@@ -214,7 +216,7 @@ class Driver:
             tags={"sweep": self.sweep.name, "current": "true", "git_commit": git_commit()},
             cpus=resources.cpus_per_trial,
             gpus=resources.gpus_per_trial,
-            device="cuda" if resources.gpus_per_trial else "cpu",
+            device=options.device or ("cuda" if resources.gpus_per_trial else "cpu"),
             checkpoint_seconds=options.checkpoint_seconds,
             trainer=options.trainer,
             snapshots=self.sweep.record.snapshots_of(trial.config),
