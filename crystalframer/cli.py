@@ -119,9 +119,9 @@ def local_models(models: Sequence[str], tracking_uri: str | None) -> Iterator[li
 
 def show_data() -> int:
     """List every data set: its crystals, tasks, units and splits, or how to prepare it."""
-    from crystalframer.data.registry import DATASETS, load_dataset
+    from crystalframer.data.registry import DATASETS, load_dataset, own_datasets
 
-    for name in DATASETS:
+    for name in (*DATASETS, *own_datasets()):
         try:
             print(f"{name}: {describe(load_dataset(name))}")
         except UserError as error:

@@ -36,7 +36,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], processes: int) -> 
         yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker)
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -53,7 +53,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], processes: int) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def _start() -> None:
+def start_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

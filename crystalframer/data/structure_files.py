@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from crystalframer.data.crystal import Crystal
+from crystalframer.data.parallel import start_worker
 from crystalframer.data.structure_formats import (
     PARSE_ERRORS,
     TEXT_READERS,
@@ -223,7 +224,7 @@ def _read_parallel(jobs: list[tuple[Path, str]], processes: int, limits: ReadLim
     position = 0
     size = _CHUNK
     while position < len(chunks):
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        with ProcessPoolExecutor(processes, context, start_worker) as pool:
             waiting: list[Future[list[ReadResult]]] = []
             ahead = position
             try:
@@ -244,7 +245,7 @@ def _read_parallel(jobs: list[tuple[Path, str]], processes: int, limits: ReadLim
 def _read_alone(jobs: list[tuple[Path, str]], limits: ReadLimits, context: Any) -> Iterator[ReadResult]:
     """Read each file of a chunk in a process of its own, so that the one that kills it is known."""
     for path, id in jobs:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, context, start_worker) as pool:
             try:
                 results = pool.submit(_read_chunk, [(path, id)], limits).result()
             except BrokenProcessPool:

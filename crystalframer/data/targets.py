@@ -14,6 +14,8 @@ from crystalframer.errors import UserError
 
 MAX_BYTES = 2**30
 """Largest table of targets that is read."""
+MAX_TARGET = 1e15
+"""Largest target; single precision, in which models are trained, cannot square much more."""
 SPLIT_COLUMN = "split"
 SPLIT_CODES = {
     "train": 0,
@@ -87,14 +89,14 @@ def read_targets(path: Path) -> TargetTable:
 
 
 def number_of(value: Any) -> float:
-    """Return a value as a number, NaN where it is none or not finite."""
+    """Return a value as a number, NaN where it is none, not finite or beyond `MAX_TARGET`."""
     if isinstance(value, bool) or value is None:
         return math.nan
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if abs(number) <= MAX_TARGET else math.nan
 
 
 def split_code(value: Any) -> int:

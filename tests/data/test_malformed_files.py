@@ -127,7 +127,7 @@ def assert_sound(dataset: CrystalDataset) -> None:
         assert crystal.volume > 1
         assert close_pair(crystal.lattice, crystal.frac_coords, MIN_SEPARATION) is None
     for task in dataset.tasks.values():
-        assert not np.isinf(task.targets).any()
+        assert (np.isnan(task.targets) | (np.abs(task.targets) < 1e15)).all()
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
@@ -180,5 +180,5 @@ def test_damaged_tables(tmp_path: Path, data_directory: Path) -> None:
         assert_sound(dataset)
         task = dataset.tasks["target"]
         wrong += sum(true[str(id)] != value for id, value in zip(dataset.ids, task.targets, strict=True))
-    assert wrong <= 20  # a digit that was changed or cut off is still a number: no reader can tell
+    assert wrong <= 3  # a digit that was changed or cut off is still a number: no reader can tell
     assert registry.own_datasets() == ["mine"]

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.db import connect
 from pymatgen.core.structure import Structure
 
+from crystalframer.cli import main as cli_main
 from crystalframer.config import DataConfig
 from crystalframer.data import registry, store
 from crystalframer.data.crystal import Crystal
@@ -275,11 +276,13 @@ def test_disordered_crystals_come_through(tmp_path: Path) -> None:
     assert mixture.weights.tolist() == pytest.approx([0.4, 0.6])
 
 
-def test_the_registry_knows_own_data_by_name(tmp_path: Path) -> None:
+def test_the_registry_knows_own_data_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"unknown data set 'perovskites' \(known.*--name perovskites"):
         registry.load_dataset("perovskites")
     prepared(alignn_folder(tmp_path / "perovskites", CRYSTALS), units={"target": "eV/atom"})
     assert registry.own_datasets() == ["perovskites"]
+    assert cli_main(["data"]) == 0
+    assert "perovskites: 30 crystals" in capsys.readouterr().out
     assert registry.tasks_of("perovskites") == {"target": "eV/atom"}
     data = registry.load_task(DataConfig(dataset="perovskites", task="target"))
     assert data.unit == "eV/atom"

@@ -366,3 +366,27 @@ def test_a_file_that_takes_too_long_is_left(tmp_path: Path) -> None:
     results = list(read_structures([*paths[:32], slow, *paths[32:]], processes=2, limits=ReadLimits(max_seconds=0.5)))
     assert results[32].reason == "the file took more than 0.5 s to read"
     assert all(result.crystal is not None for result in [*results[:32], *results[33:]])
+
+
+def test_a_file_that_kills_its_process_is_named_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_text(tmp_path / f"s{k}.vasp", Poscar(structure()).get_str()) for k in range(64)]
+    # What the kernel does to a process that takes too much memory happens here when s20 is opened.
+    killer = tmp_path / "site" / "sitecustomize.py"
+    killer.parent.mkdir()
+    write_text(
+        killer,
+        "import os, pathlib\n"
+        "opened = pathlib.Path.open\n"
+        "def open_or_die(self, *args, **kwargs):\n"
+        "    if self.name == 's20.vasp':\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return opened(self, *args, **kwargs)\n"
+        "pathlib.Path.open = open_or_die\n",
+    )
+    monkeypatch.setenv("PYTHONPATH", str(killer.parent))
+    results = list(read_structures(paths, processes=2))
+    assert [result.id for result in results] == [path.stem for path in paths]
+    assert [result.id for result in results if result.crystal is None] == ["s20"]
+    assert "killed its process" in results[20].reason
