@@ -1,6 +1,7 @@
 """A predictor: one or several trained models with the same targets, applied to structures of any origin."""
 
 import glob
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,18 @@ from crystalframer.nn.attention import PeriodicAttention
 from crystalframer.prediction.results import Predictions
 from crystalframer.prediction.structures import Named, StructureLike, elements_of, named_structures
 from crystalframer.training.evaluation import EVALUATION_ATOMS
+from crystalframer.training.memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.trained import TrainedModel, load_model
 
 CHUNK_ATOMS = 4 * EVALUATION_ATOMS
 """Atoms of the structures that are held at once; within them, batches are packed by size."""
+
+
+MAX_NEIGHBOURS = 10**7
+"""Neighbour entries of one structure; five times what 10,000 atoms of a metal have within 8 Å."""
+USUAL_NEIGHBOURS = 150
+"""Neighbours per atom of usual crystals; denser ones count as more atoms when batches are packed."""
+NO_MEMORY = "there is not enough memory to predict it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +130,7 @@ class Predictor:
         )
 
     def _predict_chunk(self, chunk: Sequence[Named]) -> _Outcome:
-        errors = [entry.reason or self._unknown_element(entry.crystal) for entry in chunk]
+        errors = [entry.reason or self._problem(entry.crystal) for entry in chunk]
         good = np.array([row for row, error in enumerate(errors) if not error], dtype=np.int64)
         values = np.full((len(self.members), len(chunk), len(self.names)), np.nan)
         crystals = [crystal for row in good if (crystal := chunk[row].crystal) is not None]
@@ -130,29 +139,60 @@ class Predictor:
             members = np.array(own, dtype=np.int64)
             values[np.ix_(members, good)] = self._predict_crystals(crystals, cutoff, members)
         for row in good:
-            if not np.isfinite(values[:, row]).all():
-                values[:, row] = np.nan
+            if np.isnan(values[:, row]).any():
+                errors[row] = NO_MEMORY
+            elif not np.isfinite(values[:, row]).all():
                 errors[row] = "the model's prediction is not a finite number"
+            if errors[row]:
+                values[:, row] = np.nan
         return _Outcome(values, errors)
 
-    @torch.inference_mode()
     def _predict_crystals(
         self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return the predictions (M, S, T) of the members of one cutoff."""
-        sizes = np.array([crystal.num_atoms for crystal in crystals], dtype=np.int64)
-        values = np.empty((len(members), len(crystals), len(self.names)))
-        for positions in packed_batches(sizes, self.max_atoms):
-            batch = collate([prepare_geometry(crystals[position], cutoff) for position in positions], cutoff)
-            for row, index in enumerate(members):
-                member = self.members[index]
-                outputs = member.model(batch.to(member.model.embedding.weight.device))
-                values[row, positions] = member.restore(outputs.double().cpu().numpy())
+        """Return the predictions (M, S, T) of the members of one cutoff; NaN where memory is too small."""
+        loads = np.array([load_of(crystal, cutoff) for crystal in crystals], dtype=np.int64)
+        values = np.full((len(members), len(crystals), len(self.names)), np.nan)
+        waiting = packed_batches(loads, self.max_atoms)[::-1]
+        while waiting:
+            positions = waiting.pop()
+            try:
+                values[:, positions] = self._predict_batch([crystals[p] for p in positions], cutoff, members)
+            except FAILED_ALLOCATION as error:
+                if not is_out_of_memory(error):
+                    raise
+                release(self.members[0].model.embedding.weight.device)
+                half = len(positions) // 2
+                waiting += [positions[half:], positions[:half]] if half else []
         return values
 
-    def _unknown_element(self, crystal: Crystal | None) -> str:
-        """Return what is wrong with the elements of a crystal, nothing if all are known."""
+    @torch.inference_mode()
+    def _predict_batch(
+        self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        batch = collate([prepare_geometry(crystal, cutoff) for crystal in crystals], cutoff)
+        predicted = []
+        for index in members:
+            member = self.members[index]
+            outputs = member.model(batch.to(member.model.embedding.weight.device))
+            finite = torch.where(outputs.isnan(), torch.inf, outputs)  # NaN says that there was no memory
+            predicted.append(member.restore(finite.double().cpu().numpy()))
+        return np.stack(predicted)
+
+    def _problem(self, crystal: Crystal | None) -> str:
+        """Return why a crystal cannot be predicted, nothing if it can."""
         assert crystal is not None, "what could not be read has a reason"
+        cutoff = max(member.trial.model.cutoff for member in self.members)
+        neighbours = crystal.num_atoms * neighbours_per_atom(crystal, cutoff)
+        if neighbours > MAX_NEIGHBOURS:
+            return (
+                f"{crystal.num_atoms} atoms have about {neighbours:.1e} neighbours within {cutoff:g} Å, expected at "
+                f"most {MAX_NEIGHBOURS:.0e}: the cell is too large or its atoms are too close together"
+            )
+        return self._unknown_element(crystal)
+
+    def _unknown_element(self, crystal: Crystal) -> str:
+        """Return what is wrong with the elements of a crystal, nothing if all are known."""
         largest = max(elements_of(crystal))
         if largest <= self.num_elements:
             return ""
@@ -203,6 +243,16 @@ def _file_of(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise UserError(f"the folder {path} holds no checkpoint.pt; give the folder of one training, or the file itself")
+
+
+def neighbours_per_atom(crystal: Crystal, cutoff: float) -> float:
+    """Return about how many neighbours an atom has within the cutoff in Å, itself included."""
+    return 1 + crystal.num_atoms / crystal.volume * 4 / 3 * math.pi * cutoff**3
+
+
+def load_of(crystal: Crystal, cutoff: float) -> int:
+    """Return how many usual atoms a crystal is worth when a batch is filled."""
+    return math.ceil(crystal.num_atoms * max(1.0, neighbours_per_atom(crystal, cutoff) / USUAL_NEIGHBOURS))
 
 
 class _Maximum:

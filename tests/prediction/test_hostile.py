@@ -13,7 +13,7 @@ from tests.prediction.hostile import FRAME, GOOD, ODD_NAMES, POSCAR, STRUCTURE, 
 
 EXPECTED = {
     "million.cif": "lists 1000000 sites, expected at most 40000",
-    "million.vasp": "do not fit together",
+    "million.vasp": "1000001 atoms",
     "million.extxyz": "a frame has 1000000 atoms",
     "unknown_species.cif": "Xx",
     "heavy_element.cif": "contains Es (Z = 99)",

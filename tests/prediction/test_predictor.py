@@ -8,11 +8,12 @@ import pytest
 import torch
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from crystalframer.data.batch import collate
+from crystalframer.data.batch import CrystalBatch, collate
 from crystalframer.data.crystal import Crystal
 from crystalframer.errors import UserError
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.prediction import Predictor, load_predictor
+from crystalframer.prediction.predictor import NO_MEMORY, USUAL_NEIGHBOURS, load_of
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained import TrainedModel, write_model
 from tests.prediction.conftest import TARGETS, MakeModel
@@ -146,3 +147,36 @@ def test_a_damaged_model_file_is_one_clear_sentence(model_file: Path, change: di
     torch.save({**content, **change}, model_file)
     with pytest.raises(UserError, match=problem):
         load_predictor(model_file)
+
+
+def test_too_little_memory_costs_only_what_does_not_fit(make_model: MakeModel, crystals: list[Crystal]) -> None:
+    member = make_model()
+    expected = Predictor([member]).predict(crystals)
+    most = sorted({crystal.num_atoms for crystal in crystals})[-2]
+    asked: list[int] = []
+
+    def allocate(_: object, inputs: tuple[CrystalBatch, ...]) -> None:
+        asked.append(inputs[0].num_atoms)
+        if asked[-1] > most:
+            raise torch.OutOfMemoryError(f"no memory for {asked[-1]} atoms")
+
+    member.model.register_forward_pre_hook(allocate)
+    result = Predictor([member]).predict(crystals)
+    fits = np.array([crystal.num_atoms <= most for crystal in crystals])
+    assert len(asked) > 3
+    assert np.allclose(result.values[fits], expected.values[fits], atol=1e-5)
+    assert np.isnan(result.values[~fits]).all()
+    assert [error == NO_MEMORY for error in result.errors] == [not fit for fit in fits]
+
+
+def test_atoms_crowded_together_are_refused_before_they_fill_the_memory(make_model: MakeModel) -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(20) / 20] * 3), axis=-1).reshape(-1, 3)
+    crowd = Crystal(4.0 * np.eye(3), grid, np.full(8000, 14), "crowd")
+    result = Predictor([make_model(cutoff=8.0)]).predict(crowd)
+    assert result.errors[0].startswith("8000 atoms have about 2.1e+09 neighbours within 8 Å")
+
+
+def test_a_dense_crystal_fills_a_batch_sooner(crystals: list[Crystal]) -> None:
+    dense = Crystal(1.5 * np.eye(3), np.zeros((1, 3)), np.array([14]))
+    assert load_of(dense, 8.0) == pytest.approx(8.0**3 * 4.19 / 1.5**3 / USUAL_NEIGHBOURS, abs=2)
+    assert load_of(crystals[0], 4.0) == crystals[0].num_atoms
