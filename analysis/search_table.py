@@ -10,6 +10,7 @@ together share theirs.
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def build(results: Results) -> Document:
     return Document(f"{results.sweep}: search", [best, mattered], remarks=results.left_out, records=frame)
 
 
-def importance(setting: "pd.Series[float]", error: "pd.Series[float]") -> float:
+def importance(setting: "pd.Series[Any]", error: "pd.Series[float]") -> float:
     """Return the share of the variance of the errors' ranks that a setting explains by itself, 0 to 1."""
     ranks = stats.rankdata(error)
     if np.ptp(ranks) == 0 or setting.nunique() < 2:

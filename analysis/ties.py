@@ -12,6 +12,7 @@ analysis/output/<sweep>/ties.{pdf,png} and ties_table.{md,tex,html,csv}.
 
 import itertools
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
 
 CRYSTALS = 120
 SYSTEMS = ("cubic", "hexagonal", "trigonal", "tetragonal", "orthorhombic", "monoclinic", "triclinic")
+LAST_SPACE_GROUP = {
+    "triclinic": 2,
+    "monoclinic": 15,
+    "orthorhombic": 74,
+    "tetragonal": 142,
+    "trigonal": 167,
+    "hexagonal": 194,
+    "cubic": 230,
+}
 SYMMETRY_TOLERANCE = 0.01
 """Å within which spglib takes atoms as equivalent."""
 DEGENERATE = 1e-4
@@ -94,10 +104,15 @@ def count(crystal: "Crystal", models: Mapping[Any, Any]) -> list[dict[str, objec
 
 
 def crystal_system(crystal: "Crystal") -> str:
-    """Return the crystal system."""
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+    """Return the crystal system, by the space group's number; triclinic where spglib finds no symmetry at all."""
+    import spglib
 
-    return str(SpacegroupAnalyzer(crystal.to_structure(), symprec=SYMMETRY_TOLERANCE).get_crystal_system())
+    cell = (crystal.lattice.tolist(), crystal.frac_coords.tolist(), crystal.atomic_numbers.tolist())
+    with warnings.catch_warnings():  # spglib 2.8 announces another way of reporting errors
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        found = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY_TOLERANCE)
+    number = 1 if found is None else int(found.number)
+    return next(system for system, last in LAST_SPACE_GROUP.items() if number <= last)
 
 
 def degenerate(matrix: NDArray[np.float64]) -> bool:

@@ -78,7 +78,8 @@ def bootstrap_p(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES)
     """Return the two-sided p-value, (...), that the mean of values (..., n) is zero, by a bootstrap of the t statistic.
 
     The values are shifted to a mean of zero and resampled; p is the share of resamples whose mean, in units of its
-    own standard error, is at least as far from zero as the one found. Values without spread tell nothing: 1.
+    own standard error, is at least as far from zero as the one found. Values without
+    spread are judged by their signs alone: 2^(1 − n), or 1 where all are zero.
     """
     sample = np.asarray(values, dtype=float)
     n = sample.shape[-1]
@@ -92,7 +93,7 @@ def bootstrap_p(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES)
         resampled = np.abs(means) / spreads
     as_far = ~(resampled < found * (1 - 1e-12))  # a resample without spread counts as far
     p = (1 + as_far.sum(0)) / (resamples + 1)
-    return np.where(spread <= 1e-12 * np.abs(mean), 1.0, p)
+    return np.where(spread <= 1e-12 * np.abs(mean), np.where(mean == 0, 1.0, 2.0 ** (1 - n)), p)
 
 
 def sign_test(differences: ArrayLike) -> float:

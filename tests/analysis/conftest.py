@@ -10,6 +10,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from crystalframer.config import build_trial
+from crystalframer.data.registry import load_task
+from crystalframer.orchestration.mlflow_store import MlflowTracker
+from crystalframer.orchestration.run_directory import RunDirectory
+from crystalframer.orchestration.spec import Trial
+from crystalframer.orchestration.trial import run_trial
+from crystalframer.training.trainer import Trainer
 
 SWEEP = "toy"
 EPOCHS = 8
@@ -102,6 +108,56 @@ def store(empty_database: Path, tmp_path: Path) -> Store:
     runs = tmp_path / "runs"
     runs.mkdir()
     shutil.copy(empty_database, runs / "mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
+    experiment = client.get_experiment_by_name(SWEEP)
+    assert experiment is not None
+    return Store(runs, client, experiment.experiment_id)
+
+
+TINY: dict[str, object] = {
+    "data.train_size": 16,
+    "data.val_size": 4,
+    "data.test_size": 12,
+    "model.num_blocks": 2,
+    "model.width": 16,
+    "model.num_heads": 2,
+    "model.ffn_width": 16,
+    "model.num_dist": 8,
+    "model.num_angl": 8,
+    "model.cutoff": 3.5,
+    "train.epochs": 3,
+    "train.batch_size": 8,
+    "train.average_epochs": 1,
+    "train.kernel": "reference",
+}
+"""Settings of real trainings that take a second."""
+TRAINED = (("none", 0), ("pca", 0), ("weighted_pca", 0), ("max", 0), ("max", 1))
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A runs folder with real, tiny trainings: MLflow's record, run directories, checkpoints, snapshots."""
+    runs = tmp_path_factory.mktemp("trained")
+    shutil.copy(empty_database, runs / "mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
+    experiment = client.get_experiment_by_name(SWEEP)
+    assert experiment is not None
+    client.set_experiment_tag(experiment.experiment_id, "num_trials", "18")
+    for frame, seed in TRAINED:
+        config = build_trial({**TINY, "model.frame": frame, "train.seed": seed})
+        trial = Trial(f"{config.data.task}-{frame}-seed{seed}-{config.fingerprint()}", config)
+        directory = RunDirectory(runs / SWEEP / trial.name)
+        tracker = MlflowTracker(f"sqlite:///{runs}/mlflow.db", experiment.experiment_id)
+        tags = {"sweep": SWEEP, "current": "true"}
+        list(run_trial(trial, load_task(config.data), directory, tracker, Trainer, tags=tags, snapshots=3))
+    return runs
+
+
+@pytest.fixture
+def trained(trained_runs: Path, tmp_path: Path) -> Store:
+    """A copy of those runs that a test may change."""
+    runs = tmp_path / "runs"
+    shutil.copytree(trained_runs, runs)
     client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
     experiment = client.get_experiment_by_name(SWEEP)
     assert experiment is not None

@@ -1,0 +1,97 @@
+"""A store as accidents leave it gives the tables of a clean one: nothing that did not finish is averaged in."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from analysis import ablation_table, significance_table
+from analysis.items import Context
+from analysis.results import read_sweep
+from analysis.sections import ablation, significance
+from crystalframer.config import FRAMES, FrameName
+from tests.analysis.conftest import SWEEP, Store
+
+IDS = [f"material-{number}" for number in range(60)]
+
+
+def predictions(frame: FrameName, seed: int) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Test MAE and predictions of a trial; max frames err less by a planted tenth."""
+    random = np.random.default_rng([seed, FRAMES.index(frame)])
+    targets = np.random.default_rng(0).normal(0, 1, len(IDS))
+    errors = random.choice([-1, 1], len(IDS)) * (random.uniform(0.2, 0.4, len(IDS)) - (0.1 if frame == "max" else 0.0))
+    table = {id: (float(t), float(t + e)) for id, t, e in zip(IDS, targets, errors, strict=True)}
+    return float(np.mean([abs(t - p) for t, p in table.values()])), table
+
+
+def fill(store: Store) -> None:
+    """Two seeds of three frames."""
+    frames: tuple[FrameName, ...] = ("none", "pca", "max")
+    for frame in frames:
+        for seed in (0, 1):
+            mae, table = predictions(frame, seed)
+            store.add(frame, seed, test_mae=mae, predictions=table)
+
+
+def make_mess(store: Store) -> None:
+    """Add what crashes, kills and copies leave behind, all of it with errors that would show in a mean."""
+    first = read_sweep(store.tracking_uri, SWEEP).trials[0]
+    store.add(first.config.model.frame, first.config.train.seed, key=first.run_key, test_mae=first.test_mae)
+    store.add("max", 2, test_mae=9.0, status="KILLED")
+    store.add("max", 3, test_mae=9.0, status="FAILED")
+    store.add("none", 2, test_mae=9.0, status="RUNNING")
+    store.add("pca", 2, test_mae=9.0, recorded_epochs=3)
+    store.client.set_terminated(store.add("pca", 3, test_mae=9.0, status="RUNNING"))
+    store.add("max", 4, test_mae=9.0, current=False)
+    deleted = store.add("max", 5, test_mae=9.0)
+    store.client.delete_run(deleted)
+
+
+def test_tables_are_those_of_the_clean_store(store: Store, tmp_path: Path) -> None:
+    fill(store)
+    clean = written(store, tmp_path / "clean")
+    make_mess(store)
+    messy = written(store, tmp_path / "messy")
+    assert clean == messy
+    results = read_sweep(store.tracking_uri, SWEEP, store.runs)
+    assert len(results.trials) == 6
+    reasons = sorted(entry.split(": ")[1] for entry in results.left_out)
+    assert reasons == [
+        "failed",
+        "incomplete record, 3 of 8 epochs",
+        "incomplete record, no test/mae_eV_per_atom, test/baseline_mae_eV_per_atom, num_parameters",
+        "killed",
+        "not in the sweep as its file now reads",
+        "recorded twice, the later record says the same",
+        "running",
+    ]
+
+
+def test_the_planted_difference_is_found_and_no_other(store: Store) -> None:
+    fill(store)
+    document = significance_table.build(read_sweep(store.tracking_uri, SWEEP, store.runs))
+    found = {(row["first"], row["second"]): row for _, row in document.records.dropna().iterrows()}
+    assert set(found) == {("none (Crystalformer)", "PCA"), ("none (Crystalformer)", "max"), ("PCA", "max")}
+    real = {row[0]: row[-1] for row in document.tables[0].rows if row[1]}
+    assert real["none (Crystalformer) − max"] == real["PCA − max"] == "yes"
+    assert real["none (Crystalformer) − PCA"] == "no"
+    difference = found["PCA", "max"]
+    assert difference["low"] < 0.1 < difference["high"]
+    assert difference["materials"] == len(IDS)
+    assert 0 < difference["smallest_detectable"] < 0.1
+
+
+def test_without_predictions_the_significance_is_missing_not_guessed(store: Store, tmp_path: Path) -> None:
+    fill(store)
+    shutil.rmtree(store.runs / SWEEP)
+    context = Context(read_sweep(store.tracking_uri, SWEEP, store.runs), SWEEP, tmp_path)
+    assert "no two frames with test predictions" in str(significance(context))
+    assert "0.3" in str(ablation(context))
+
+
+def written(store: Store, folder: Path) -> dict[str, str]:
+    """The two tables' CSV files."""
+    arguments = ["--sweep", SWEEP, "--runs", str(store.runs), "--output", str(folder)]
+    for script in (ablation_table, significance_table):
+        assert script.main(arguments) == 0
+    return {name: (folder / SWEEP / f"{name}.csv").read_text() for name in ("ablation_table", "significance_table")}
