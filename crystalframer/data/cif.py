@@ -28,6 +28,13 @@ NUMBER_OF = {symbol: number for number, symbol in enumerate(ELEMENTS, start=1)} 
 """Atomic number by symbol, deuterium and tritium included."""
 
 _OPERATIONS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz", "_space_group_symop.operation_xyz")
+_UNREADABLE = (
+    "_space_group_symop_magn_operation.xyz",
+    "_space_group_symop_magn_operation_xyz",
+    "_space_group_magn.number_bns",
+    "_cell_modulation_dimension",
+    "_cell_wave_vector_seq_id",
+)
 _NAMES = (
     "_symmetry_space_group_name_h-m",
     "_space_group_name_h-m_alt",
@@ -77,23 +84,31 @@ def read_cif(text: str, max_sites: int, max_listed: int | None = None) -> Iterat
         yield block.name, result
 
 
-def element_of(symbol: str) -> int:
-    """Return the atomic number of a type symbol or an atom's label: ``Fe``, ``Fe3+``, ``O2-``, ``Na1``, ``H1A``.
+def element_of(symbol: str, is_label: bool = False) -> int:
+    """Return the atomic number of a type symbol, ``Fe``, ``Fe3+``, ``O2-``, or of an atom's label, ``Na1``, ``H1A``.
+
+    A type symbol is an element and its charge; ``OH`` or ``Wat`` would hide hydrogens. Labels are read as far as they
+    name an element, two letters before one.
 
     Raises:
         CifError: it does not begin with an element.
     """
     match = re.match(r"\s*([A-Za-z]+)", symbol)
     letters = match.group(1) if match else ""
-    two = letters[:2].capitalize()
-    if two in NUMBER_OF and (len(letters) <= 2 or letters[1].islower()) and len(letters) < 4:
-        return NUMBER_OF[two]
-    if len(letters) in (1, 2, 3) and letters[:1].upper() in NUMBER_OF and not letters[1:].islower():
-        return NUMBER_OF[letters[0].upper()]
+    if letters.capitalize() in NUMBER_OF:
+        return NUMBER_OF[letters.capitalize()]
+    if is_label and 2 <= len(letters) <= 3:
+        if letters[1].islower() and letters[:2].capitalize() in NUMBER_OF:
+            return NUMBER_OF[letters[:2].capitalize()]
+        if not letters[1:].islower() and letters[0].upper() in NUMBER_OF:
+            return NUMBER_OF[letters[0].upper()]
     raise CifError(f"{symbol[:20]!r} is not an element")
 
 
 def _crystal(block: gemmi.cif.Block, max_sites: int) -> Crystal:
+    foreign = next((tag for tag in _UNREADABLE if block.find_values(tag) or block.find_value(tag)), None)
+    if foreign is not None:
+        raise CifError(f"magnetic and modulated structures are not read ({foreign})")
     lattice = _lattice(block)
     frac_coords, numbers, occupancies = _sites(block)
     rotations, translations = _operations(block)
@@ -137,7 +152,8 @@ def _lattice(block: gemmi.cif.Block) -> NDArray[np.float64]:
 def _sites(block: gemmi.cif.Block) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Return coordinates, atomic numbers and occupancies of the listed sites."""
     columns = [list(block.find_values(f"_atom_site_fract_{axis}")) for axis in "xyz"]
-    symbols = list(block.find_values("_atom_site_type_symbol")) or list(block.find_values("_atom_site_label"))
+    types = list(block.find_values("_atom_site_type_symbol"))
+    symbols = types or list(block.find_values("_atom_site_label"))
     occupancy = list(block.find_values("_atom_site_occupancy")) or ["1"] * len(symbols)
     flags = list(block.find_values("_atom_site_calc_flag")) or ["."] * len(symbols)
     if len({len(column) for column in (*columns, symbols, occupancy, flags)}) != 1:
@@ -148,7 +164,9 @@ def _sites(block: gemmi.cif.Block) -> tuple[NDArray[np.float64], NDArray[np.int6
     coords = np.array([[_number(value, "a fractional coordinate") for value in row[:3]] for row in rows])
     if np.abs(coords).max() > 1e4:
         raise CifError(f"a fractional coordinate is {np.abs(coords).max():.3g}")
-    numbers = np.array([element_of(gemmi.cif.as_string(row[3])) for row in rows], dtype=np.int64)
+    numbers = np.array([element_of(gemmi.cif.as_string(row[3]), not types) for row in rows], dtype=np.int64)
+    if any(gemmi.cif.as_number(value) > 0 for value in block.find_values("_atom_site_attached_hydrogens")):
+        raise CifError("atoms have attached hydrogens without positions")
     return coords, numbers, np.array([_occupancy(row[4]) for row in rows])
 
 

@@ -149,6 +149,9 @@ def test_atoms_that_share_a_position_are_one_site(tmp_path: Path) -> None:
         ("Na1 Na 0.1 0.1 ? 1", "", "fractional coordinate"),
         ("Xx1 Xx 0.1 0.1 0.1 1", "", "'Xx' is not an element"),
         ("Wat1 Wat 0.1 0.1 0.1 1", "", "'Wat' is not an element"),
+        ("OH1 OH 0.1 0.1 0.1 1", "", "'OH' is not an element"),
+        ("Na1 Na 0.1 0.1 0.1 1", "_space_group_magn.number_BNS 1.1", "magnetic and modulated"),
+        ("Na1 Na 0.1 0.1 0.1 1", "_cell_modulation_dimension 1", "magnetic and modulated"),
         ("Na1 Na 0.1 0.1 0.1 1.5", "", "occupancy is 1.5"),
         ("Na1 Na 0.1 0.1 0.1 0.8\nK1 K 0.1 0.1 0.1 0.8", "", "total occupancy of 1.6"),
         ("Na1 Na 0.1 0.1 1e9 1", "", "fractional coordinate is 1e[+]09"),
@@ -162,6 +165,15 @@ def test_atoms_that_share_a_position_are_one_site(tmp_path: Path) -> None:
 )
 def test_cifs_that_do_not_say_which_crystal_they_mean(tmp_path: Path, sites: str, symmetry: str, message: str) -> None:
     assert re.search(message, reason_of(cif(tmp_path, sites, symmetry)))
+
+
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [("Na1", 11), ("O1A", 8), ("OW1", 8), ("CA2", 20), ("H12B", 1), ("FE", 26), ("Cl", 17), ("D3", 1), ("CAB", 6)],
+)
+def test_labels_name_elements_where_there_are_no_type_symbols(tmp_path: Path, label: str, number: int) -> None:
+    text = CIF.format(sites=f"{label} 0.1 0.1 0.1 1", symmetry="").replace("_atom_site_type_symbol\n", "")
+    assert crystal_of(write_text(tmp_path / "label.cif", text)).atomic_numbers.tolist() == [number]
 
 
 def test_symmetry_is_bounded_before_it_is_expanded(tmp_path: Path) -> None:
