@@ -82,7 +82,7 @@ torch.set_num_threads(1)
 room = float(sys.argv[1]) * 2**20
 settings = {"data.train_size": 64, "data.val_size": 4, "train.batch_size": 64, "train.average_epochs": 0,
             "train.epochs": 2, "train.kernel": "reference", "model.frame": "none", "model.cutoff": 3.0,
-            "model.width": 32, "model.num_heads": 1, "model.num_blocks": 1, "model.ffn_width": 16384}
+            "model.width": 32, "model.num_heads": 1, "model.num_blocks": 1, "model.ffn_width": int(sys.argv[2])}
 trial = build_trial(settings)
 data = load_task(trial.data)
 
@@ -108,16 +108,17 @@ print("losses", *free, *tight)
 """
 
 
-def limited(megabytes: int) -> subprocess.CompletedProcess[str]:
+def limited(megabytes: int, ffn_width: int) -> subprocess.CompletedProcess[str]:
     """Train with and without that much memory beyond what the process has before the first step."""
-    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(megabytes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(megabytes), str(ffn_width)]
+    exact = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back at once
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **exact}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @needs_linux
 def test_without_memory_for_a_batch_its_halves_train_the_same() -> None:
-    done = limited(120)
+    done = limited(120, ffn_width=2**14)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     logged = [line for line in lines if line.startswith("logged")]
@@ -131,7 +132,7 @@ def test_without_memory_for_a_batch_its_halves_train_the_same() -> None:
 
 @needs_linux
 def test_without_memory_for_a_crystal_the_largest_is_named() -> None:
-    done = limited(10)
+    done = limited(20, ffn_width=2**17)  # 34 MB of gradients alone
     assert done.returncode == 1
     problem = done.stderr.splitlines()[-1]
     assert (
@@ -158,7 +159,8 @@ def test_without_memory_on_the_gpu_the_batch_is_halved(make_trial: MakeTrial, da
     peak = torch.cuda.max_memory_reserved()
     del free
     torch.cuda.empty_cache()
-    tight, found = Trainer(trial, data, device="cuda", resident=False), []
+    tight = Trainer(trial, data, device="cuda", resident=False)
+    found: list[float] = []
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(0.9 * peak / total)
