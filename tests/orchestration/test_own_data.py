@@ -18,7 +18,7 @@ from crystalframer.data.dataset import SPLITS
 from crystalframer.orchestration.run_directory import RunDirectory
 from pipelines import prepare_data, train
 from tests.fixtures.own_data import extxyz, structure
-from tests.orchestration.conftest import TINY, WriteSweep
+from tests.orchestration.conftest import WriteSweep
 
 pytestmark = pytest.mark.slow
 
@@ -96,10 +96,6 @@ def prepare(path: Path, rows: list[Row], units: dict[str, str]) -> None:
             assert task.targets[position] == pytest.approx(given[id].targets[name], nan_ok=True)
 
 
-def settings(dataset: str, task: str, sizes: dict[str, int]) -> dict[str, Any]:
-    return {"data": {"dataset": dataset, "task": task, **sizes}, "model": MODEL, "train": TRAIN}
-
-
 def train_once(dataset: str, task: str, out: Path) -> None:
     """Train one epoch from the command line."""
     model = [f"model.{key}={value}" for key, value in MODEL.items()]
@@ -109,41 +105,44 @@ def train_once(dataset: str, task: str, out: Path) -> None:
     assert (out / "checkpoint.pt").is_file()
 
 
-def test_a_sweep_on_the_materials_project(
-    shared: Path, tmp_path: Path, write_sweep: WriteSweep, start_driver: Callable[..., "subprocess.Popen[str]"]
-) -> None:
+def prepare_all(shared: Path, folder: Path) -> None:
+    """Prepare parts of the three files, each in another form."""
+    energies = {"formation_energy": "eV/atom"}
     fields = {"formation_energy": "y_e_form", "bandgap": "y_bandgap"}
     rows = list(rows_of(shared / "data" / "mp2018_megnet_subset.npz", fields, each=16))
-    units = {"formation_energy": "eV/atom", "bandgap": "eV"}
-    prepare(as_parquet(rows, tmp_path / "mp_subset.parquet"), rows, units)
+    prepare(as_parquet(rows, folder / "mp_subset.parquet"), rows, {**energies, "bandgap": "eV"})
     dataset = registry.load_dataset("mp_subset")
     by_id = {row.crystal.id: SPLITS.index(row.split) for row in rows}
     assert dataset.tasks["bandgap"].split.tolist() == [by_id[id] for id in dataset.ids.tolist()]
-    sizes = {"train_size": 8, "val_size": 4, "test_size": 4}
-    base = {**TINY, **settings("mp_subset", "formation_energy", sizes)}
-    sweep = write_sweep(name="own", base=base, grid={"model.frame": ["none", "max"]})
-    driver = start_driver(sweep)
+
+    fields = {"formation_energy": "y_formation_energy", "bandgap_mbj": "y_mbj_bandgap"}
+    rows = list(rows_of(shared / "data" / "jarvis_dft3d2021_subset.npz", fields, each=12))
+    prepare(as_extxyz(rows, folder / "jarvis_subset.extxyz"), rows, energies)
+
+    fields = {"formation_energy": "y_delta_e", "bandgap": "y_bandgap"}
+    rows = list(rows_of(shared / "data" / "oqmd_devset200.npz", fields, each=60))
+    prepare(as_json(rows, folder / "oqmd_subset.json"), rows, energies)
+
+
+def test_a_sweep_over_the_development_data(
+    shared: Path, tmp_path: Path, write_sweep: WriteSweep, start_driver: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    prepare_all(shared, tmp_path)
+    data = {"task": "formation_energy", "train_size": 8, "val_size": 4, "test_size": 4}
+    base = {"data": data, "model": {**MODEL, "frame": "max"}, "train": TRAIN}
+    names = ["mp_subset", "jarvis_subset", "oqmd_subset"]
+    driver = start_driver(write_sweep(name="own", base=base, grid={"data.dataset": names}))
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, output
     trials = [path for path in (tmp_path / "runs" / "own").iterdir() if path.is_dir() and "seed" in path.name]
-    assert len(trials) == 2
+    assert len(trials) == 3
     for path in trials:
         result = RunDirectory(path).result()
         assert result is not None
         assert math.isfinite(result["final"]["values"]["test/mae_eV_per_atom"])
-    assert list((tmp_path / "output").rglob("ablation_table.md"))
-
-
-def test_training_on_jarvis_and_oqmd(shared: Path, tmp_path: Path) -> None:
-    fields = {"formation_energy": "y_formation_energy", "bandgap_mbj": "y_mbj_bandgap"}
-    rows = list(rows_of(shared / "data" / "jarvis_dft3d2021_subset.npz", fields, each=12))
-    prepare(as_extxyz(rows, tmp_path / "jarvis_subset.extxyz"), rows, {"formation_energy": "eV/atom"})
-    train_once("jarvis_subset", "formation_energy", tmp_path / "jarvis_run")
-
-    fields = {"formation_energy": "y_delta_e", "bandgap": "y_bandgap"}
-    rows = list(rows_of(shared / "data" / "oqmd_devset200.npz", fields, each=40))
-    prepare(as_json(rows, tmp_path / "oqmd_subset.json"), rows, {"formation_energy": "eV/atom", "bandgap": "eV"})
-    train_once("oqmd_subset", "formation_energy,bandgap", tmp_path / "oqmd_run")
+    table = next((tmp_path / "output").rglob("ablation_table.md")).read_text()
+    assert all(f"## {name}, formation_energy" in table for name in names)
+    train_once("mp_subset", "formation_energy,bandgap", tmp_path / "both")
 
 
 def test_training_on_disordered_crystals(tmp_path: Path) -> None:
