@@ -121,7 +121,8 @@ def _what(trained: TrainedModel) -> str:
     kind = "Crystalformer, without frames" if config.frame == "none" else f"CrystalFramer with {config.frame} frames"
     weights = "averaged weights" if trained.averaged else "weights of the last step"
     return (
-        f"{kind}: {config.num_blocks} blocks, width {config.width}, {config.num_heads} heads, "
+        f"{kind}: {config.num_blocks} block{'s'[: config.num_blocks > 1]}, width {config.width}, "
+        f"{config.num_heads} heads, "
         f"{count_parameters(trained.model):,} parameters; {weights} after {trained.epoch} epochs, seed "
         f"{trained.trial.train.seed}. {trained.origin[:1].upper()}{trained.origin[1:]}. Read with crystalframer "
         f"{__version__}."

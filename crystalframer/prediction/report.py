@@ -111,7 +111,8 @@ def element_plot(elements: Sequence[ElementError], evaluation: TargetEvaluation)
     upper.set_ylabel(f"MAE ({evaluation.unit})")
     lower.bar(names, [entry.crystals for entry in elements], color="gray")
     lower.set_ylabel("crystals")
-    lower.set_yscale("log")
+    if max(entry.crystals for entry in elements) > 100:
+        lower.set_yscale("log")
     lower.tick_params(axis="x", labelrotation=90, labelsize=6)
     return figure
 
