@@ -262,8 +262,8 @@ def cell_trace(
     )  # fmt: skip
 
 
-def scene(title: str, traces: Sequence[Any], **layout: Any) -> Any:
-    """Return a plotly figure of one scene, without axes, in true proportions."""
+def scene(title: str, traces: Sequence[Any], distance: float = 1.0, **layout: Any) -> Any:
+    """Return a plotly figure of one scene, without axes, in true proportions, seen from near or far."""
     from plotly import graph_objects
 
     bare = {"visible": False}
@@ -272,7 +272,7 @@ def scene(title: str, traces: Sequence[Any], **layout: Any) -> Any:
         title={"text": title, "font": {"size": 14}, "y": 0.98, "yanchor": "top"},
         margin={"l": 0, "r": 0, "t": 60, "b": 0}, paper_bgcolor="white",
         scene={"xaxis": bare, "yaxis": bare, "zaxis": bare, "aspectmode": "data",
-               "camera": {"eye": {"x": 0.95, "y": -1.55, "z": 0.7}}},
+               "camera": {"eye": {"x": 0.95 * distance, "y": -1.55 * distance, "z": 0.7 * distance}}},
         **layout,
     )  # fmt: skip
     return figure

@@ -163,7 +163,7 @@ def page(chosen: "Chosen", views: dict[FrameName, list["AttentionView"]]) -> Any
         for (label, size), start in zip(groups, starts, strict=False)
     ]
     menu = {"buttons": buttons, "x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}
-    return scene(chosen.caption, traces, updatemenus=[menu])
+    return scene(chosen.caption, traces, distance=0.75, updatemenus=[menu])
 
 
 if __name__ == "__main__":

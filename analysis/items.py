@@ -139,7 +139,7 @@ class Context:
             path,
             include_plotlyjs="directory",
             div_id=name,
-            default_height="94vh",
+            default_height="90vh",
             config={"displaylogo": False, "responsive": True},
         )
         return path
