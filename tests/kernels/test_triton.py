@@ -200,13 +200,13 @@ def test_a_padded_batch_and_a_seed_on_the_device_change_nothing(frame: FrameName
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
-class _Asked(TorchDispatchMode):
+class _Asked(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operations that a step recorded on a GPU could not contain: they wait for the device or its host."""
 
     FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "repeat_interleave.Tensor", "lift_fresh")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

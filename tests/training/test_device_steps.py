@@ -92,7 +92,8 @@ def test_bfloat16_trains_nearly_as_float32(make_trial: MakeTrial, data: TaskData
     for precision in ("float32", "bf16"):
         trainers = [Trainer(make_trial({"train.precision": precision}), data, resident=kept) for kept in (True, False)]
         losses[precision] = [[result.train_loss for result in trainer.fit()] for trainer in trainers]
-        np.testing.assert_allclose(*losses[precision], rtol=2e-2)
+        resident, host = losses[precision]
+        np.testing.assert_allclose(resident, host, rtol=2e-2)
     assert losses["bf16"] != losses["float32"]
     np.testing.assert_allclose(losses["bf16"], losses["float32"], rtol=5e-2)
 
