@@ -28,7 +28,7 @@ from crystalframer.orchestration.study import Asked, Study, objective_values, st
 from crystalframer.orchestration.sweep import check_trial, mlflow_of, only_one_driver
 from crystalframer.orchestration.trial import TrialProgress
 
-SAME_AGAIN = 50
+SAME_AGAIN = 25
 """After so many suggestions in a row that were tried before, a space is taken for exhausted."""
 AHEAD_ON_A_CLUSTER = 8
 """Trials that wait for resources, which is what makes a cluster grow; each is chosen without knowing the others."""

@@ -84,12 +84,19 @@ def read_tried(asked: Asked, driver: Driver) -> Tried:
 
 
 def best_first(spec: SearchSpec, driver: Driver, study: Study) -> list[Asked]:
-    """Return the finished trials, best first; of several objectives those that no other one beats in all come first."""
+    """Return the trials of a search, best first.
+
+    Finished ones lead, in the order of their errors; of several objectives those that no other one beats in all come
+    first. Those that were stopped early follow: the later they were, the better they had been.
+    """
     asked = {one.name: one for one in study.trials() if one.name}
-    done = [tried for tried in (read_tried(one, driver) for one in asked.values()) if tried.fate == "done"]
+    tried_all = [read_tried(one, driver) for one in asked.values()]
+    done = [tried for tried in tried_all if tried.fate == "done"]
+    early = [tried for tried in tried_all if tried.fate == "stopped early" and tried.val_mae is not None]
     front = {tried.name for tried in pareto_front(spec, done)} if len(spec.objectives) > 1 else set()
     ranked = sorted(done, key=lambda tried: (tried.name not in front, tried.objectives(spec), tried.number))
-    return [asked[tried.name] for tried in ranked]
+    early.sort(key=lambda tried: (-tried.epochs, tried.val_mae, tried.number))
+    return [asked[tried.name] for tried in (*ranked, *early)]
 
 
 def pareto_front(spec: SearchSpec, done: Sequence[Tried]) -> list[Tried]:
@@ -107,6 +114,7 @@ def write_results(spec: SearchSpec, study: Study, driver: Driver) -> dict[str, A
     """Write both files and return what the first one holds."""
     tried = [read_tried(asked, driver) for asked in study.trials() if asked.name]
     ranked = [read_tried(asked, driver) for asked in best_first(spec, driver, study)]
+    done = [one for one in ranked if one.fate == "done"]
     trial = next(iter(driver.trials.values()), None)
     content: dict[str, Any] = {
         "name": spec.name,
@@ -123,7 +131,7 @@ def write_results(spec: SearchSpec, study: Study, driver: Driver) -> dict[str, A
             "without_early_stopping": spec.default.train.epochs * len(tried),
         },
         "best": [_best(one, spec, driver) for one in ranked[:SHOWN]],
-        "pareto_front": [one.name for one in pareto_front(spec, ranked)] if len(spec.objectives) > 1 else [],
+        "pareto_front": [one.name for one in pareto_front(spec, done)] if len(spec.objectives) > 1 else [],
         "importance": _importance(spec, tried),
         "history": [_entry(one) for one in tried],
     }

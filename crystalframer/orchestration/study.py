@@ -9,6 +9,7 @@ What is tried next depends on the search's seed and on what the study holds, not
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from crystalframer.orchestration.search_spec import Objective, Range, SearchSpec
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
 _NAME = "trial"
 """Attribute that holds a trial's name; written last, so that its presence means that the settings are complete."""
@@ -72,7 +75,7 @@ class Study:
                 f"the study {spec.name!r} has {len(self._study.directions)} objectives, the file has "
                 f"{len(spec.objectives)}; rename the file, or put the study elsewhere with --study-storage"
             )
-        self._study.set_metric_names(list(spec.objectives))
+        self._study.set_user_attr("objectives", list(spec.objectives))
 
     @property
     def optuna(self) -> "optuna.Study":
@@ -85,17 +88,10 @@ class Study:
 
     def ask(self) -> Asked:
         """Ask for values to try; nobody knows of the trial until it is named."""
-        import optuna
 
         number = len(self._study.get_trials(deepcopy=False))
         seed = self._spec.seed * 100_003 + number
-        self._study.sampler = (
-            optuna.samplers.RandomSampler(seed=seed)
-            if self._spec.method == "random"
-            else optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, constant_liar=True, warn_independent_sampling=False
-            )
-        )
+        self._study.sampler = _sampler(self._spec.method, seed)
         trial = self._study.ask(self._distributions)
         return Asked(trial.number, dict(trial.params), "", running=True)
 
@@ -145,12 +141,23 @@ class Study:
             )
         )
 
-    def _asked(self, trial: "optuna.trial.FrozenTrial") -> Asked:
+    def _asked(self, trial: "FrozenTrial") -> Asked:
         name = trial.user_attrs.get(_NAME, "")
         return Asked(trial.number, dict(trial.params), name, running=not trial.state.is_finished())
 
     def _trial(self, number: int) -> "_OpenTrial":
         return _OpenTrial(self._study, number)
+
+
+def _sampler(method: str, seed: int) -> "BaseSampler":
+    """Return what suggests values; `constant_liar` keeps trials that run at the same time apart."""
+    import optuna
+
+    if method == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of both options, since Optuna 2
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
 class _OpenTrial:

@@ -1,0 +1,131 @@
+"""Searches in this process: real Optuna, real run directories, stub trainings, interleaved as workers would be."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from crystalframer.config import trial_from_dict
+from crystalframer.orchestration.dispatch import Dispatcher, Outcome
+from crystalframer.orchestration.driver import Driver, SweepOptions
+from crystalframer.orchestration.failures import Failure, standard_policies
+from crystalframer.orchestration.jobs import JobSource, TrialJob
+from crystalframer.orchestration.population import PopulationSource
+from crystalframer.orchestration.run_directory import RunDirectory
+from crystalframer.orchestration.screen import Screen
+from crystalframer.orchestration.search import SearchSource, load_task_once
+from crystalframer.orchestration.search_spec import SearchSpec, load_search
+from crystalframer.orchestration.spec import Trial
+from crystalframer.orchestration.study import Study, study_url
+from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
+from crystalframer.orchestration.trial import TrialProgress, one_line, run_trial
+from tests.orchestration.conftest import PROSE, TINY
+from tests.orchestration.stub_training import StubTrainer
+
+SPACE: dict[str, Any] = {
+    "train.learning_rate": {"loguniform": [1.0e-5, 1.0e-1]},
+    "train.weight_decay": {"loguniform": [1.0e-7, 1.0e-1]},
+    "model.r_0": {"uniform": [0.8, 2.4]},
+}
+"""Around the planted optimum."""
+
+
+def search_fields(**fields: Any) -> dict[str, Any]:
+    """Return a valid search file's content, differing by the given fields (None leaves one out)."""
+    base = {**TINY, "train": {"epochs": 27, "batch_size": 8, "average_epochs": 0}}
+    content = {
+        **PROSE,
+        "base": base,
+        "space": SPACE,
+        "early_stopping": {"min_epochs": 1, "reduction": 3},
+        "budget": {"trials": 12},
+        **fields,
+    }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def write_search(folder: Path, name: str = "planted", **fields: Any) -> Path:
+    """Write such a file."""
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(search_fields(**fields)))
+    return path
+
+
+class Here(Driver):
+    """A driver that has no MLflow."""
+
+    def job(self, trial: Trial, decide_at: Iterable[int] = ()) -> TrialJob:
+        """Return a job that `work` can do."""
+        path = str(self.directory(trial.name).path)
+        return TrialJob(
+            trial.name, trial.config.to_dict(), path, "", "", {}, 1, "cpu", 1e9, "", decide_at=tuple(decide_at)
+        )
+
+
+class Bench:
+    """A search that can be left and taken up at any moment."""
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        """Write the search file."""
+        self.folder = folder
+        self.spec: SearchSpec = load_search(write_search(folder, **fields))
+        self.runs: dict[str, MemoryRun] = {}
+
+    def start(self) -> tuple[Dispatcher, Here, Study]:
+        """Start a driver anew."""
+        driver = Here(self.spec, SweepOptions(self.folder / "runs"), Console(quiet=True))
+        driver.folder.mkdir(parents=True, exist_ok=True)
+        study = Study(study_url(self.folder / "runs"), self.spec)
+        source: JobSource
+        if self.spec.method == "pbt":
+            source = PopulationSource(self.spec, study, driver)
+        else:
+            source = SearchSource(self.spec, study, driver)
+        source.resume()
+        screen = Screen(Console(quiet=True), driver._board)
+        return Dispatcher(source, standard_policies(2), screen), driver, study
+
+    def run(self, workers: int = 4, steps: int | None = None) -> tuple[Outcome, Here, Study]:
+        """Run to the end, or for so many epochs of all workers together."""
+        dispatcher, driver, study = self.start()
+        busy: dict[str, Iterator[TrialProgress]] = {}
+        while not dispatcher.finished:
+            while len(busy) < workers and (job := dispatcher.next_job()) is not None:
+                busy[job.name] = self._work(job)
+                dispatcher.started(job.name)
+            for name in list(busy):
+                if steps is not None and (steps := steps - 1) < 0:
+                    for left in busy.values():
+                        left.close()  # type: ignore[attr-defined]
+                    return dispatcher.outcome, driver, study
+                self._step(name, busy, dispatcher)
+        return dispatcher.outcome, driver, study
+
+    def _step(self, name: str, busy: dict[str, Iterator[TrialProgress]], dispatcher: Dispatcher) -> None:
+        try:
+            progress = next(busy[name])
+        except RuntimeError as error:
+            del busy[name]
+            dispatcher.failed(name, Failure.of(error, one_line(error)))
+            return
+        if progress.result is not None:
+            list(busy.pop(name))
+            dispatcher.done(name, progress)
+        elif dispatcher.stops_here(name, progress):
+            busy.pop(name).close()  # type: ignore[attr-defined]
+
+    def _work(self, job: TrialJob) -> Iterator[TrialProgress]:
+        config = trial_from_dict(job.settings)
+        return run_trial(
+            Trial(job.name, config),
+            load_task_once(config),
+            RunDirectory(Path(job.directory)),
+            MemoryTracker(self.runs),
+            StubTrainer,
+            tags={},
+            checkpoint_seconds=job.checkpoint_seconds,
+            decide_at=job.decide_at,
+            parent=RunDirectory(Path(job.inherits)) if job.inherits else None,
+        )
