@@ -109,6 +109,7 @@ def test_a_failing_process_ends_all_at_once(
     assert time.monotonic() - started < 60, "nobody may wait for the others for ever"
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_pipelines_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "pipelines/train.py", *SETTINGS, "--processes", "2", "--save-seconds", "0"]
     command += ["--out", str(tmp_path / "out")]

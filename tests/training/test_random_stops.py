@@ -129,6 +129,7 @@ def reached(checkpoint: Path) -> int:
         return -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_the_pipeline_stopped_twice_ends_with_the_same_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: signal.Signals
