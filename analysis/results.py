@@ -83,6 +83,8 @@ class Results:
     """One ``"<run>: <reason>"`` per run that does not count, sorted."""
     expected: int | None
     """Trials the sweep's file asks for, None where that was not recorded."""
+    search: TrialFiles | None = None
+    """Where a hyperparameter search recorded what it found; None for a sweep that is no search."""
 
     def progress(self) -> str:
         """Say how much of the sweep is finished."""
@@ -154,8 +156,10 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
         if experiment is None:
             names = [other.name for other in client.search_experiments() if other.name != "Default"]
             raise _no_results(sweep, tracking_uri, near_matches(sweep, names) if names else "")
+        files = _files_of(tracking_uri, sweep, runs_folder)
         runs = list(_runs(client, experiment))
-        trials, left_out = _sort_out(client, runs, _files_of(tracking_uri, sweep, runs_folder))
+        summaries = [run for run in runs if run.data.tags.get("kind") == "search" and run.info.status == "FINISHED"]
+        trials, left_out = _sort_out(client, [run for run in runs if run.data.tags.get("kind") != "search"], files)
     except MlflowException as error:
         raise UserError(
             f"cannot read MLflow at {tracking_uri}: {error}; is it running, is the address right?"
@@ -163,7 +167,13 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
     if not trials:
         raise _no_results(sweep, tracking_uri, f" ({'; '.join(left_out)})" if left_out else "")
     expected = experiment.tags.get("num_trials")
-    return Results(sweep, tuple(trials), tuple(left_out), None if expected is None else int(expected))
+    return Results(
+        sweep,
+        tuple(trials),
+        tuple(left_out),
+        None if expected is None else int(expected),
+        files(summaries[0]) if summaries else None,
+    )
 
 
 def _no_results(sweep: str, where: str, hint: str) -> UserError:

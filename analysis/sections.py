@@ -7,12 +7,15 @@ from analysis.significance_table import find_pairs
 
 FULL_SCALE = "python pipelines/ablate_frames.py sweeps/ablation_frames.yaml"
 SEARCH = "python pipelines/tune_hyperparameters.py"
+ABLATION = "python pipelines/ablate_frames.py"
 
 
 def ablation(context: Context) -> Product | Missing:
     """Make the ablation table."""
     if context.results is None:
         return context.no_runs()
+    if context.results.search is not None:
+        return Missing(f"{context.sweep} is a search, not an ablation", ABLATION)
     product = context.table(ablation_table.build(context.results), ablation_table.NAME)
     if not context.results.complete and context.results.expected is not None:
         product.missing.append(Missing(f"{context.sweep}: {context.results.progress()}", context.command))
@@ -23,6 +26,8 @@ def significance(context: Context) -> Product | Missing:
     """Make the table of pairs."""
     if context.results is None:
         return context.no_runs()
+    if context.results.search is not None:
+        return Missing(f"{context.sweep} is a search, not an ablation", ABLATION)
     if not any(pair.found for comparison in context.comparisons for pair in find_pairs(comparison)):
         return context.no_runs("no two frames with test predictions")
     return context.table(significance_table.build(context.results), significance_table.NAME)
@@ -43,7 +48,7 @@ def efficiency(context: Context) -> Product | Missing:
 def search(context: Context) -> Product | Missing:
     """Make the table of a hyperparameter search."""
     if context.results is None or not search_table.searched(context.results):
-        return Missing(f"{context.sweep} is no hyperparameter search", SEARCH)
+        return Missing(f"{context.sweep} is no hyperparameter search", f"{SEARCH}, then --sweep hpo_sample")
     return context.table(search_table.build(context.results), search_table.NAME)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pandas as pd
 import pytest
 
 from analysis import efficiency_table, jarvis_table, literature, search_table
+from analysis.items import Context
 from analysis.results import read_sweep
 from analysis.search_table import importance
+from analysis.sections import ablation
 from analysis.tables import Document, Table, to_html, to_latex, to_markdown
 from tests.analysis.conftest import SWEEP, Store
 
@@ -110,6 +113,40 @@ def test_a_search_names_its_best_settings_and_what_mattered(store: Store) -> Non
     assert best.rows[0][-1] == "0.0001"
     assert [row[0] for row in mattered.rows] == ["train.learning_rate", "model.width"]
     assert float(mattered.rows[0][1]) > 0.6 > 0.3 > float(mattered.rows[1][1])
+
+
+def test_what_a_search_recorded_is_tabulated(store: Store, tmp_path: Path) -> None:
+    store.add("max", 0)
+    entry = {"trial": "t1", "number": 1, "fate": "done", "epochs": 3, "val_mae": 0.25, "test_mae": 0.26}
+    entry |= {"values": {"train.learning_rate": 0.0015, "model.width": 64}}
+    early = {**entry, "trial": "t2", "fate": "stopped early", "val_mae": 0.4, "test_mae": None}
+    content = {
+        "method": "tpe",
+        "task": "sample formation_energy",
+        "unit": "eV/atom",
+        "space": {"train.learning_rate": {"loguniform": [0.0003, 0.006]}, "model.width": {"choice": [32, 64]}},
+        "default": {"train.learning_rate": 0.0005, "model.width": 128},
+        "epochs": {"used": 4, "without_early_stopping": 6},
+        "best": [{**entry, "confirmed": [{"seed": 0, "test_mae": 0.25}, {"seed": 1, "test_mae": 0.27}]}],
+        "importance": {"final": {"train.learning_rate": 0.2, "model.width": 0.8}},
+        "history": [entry, early],
+    }
+    (tmp_path / "search.json").write_text(json.dumps(content))
+    run = store.client.create_run(store.experiment_id, tags={"kind": "search", "run_key": "search", "current": "false"})
+    store.client.log_artifact(run.info.run_id, str(tmp_path / "search.json"))
+    store.client.set_terminated(run.info.run_id)
+
+    results = read_sweep(store.tracking_uri, SWEEP)
+
+    assert results.left_out == ()
+    document = search_table.build(results)
+    best, mattered = document.tables
+    assert "2 trials (1 done, 1 stopped early), 4 epochs instead of 6" in best.notes[0]
+    assert best.rows == [["t1", "done", "0.2500", "0.2600", "0.2600 ± 0.0141", "0.0015", "64"]]
+    assert mattered.rows[0] == ["model.width", "0.8", "32, 64 (choice)", "128", "64"]
+    assert mattered.rows[1] == ["train.learning_rate", "0.2", "0.0003 to 0.006 (loguniform)", "0.0005", "0.0015"]
+    assert len(document.records) == 2
+    assert "is a search" in str(ablation(Context(results, SWEEP, tmp_path)))
 
 
 def test_an_ablation_is_no_search(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
