@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test lint types figures ui clean
+.PHONY: help ablation test test-cluster lint types figures ui clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=$(PYTHON) SWEEP=$(SWEEP) RUNS=$(RUNS) ARGS=\"...\" (passed on to the pipeline)"
 
 ablation: $(READY)  ## run the ablation of all six frames on the embedded sample, to the finished table
@@ -23,6 +23,10 @@ ablation: $(READY)  ## run the ablation of all six frames on the embedded sample
 test: $(READY) lint types  ## lint, check types, run the tests
 	@echo "tests"
 	@$(BIN)/python -m pytest -q -n 2
+
+test-cluster: $(READY)  ## clusters on hosts made of namespaces: needs root, sshd, rsync, iproute2; half an hour
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cluster-test]'
+	@$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 lint: $(READY)  ## ruff: rules and format
 	@echo "ruff"

@@ -76,7 +76,12 @@ class Namespaces:
         command = [*start, *unshare, "--net", sys.executable, str(INIT), name, *own, *binds]
         with (folder / "init.log").open("w") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # what ends the test, a group's SIGTERM too, leaves the watchdog to its work
             )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n", f"{name} did not start"
@@ -146,8 +151,10 @@ class Host(Namespaces):
 class Lab(Namespaces):
     """The network, and the user's own machine in it."""
 
-    def __init__(self, folder: Path, address: str = "10.77.0.1", prefix: int = 24) -> None:
-        """Make an empty network; `address` is the user's machine."""
+    def __init__(
+        self, folder: Path, address: str = "10.77.0.1", prefix: int = 24, shared_size: str | None = None
+    ) -> None:
+        """Make an empty network; `address` is the user's machine, `shared_size` bounds the shared storage."""
         self.prefix = prefix
         self.address = address
         self.shared = folder / "shared"
@@ -160,10 +167,16 @@ class Lab(Namespaces):
             subprocess.run(command, check=True)
         (self.keys / "sshd_config").write_text(SSHD.format(keys=self.keys))
         start = [sys.executable, watchdog.__file__]
-        super().__init__("laptop", folder / "laptop", start, [f"{self.shared}:{SHARED}"])
+        binds = [] if shared_size is None else [f"tmpfs={shared_size}:{self.shared}"]
+        super().__init__("laptop", folder / "laptop", start, [*binds, f"{self.shared}:{SHARED}"])
         self.run("ip", "link", "add", BRIDGE, "type", "bridge")
         self.run("ip", "address", "add", f"{address}/{prefix}", "dev", BRIDGE)
         self.run("ip", "link", "set", BRIDGE, "up")
+
+    @property
+    def shared_seen(self) -> Path:
+        """The shared storage, as the hosts see it."""
+        return Path(f"/proc/{self.pid}/root{SHARED}")
 
     def add(self, name: str, address: str) -> Host:
         """Switch a host on."""
