@@ -76,9 +76,6 @@ class ResidentCrystals:
         cutoff: radius of the neighbour sphere in Å.
         device: where they live.
         dtype: of every floating-point tensor.
-
-    Raises:
-        ValueError: a crystal is disordered; batches of such crystals are made on the host.
     """
 
     def __init__(
@@ -91,8 +88,6 @@ class ResidentCrystals:
     ) -> None:
         self.data = data
         self.rows = rows
-        if data.dataset.mixture is not None:
-            raise ValueError(f"data set {data.dataset.name!r} has disordered crystals; expected ordered ones")
         self._index_of = np.full(len(data.dataset), -1, dtype=np.int64)
         self._index_of[rows] = np.arange(len(rows))
         self.cutoff = cutoff

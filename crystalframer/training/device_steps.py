@@ -46,7 +46,7 @@ class DeviceSteps:
         model: what is trained.
         optimizer: of its trainable parameters, able to be captured where the device is a GPU.
         targets: scales of the T targets.
-        data: the crystals, ordered ones.
+        data: the crystals.
         config: batch size, clipping and precision.
         wanted: whether steps are to stay on the device at all.
     """

@@ -88,8 +88,8 @@ class Trainer:
             device: where the model lives.
             processes: who trains it together.
             resident: keep all crystals on the device and ask nothing of it within an epoch; None: on a GPU, unless
-                several processes share the work or crystals are disordered. Where memory is too small for it,
-                training goes on with batches from the host.
+                several processes share the work. Where memory is too small for it, training goes on with batches from
+                the host.
 
         Raises:
             UserError: a target is missing, the training targets are all equal, the training set has no full batch, a
@@ -115,9 +115,8 @@ class Trainer:
         self._average = WeightAverage(self.model)
         self._gradient: BatchGradient | None = None
         wanted = self.device.type == "cuda" if resident is None else resident
-        possible = processes.size == 1 and data.dataset.mixture is None
         self._device_steps = DeviceSteps(
-            self.model, self._optimizer, self.targets, data, trial.train, wanted=wanted and possible
+            self.model, self._optimizer, self.targets, data, trial.train, wanted=wanted and processes.size == 1
         )
         self._ties = named_generator(trial.train.seed, "ties")
         self._shuffle = named_generator(trial.train.seed, "shuffle")

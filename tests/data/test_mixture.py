@@ -169,7 +169,7 @@ def test_heavy_elements_hide_in_no_mixture() -> None:
         predicted(heavy[1])
 
 
-def test_disordered_crystals_are_batched_on_the_host() -> None:
+def test_disordered_crystals_are_batched_on_the_host_and_on_the_device_alike() -> None:
     task = select_task(mixed_set(), DataConfig(dataset="mixed", task="energy"))
     batch = BatchLoader(task, CUTOFF).batch(np.array([3, 0, 1]))
     assert batch.species is not None
@@ -177,5 +177,7 @@ def test_disordered_crystals_are_batched_on_the_host() -> None:
     assert batch.species[0].tolist() == [1, 5, 6]
     assert batch.occupancies[0].tolist() == pytest.approx([0.5, 0.2, 0.3])
     assert batch.largest_atomic_number == 8
-    with pytest.raises(ValueError, match="disordered"):
-        ResidentCrystals(task, np.arange(4), CUTOFF, "cpu")
+    resident = ResidentCrystals(task, np.arange(4), CUTOFF, "cpu")
+    model = loud_model(small_config("max")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(resident.batch(np.array([3, 0, 1])))[:3], model(batch), rtol=1e-5, atol=1e-5)
