@@ -37,9 +37,8 @@ types: $(READY)  ## mypy
 	@echo "mypy"
 	@$(BIN)/mypy
 
-figures: $(READY)  ## table and figures of SWEEP from the results in RUNS
-	@$(BIN)/python analysis/ablation_table.py --sweep $(SWEEP) --runs $(RUNS)
-	@$(BIN)/python analysis/learning_curves.py --sweep $(SWEEP) --runs $(RUNS)
+figures: $(READY)  ## every table and figure of SWEEP on one page, from the results in RUNS
+	@$(BIN)/python analysis/make_all.py --sweep $(SWEEP) --runs $(RUNS)
 
 ui: $(READY)  ## show the runs in a browser (MLflow)
 	@$(BIN)/crystalframer ui --runs $(RUNS)

@@ -216,12 +216,15 @@ class TrialConfig:
         """Return 8 hexadecimal digits of the SHA-256 of the resolved settings.
 
         Where the weights that training starts from are kept does not count, what they are does. Settings of
-        fine-tuning count only where they are used, so that other trials keep the names they had before these existed.
+        fine-tuning and of precision count only where they are used, so that other trials keep the names they had
+        before these existed.
         """
         settings = self.to_dict()
         settings["train"].pop("start_from")
         if self.train.start_from is None:
             settings["train"] = {key: settings["train"][key] for key in settings["train"] if key not in _FINE_TUNING}
+        if self.train.precision == "float32":
+            settings["train"].pop("precision")
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
