@@ -31,7 +31,7 @@ from tests.cluster.sweeps import TIMES, Metrics, undisturbed, write_sweep, writt
 
 ADDRESSES = {"head": "10.77.0.10", "one": "10.77.0.11", "two": "10.77.0.12", "three": "10.77.0.13"}
 WORKERS = ("one", "two", "three")
-SEEDS, EPOCHS = 4, 100
+SEEDS, EPOCHS = 4, 40
 SECONDS_PER_SWEEP = 900.0
 """A sweep that is not done by then counts as lost."""
 RECOVERY_SECONDS = 240.0
@@ -153,7 +153,7 @@ class Cluster:
         """Type the one command, unless it is running."""
         if self._driver is not None and self._driver.poll() is None:
             return
-        program = [sys.executable, "pipelines/ablate_frames.py", f"/shared/{sweep}.yaml", "--checkpoint-seconds", "1"]
+        program = [sys.executable, "pipelines/ablate_frames.py", f"/shared/{sweep}.yaml", "--checkpoint-seconds", "0.5"]
         program += ["--output", "/tmp/ray/analysis"]
         with (self.network.folder / f"driver-{sweep}.log").open("a") as log:
             command = self.network.hosts["head"].command(*program, env=self.env)
@@ -311,7 +311,7 @@ def _run_one(cluster: Cluster, sweep: str, damage: Damage, times: int) -> None:
         if damage.times >= times or not running or len(list(folder.glob("*/done.json"))) >= total - 3:
             time.sleep(0.5)
             continue
-        time.sleep(random.uniform(0.5, 6))
+        time.sleep(random.uniform(0.2, 3))
         running = _unfinished(folder)
         injected = time.monotonic()
         damage.times += 1

@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import boto3
+from moto.ec2.responses.instances import InstanceResponse
 from moto.server import ThreadedMotoServer
 
 POLL_SECONDS = 0.5
@@ -18,6 +20,15 @@ POLL_SECONDS = 0.5
 
 def main(host: str, port: int, region: str, public_key: Path) -> None:
     """Serve until stdin ends."""
+    responses: Any = InstanceResponse
+    gives_fewest = responses.run_instances
+
+    def gives_most(request: Any) -> Any:
+        """Give as many machines as were asked for, as AWS does where it can; moto gives the fewest allowed."""
+        request.params["MinCount"] = request.params["MaxCount"]
+        return gives_fewest(request)
+
+    responses.run_instances = gives_most
     server = ThreadedMotoServer(ip_address=host, port=port, verbose=False)
     server.start()
     ec2 = boto3.client("ec2", region_name=region)
@@ -37,7 +48,7 @@ def main(host: str, port: int, region: str, public_key: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _end_instances(ec2: "boto3.client") -> None:
+def _end_instances(ec2: Any) -> None:
     for line in sys.stdin:
         ec2.terminate_instances(InstanceIds=[line.strip()])
 
