@@ -17,7 +17,7 @@ It reads the run directories alone, so it works from any machine that sees them,
 died.
 """
 RATE_SECONDS = 600.0
-"""The rate is taken over so much of the recent past."""
+"""A trial that has written nothing for so long does not count for the rate."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     if account.over_budget:
         print(account.over_budget)
     if account.is_alive():
-        print(_speed(fates, account.started))
+        print(_speed(fates))
     best: dict[tuple[str, str], Fate] = {}
     for fate in fates:
         key = (fate.task, fate.frame)
@@ -63,16 +63,14 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _speed(fates: Sequence["object"], started: float) -> str:
+def _speed(fates: Sequence[object]) -> str:
     """Return the rate of the running trials and the time left."""
     from crystalframer.orchestration.fates import Fate
     from crystalframer.orchestration.screen import duration
 
     known = [fate for fate in fates if isinstance(fate, Fate)]
-    active = [
-        fate for fate in known if fate.updated > max(started, time.time() - RATE_SECONDS) and fate.seconds_per_epoch
-    ]
-    rate = sum(1 / (fate.seconds_per_epoch or 1.0) for fate in active if fate.fate == "running")
+    recent = [fate for fate in known if fate.fate == "running" and fate.updated > time.time() - RATE_SECONDS]
+    rate = sum(1 / fate.seconds_per_epoch for fate in recent if fate.seconds_per_epoch)
     left = sum(fate.epochs - fate.epoch for fate in known if fate.fate in ("running", "interrupted", "not started"))
     if not rate:
         return "no rate yet"

@@ -43,6 +43,19 @@ class Failure:
         return cls(reason, kinds, numbers, worker_died)
 
 
+class TrialFailedError(RuntimeError):
+    """How an attempt ended, on its way from the worker: the errors that caused it do not survive the journey."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Carry the description."""
+        super().__init__(failure)
+        self.failure = failure
+
+    def __str__(self) -> str:
+        """Return its one line."""
+        return self.failure.reason
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]

@@ -112,6 +112,8 @@ class LocalMlflowServer:
         """Start the server again, at the same address, if it died; so often and no oftener."""
         if self._process.poll() is not None and self._revivals < MOST_REVIVALS:
             self._revivals += 1
+            assert self._process.stdin is not None
+            self._process.stdin.close()
             self._process = self._start()
 
     def stop(self) -> None:

@@ -39,7 +39,7 @@ from ray.tune.experiment import Trial as RayTrial
 from crystalframer.errors import UserError
 from crystalframer.orchestration import mlflow_store
 from crystalframer.orchestration.dispatch import Dispatcher, Outcome
-from crystalframer.orchestration.failures import LOST_NODE, Failure
+from crystalframer.orchestration.failures import LOST_NODE, Failure, TrialFailedError
 from crystalframer.orchestration.spec import Resources
 from crystalframer.orchestration.trial import TrialProgress, one_line
 from crystalframer.orchestration.worker import SweepTrial
@@ -244,8 +244,8 @@ class _Events(_Unpickled, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        if "mistake" in result:
-            self._dispatcher.failed(_name(trial), Failure(result["mistake"], (result["kind"], "UserError")))
+        if "failure" in result:
+            self._dispatcher.failed(_name(trial), Failure(**result["failure"]))
         elif "stopped" in result:
             self._dispatcher.stopped(_name(trial))
         elif result["progress"]["result"] is not None:
@@ -302,7 +302,7 @@ def _failure(trial: RayTrial) -> Failure:
         reason = LOST_NODE if lost and not error.actor_init_failed else "its worker process died"
         return Failure.of(error, reason, worker_died=True)
     cause = getattr(error, "cause", None) or error.__cause__ or error
-    return Failure.of(error, one_line(cause))
+    return cause.failure if isinstance(cause, TrialFailedError) else Failure.of(error, one_line(cause))
 
 
 def _short_temporary_folder() -> str:

@@ -13,8 +13,8 @@ from ray import tune
 from crystalframer.config import DataConfig, trial_from_dict
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
-from crystalframer.errors import UserError
 from crystalframer.orchestration import cluster, mlflow_gate, mlflow_store
+from crystalframer.orchestration.failures import Failure, Hopeless, TrialFailedError
 from crystalframer.orchestration.jobs import TrialJob
 from crystalframer.orchestration.patient_tracker import PatientTracker
 from crystalframer.orchestration.run_directory import RunDirectory
@@ -48,10 +48,11 @@ class SweepTrial(tune.Trainable):
                 due = progress.epoch in job.decide_at or time.monotonic() - reported >= REPORT_SECONDS
                 if progress.result is not None or due:
                     return {"progress": asdict(progress), "done": progress.result is not None}
-        except (UserError, RuntimeError) as error:
-            if not _would_repeat(error):
-                raise  # the driver decides
-            return {"mistake": one_line(error), "kind": type(error).__name__, "done": True}
+        except Exception as error:
+            failure = Failure.of(error, one_line(error))
+            if not Hopeless().detects(failure):  # the driver decides, and this process ends
+                raise TrialFailedError(failure) from error
+            return {"failure": asdict(failure), "done": True}
         return {"stopped": True, "done": True}
 
     def cleanup(self) -> None:
@@ -87,13 +88,6 @@ def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
         parent=RunDirectory(Path(job.inherits)) if job.inherits else None,
         stop_requested=Path(job.stop_file).exists if job.stop_file else lambda: False,
     )
-
-
-def _would_repeat(error: Exception) -> bool:
-    """Return whether another attempt would fail in the same way."""
-    from crystalframer.training.optimizer import TrainingDivergedError
-
-    return isinstance(error, UserError | TrainingDivergedError)
 
 
 @lru_cache(maxsize=1)

@@ -87,7 +87,7 @@ def test_what_would_only_repeat_is_not_tried_again(job: dict[str, Any], changes:
     settings = {**job["settings"], "data": {**job["settings"]["data"], **changes.pop("data", {})}}
     report = make(job, settings=settings, **changes).step()
     assert report["done"]
-    assert said in report["mistake"]
+    assert said in report["failure"]["reason"]
 
 
 def test_anything_else_is_left_to_ray(job: dict[str, Any]) -> None:
