@@ -56,6 +56,9 @@ def test_a_sweep_on_three_hosts(
     sweep, results = write_sweep(network.shared / "small.yaml", seeds=2, epochs=120), network.shared / "runs" / "small"
     started = time.monotonic()
     program = "python ~/crystalframer/pipelines/ablate_frames.py /shared/small.yaml --checkpoint-seconds 1"
+    said = launcher.exec(f"{program} --runs /tmp/ray/own", check=False)  # each host has its own
+    assert "error: the folder of results /tmp/ray/own is not shared with node" in said
+    assert "name one on storage that every node mounts, with --runs or CRYSTALFRAMER_RUNS" in said
     said = launcher.exec(f"ray job submit --no-wait --submission-id small -- {program}")
     assert "Job 'small' submitted successfully" in said
 
