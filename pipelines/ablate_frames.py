@@ -69,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
             signs_in=place.signs_in,
             max_concurrent=options.max_concurrent,
             checkpoint_seconds=options.checkpoint_seconds,
+            trainer=options.trainer or SweepOptions.trainer,
             device=options.device,
         )
         code = run_sweep(spec, where, console)
@@ -152,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else the server on the cluster's head, else one of "
         "its own on runs/mlflow.db)",
     )
+    parser.add_argument("--trainer", help=argparse.SUPPRESS)  # another trainer's class, module:name
     return parser
 
 

@@ -11,10 +11,11 @@ import torch
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
-from crystalframer.orchestration.run_directory import RunDirectory, SupersededError, replace_text
+from crystalframer.orchestration.run_directory import EarlyStop, RunDirectory, SupersededError, replace_text
 from crystalframer.orchestration.spec import Trial
 from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
 from crystalframer.orchestration.trial import TrainerFactory, TrialProgress, run_trial, snapshot_epochs
+from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.trained import load_model
 from crystalframer.training.trainer import Trainer
@@ -113,6 +114,63 @@ def test_stopped_and_resumed_ends_with_the_same_bits(
     assert bench.curves() == uninterrupted.curves()
     assert bench.run.artifacts["predictions/test.csv"] == uninterrupted.run.artifacts["predictions/test.csv"]
     assert bench.run.status == "FINISHED"
+
+
+def test_asked_to_stop_within_an_epoch_it_saves_and_goes_on_with_the_same_bits(
+    uninterrupted: Bench, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crystalframer.orchestration.trial.STOP_CHECK_SECONDS", 0.0)
+    asked = iter([False, False, False, False, True])  # two steps an epoch: this is the first one of epoch 3
+    reports = list(
+        run_trial(
+            bench.trial,
+            bench.data,
+            bench.directory,
+            MemoryTracker(bench.runs),
+            Trainer,
+            tags={"sweep": "tiny"},
+            checkpoint_seconds=1e9,
+            stop_requested=lambda: next(asked),
+        )
+    )
+    assert [entry.epoch for entry in reports] == [1, 2]
+    assert reports[-1].result is None
+    assert bench.state() == ("stopped", 2)
+    assert bench.run.status == "KILLED"
+    assert read_checkpoint(bench.directory.checkpoint).progress.position == 1
+    list(bench.start())
+    assert bench.curves() == uninterrupted.curves()
+
+
+def test_killed_within_an_epoch_it_goes_on_from_there(
+    uninterrupted: Bench, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DiesWithin(Trainer):
+        def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
+            def step(loss: float) -> None:
+                assert after_step is not None
+                after_step(loss)
+                if (self.progress.epoch, self.progress.position) == (3, 1):
+                    raise OSError("the machine is gone")
+
+            yield from super().fit(step)
+
+    monkeypatch.setattr("crystalframer.orchestration.trial.SAVING_SHARE", 1e9)  # after every step
+    with pytest.raises(OSError, match="the machine is gone"):
+        list(bench.start(DiesWithin, checkpoint_seconds=0.0))
+    progress = read_checkpoint(bench.directory.checkpoint).progress
+    assert (progress.epoch, progress.position) == (3, 1)
+    list(bench.start())
+    assert bench.curves() == uninterrupted.curves()
+
+
+def test_an_early_stop_is_tagged(bench: Bench) -> None:
+    progress = bench.start(checkpoint_seconds=1e9)
+    next(progress)
+    bench.directory.stop_early(EarlyStop(1, 0.5, "others were better"))
+    progress.close()  # type: ignore[attr-defined]
+    assert bench.run.tags["stopped_early"] == "others were better"
+    assert bench.directory.stopped_early() == EarlyStop(1, 0.5, "others were better")
 
 
 def test_killed_after_writing_epochs_that_no_checkpoint_holds(uninterrupted: Bench, bench: Bench) -> None:
