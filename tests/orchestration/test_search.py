@@ -23,7 +23,7 @@ GRID_POINTS = (9, 7, 5)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_planted_optimum_is_found_with_a_quarter_of_the_grids_epochs(tmp_path: Path, seed: int) -> None:
-    bench = Bench(tmp_path, seed=seed, budget={"trials": 60})
+    bench = Bench(tmp_path, seed=seed, budget={"trials": 90})
     epochs = bench.spec.default.train.epochs
     grid = math.prod(GRID_POINTS) * epochs
     _, driver, study = bench.run()
@@ -49,8 +49,8 @@ def test_the_planted_optimum_is_found_with_a_quarter_of_the_grids_epochs(tmp_pat
 
 def test_leaving_and_resuming_neither_repeats_nor_loses(tmp_path: Path) -> None:
     bench = Bench(tmp_path, budget={"trials": 14}, confirm={"best": 2, "seeds": [0, 1]})
-    for steps in (3, 11, 29):
-        bench.run(steps=steps)
+    for left_after in (3, 11, 29):
+        bench.run(steps=left_after)
     outcome, driver, study = bench.run()
     assert outcome.failed == {}
     trials = study.trials()
