@@ -5,3 +5,4 @@ export RAY_USAGE_STATS_ENABLED=0
 export RAY_ADDRESS=auto  # what is typed on a node runs on the cluster
 export CRYSTALFRAMER_RUNS=/shared/runs
 export CRYSTALFRAMER_DATA=/shared/data
+export CRYSTALFRAMER_TRACKING_PORT=5000  # of the MLflow server on the head

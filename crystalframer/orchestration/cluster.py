@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from typing import Any
 
 from crystalframer.errors import UserError
 from crystalframer.orchestration import mlflow_gate
-from crystalframer.orchestration.mlflow_server import LocalMlflowServer, is_answering
+from crystalframer.orchestration.mlflow_server import START_SECONDS, LocalMlflowServer, is_answering
 
 RUNS_VARIABLE = "CRYSTALFRAMER_RUNS"
 """Environment variable that names the folder of results."""
 MLFLOW_PORT = 5000
 """Where the head's tracking server listens (head_server.py)."""
+PORT_VARIABLE = "CRYSTALFRAMER_TRACKING_PORT"
+"""Environment variable that says that the head has a tracking server, and where; it may still be on its way."""
 PROBE_SECONDS = 60.0
 """How long a node may take to say what it sees."""
 
@@ -180,12 +183,27 @@ def require_visible(marker: Path) -> None:
 
 
 def head_tracking_uri() -> str | None:
-    """Return the address of the tracking server on the joined cluster's head, None where none answers."""
+    """Return the address of the tracking server on the joined cluster's head, None where there is none.
+
+    Raises:
+        UserError: there should be one, but it does not answer.
+    """
     import ray
 
     host = str(ray.get_runtime_context().gcs_address).rpartition(":")[0]
-    uri = f"http://{host}:{MLFLOW_PORT}"
-    return uri if is_answering(uri) else None
+    promised = os.environ.get(PORT_VARIABLE)
+    uri = f"http://{host}:{promised or MLFLOW_PORT}"
+    deadline = time.monotonic() + (START_SECONDS if promised else 0.0)
+    while not is_answering(uri):
+        if time.monotonic() >= deadline:
+            if promised:
+                raise UserError(
+                    f"the cluster's MLflow server does not answer at {uri}; see ~/mlflow/server.log on the head, or name "
+                    "another one with MLFLOW_TRACKING_URI"
+                )
+            return None
+        time.sleep(1.0)
+    return uri
 
 
 def start_tracking_server(runs: Path) -> LocalMlflowServer:

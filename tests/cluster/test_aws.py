@@ -153,7 +153,9 @@ def test_a_sweep_on_spot_workers(
         assert "failed" not in said, log()
         return "succeeded" in said
 
-    wait_for(ended, 500, lambda: str(states(results)))
+    tables = network.shared / "analysis"
+    wait_for(lambda: list(tables.rglob("learning_curves*.png")) != [], 500, lambda: str(states(results)))
+    wait_for(ended, 120, lambda: str(states(results)))
     times["sweep of 12 trials"] = time.monotonic() - started
     assert list((network.shared / "analysis").rglob("ablation_table.md"))
     expected = undisturbed(sweep, tmp_path / "undisturbed")

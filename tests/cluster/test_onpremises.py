@@ -75,7 +75,9 @@ def test_a_sweep_on_three_hosts(
         assert "failed" not in said, launcher.exec("ray job logs small", check=False)
         return "succeeded" in said
 
-    wait_for(ended, 400, lambda: str(states(results)))
+    tables = network.shared / "analysis"
+    wait_for(lambda: list(tables.rglob("learning_curves*.png")) != [], 400, lambda: str(states(results)))
+    wait_for(ended, 120, lambda: str(states(results)))
     times["sweep of 12 trials"] = time.monotonic() - started
     assert list((network.shared / "analysis").rglob("ablation_table.md"))
     expected = undisturbed(sweep, tmp_path / "undisturbed")
