@@ -198,8 +198,8 @@ def head_tracking_uri() -> str | None:
         if time.monotonic() >= deadline:
             if promised:
                 raise UserError(
-                    f"the cluster's MLflow server does not answer at {uri}; see ~/mlflow/server.log on the head, or name "
-                    "another one with MLFLOW_TRACKING_URI"
+                    f"the cluster's MLflow server does not answer at {uri}; see ~/mlflow/server.log on the head, or "
+                    "name another one with MLFLOW_TRACKING_URI"
                 )
             return None
         time.sleep(1.0)

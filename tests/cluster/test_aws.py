@@ -128,7 +128,7 @@ def test_a_sweep_on_spot_workers(
     assert len(cloud.running(spot=False)) == 1
     assert cloud.running(spot=True) == []
     (head,) = cloud.running(spot=False)
-    sweep, results = write_sweep(network.shared / "small.yaml", seeds=2, epochs=150), network.shared / "runs" / "small"
+    sweep, results = write_sweep(network.shared / "small.yaml", seeds=2, epochs=100), network.shared / "runs" / "small"
     started = time.monotonic()
     program = "python ~/crystalframer/pipelines/ablate_frames.py /shared/small.yaml --checkpoint-seconds 1"
     launcher.exec(
