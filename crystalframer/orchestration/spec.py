@@ -165,6 +165,8 @@ def _sweeps_beside(path: Path) -> str:
 
 def _spec_from(name: str, content: Any, overrides: Sequence[str]) -> SweepSpec:
     fields = mapping("the file", content)
+    if "space" in fields:
+        raise UserError("field 'space': this is a search; run it with pipelines/tune_hyperparameters.py")
     known_keys(fields, _FIELDS, "field")
     for key in PROSE:
         if not isinstance(fields.get(key), str) or not fields[key].strip():
