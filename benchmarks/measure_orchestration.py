@@ -69,7 +69,7 @@ def _figures(
     began, ended = min(firsts) - options.seconds / options.epochs, max(state["updated"] for state in states)
     workers = min(os.cpu_count() or 1, options.trials)
     bare = options.trials * options.seconds / workers
-    early = [size for done, size in memory if done >= options.trials / 10] or [0.0]
+    running = [size for done, size in memory if options.trials / 10 <= done < options.trials] or [0.0]
     return {
         "trials": options.trials,
         "done": sum(state["state"] == "done" for state in states),
@@ -80,8 +80,8 @@ def _figures(
         "bare_seconds": bare,
         "over_bare": round((ended - began) / bare - 1, 4),
         "extra_seconds_per_trial": round((ended - began - bare) * workers / options.trials, 3),
-        "driver_mib_at_a_tenth": round(early[0], 1),
-        "driver_mib_at_the_end": round(early[-1], 1),
+        "driver_mib_at_a_tenth": round(running[0], 1),
+        "driver_mib_at_the_end": round(running[-1], 1),
     }
 
 
