@@ -14,7 +14,7 @@ _COLLINEAR = np.float32(COLLINEAR_TOLERANCE)
 _ONE = np.float32(1.0)
 
 
-@njit
+@njit(error_model="numpy")
 def _choose_tied(score, least, count, key, index, stride):
     """Return the tied entry that decides: the first in evaluation (key < 0), else the one with the largest hash."""
     best, best_bits = -1, np.int64(-1)
@@ -28,7 +28,7 @@ def _choose_tied(score, least, count, key, index, stride):
     return best
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _largest(score, count):
     top = np.float32(-np.inf)
     for e in range(1, count):
@@ -36,7 +36,7 @@ def _largest(score, count):
     return top
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _weigh_by_gap(unit, first, count, weight, e1, gap):
     """Write (1 − |e1·r̄|)·w into gap, 0 where collinear with e1."""
     x, y, z = e1[0], e1[1], e1[2]
@@ -46,7 +46,7 @@ def _weigh_by_gap(unit, first, count, weight, e1, gap):
         gap[e] = open_ * weight[e] if open_ > _COLLINEAR else np.float32(0.0)
 
 
-@njit
+@njit(error_model="numpy")
 def max_frame(logit, weight, unit, first, count, lattice_axes, key_1, key_2, index, stride, gap, frame):
     """Write the frame `max` of one atom and head into frame, (3, 3) rows.
 
@@ -90,7 +90,7 @@ def max_frame(logit, weight, unit, first, count, lattice_axes, key_1, key_2, ind
     complete(frame)
 
 
-@njit
+@njit(error_model="numpy")
 def _second_of_faint(logit, unit, first, count, e1, key, index, stride, score):
     """Choose the second axis in log space, where every candidate's weight is too small for float32; −1 if none."""
     any_distinct = False
@@ -107,7 +107,7 @@ def _second_of_faint(logit, unit, first, count, e1, key, index, stride, score):
     return _choose_tied(score, _largest(score, count) - _TIE, count, key, index, stride)
 
 
-@njit
+@njit(error_model="numpy")
 def _most_orthogonal(lattice_axes, e1, out):
     best, least = 0, np.float32(2.0)
     for i in range(3):
@@ -118,7 +118,7 @@ def _most_orthogonal(lattice_axes, e1, out):
         out[x] = lattice_axes[best, x]
 
 
-@njit
+@njit(error_model="numpy")
 def complete(frame):
     """Set e3 = e1 × e2."""
     frame[2, 0] = frame[0, 1] * frame[1, 2] - frame[0, 2] * frame[1, 1]
@@ -126,7 +126,7 @@ def complete(frame):
     frame[2, 2] = frame[0, 0] * frame[1, 1] - frame[0, 1] * frame[1, 0]
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _second_moments(weight, unit, first, count, out):
     xx = xy = xz = yy = yz = zz = 0.0
     for e in range(1, count):
@@ -143,7 +143,7 @@ def _second_moments(weight, unit, first, count, out):
     out[2, 0], out[2, 1], out[2, 2] = xz, yz, zz
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _third_moments(weight, unit, first, count, axes):
     """Return Σ w (e1·r̄)³, Σ w (e2·r̄)³ and Σ w."""
     skew_1 = skew_2 = scale = 0.0
@@ -158,7 +158,7 @@ def _third_moments(weight, unit, first, count, axes):
     return skew_1, skew_2, scale
 
 
-@njit
+@njit(error_model="numpy")
 def weighted_pca_frame(weight, unit, first, count, lattice_axes, key, owner, covariance, axes, frame):
     """Write the frame `weighted_pca` of one atom and head into frame, (3, 3) rows.
 

@@ -9,6 +9,9 @@ backward  ∂L/∂p by Clenshaw's recurrence on the moments' gradients, softmax,
 
 q·k and the sums over v are formed once per distinct neighbour j, not per image. The distance basis is the same for
 all heads, so its moments are small matrix products of a stretch of neighbours at a time.
+
+Numbers that are not finite, of a training that diverges, go through as they do in torch (`error_model="numpy"`; an
+exception could not leave a parallel loop in good order).
 """
 
 import hashlib
@@ -59,7 +62,7 @@ def _source_digest() -> int:
 _DIGEST = _source_digest()
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _sum(x, count):
     total = _ZERO
     for e in range(count):
@@ -67,7 +70,7 @@ def _sum(x, count):
     return total
 
 
-@njit
+@njit(error_model="numpy")
 def _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct):
     """Number an atom's distinct neighbours; slot[e] is the number of entry e's. Returns how many there are."""
     found = 0
@@ -83,13 +86,13 @@ def _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct):
     return found
 
 
-@njit
+@njit(error_model="numpy")
 def _padded(count):
     """Return the length of an atom's angular rows: its neighbours without itself, filled up to whole vectors."""
     return (count - 1 + VECTOR - 1) // VECTOR * VECTOR
 
 
-@njit
+@njit(error_model="numpy")
 def _load_directions(unit, first, count, near):
     """Copy the unit vectors of an atom's neighbours, without itself, into near and fill up with zeros."""
     for x in range(3):
@@ -99,7 +102,7 @@ def _load_directions(unit, first, count, near):
             near[x, e] = _ZERO
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _angular_moments(weight, near, length, axis, terms, twice_x, low, high, out):
     """Write Σ w T_m(e·r̄), m < terms, into out."""
     x, y, z = axis[0], axis[1], axis[2]
@@ -128,7 +131,7 @@ def _angular_moments(weight, near, length, axis, terms, twice_x, low, high, out)
         out[m], out[m + 1], out[m + 2], out[m + 3] = a, b, c, d
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _angular_gradient(grad, near, length, axis, terms, twice_x, b1, b2, dp):
     """Add Σ_m grad_m T_m(e·r̄) to dp by Clenshaw's recurrence."""
     x, y, z = axis[0], axis[1], axis[2]
@@ -151,7 +154,7 @@ def _angular_gradient(grad, near, length, axis, terms, twice_x, b1, b2, dp):
         dp[e] += _HALF * twice_x[e] * b1[e] - b2[e] + constant
 
 
-@njit
+@njit(error_model="numpy")
 def _spread(dist_start, dist_value, first, count, window, dense):
     """Write the distance basis of entries first to first + count into the rows of dense, zeros outside the window."""
     for e in range(count):
@@ -168,7 +171,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
     heads, width, num_dist, window = sizes
     digest = _DIGEST
 
-    @njit(parallel=True, fastmath=FAST, cache=True)
+    @njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy")
     def forward(
         kind, terms, q, k, v, inv_sigma_sq, logit_scale,
         offsets, first_edge, neighbour, half_sq, unit, dist_start, dist_value,
@@ -289,7 +292,7 @@ def backward_loop(sizes: Sizes) -> Callable[..., None]:
     heads, width, num_dist, window = sizes
     digest = _DIGEST
 
-    @njit(parallel=True, fastmath=FAST, cache=True)
+    @njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy")
     def backward(
         kind, terms, q, k, v, logit_scale,
         offsets, first_edge, neighbour, half_sq, unit, dist_start, dist_value,

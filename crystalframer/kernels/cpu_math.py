@@ -19,7 +19,7 @@ _C5, _C6, _C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.flo
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
 
 
-@njit(fastmath={"contract"})
+@njit(fastmath={"contract"}, error_model="numpy")
 def exp_in_place(x, bits, count):
     """Replace x[:count] ≤ 0 by its exponential to two units in the last place; `bits` is int32 scratch.
 
@@ -38,7 +38,7 @@ def exp_in_place(x, bits, count):
         x[e] *= power[e]
 
 
-@njit
+@njit(error_model="numpy")
 def hash_bits(key, index):
     """Return the 32 bits of `noise.hashed` for one index."""
     mask = np.uint64(0xFFFFFFFF)
@@ -48,7 +48,7 @@ def hash_bits(key, index):
     return np.int64(x ^ (x >> np.uint64(16)))
 
 
-@njit
+@njit(error_model="numpy")
 def jacobi(a, v):
     """Diagonalise the symmetric 3×3 `a` in place; the columns of `v` become eigenvectors. Cyclic Jacobi rotations."""
     for i in range(3):
@@ -82,7 +82,7 @@ def jacobi(a, v):
                     v[k, q] = s * v_kp + c * v_kq
 
 
-@njit
+@njit(error_model="numpy")
 def settled_axes(covariance, lattice_axes, axes):
     """Write the two lowest principal axes into axes[:2], degenerate ones settled; see `geometry.principal_axes`."""
     trace = covariance[0, 0] + covariance[1, 1] + covariance[2, 2]
@@ -113,7 +113,7 @@ def settled_axes(covariance, lattice_axes, axes):
             axes[1, x] += vectors[i, mid] * lattice_axes[i, x]
 
 
-@njit
+@njit(error_model="numpy")
 def _ascending(diagonal):
     low, mid, high = 0, 1, 2
     if diagonal[mid, mid] < diagonal[low, low]:
@@ -125,7 +125,7 @@ def _ascending(diagonal):
     return low, mid, high
 
 
-@njit
+@njit(error_model="numpy")
 def sign_by_lattice(axis, lattice_axes):
     """Return the component of `axis` along the first lattice axis it is not nearly orthogonal to."""
     for i in range(3):
