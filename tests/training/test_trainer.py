@@ -218,3 +218,10 @@ def test_average_covers_the_trainable_parameters(trial: TrialConfig, data: TaskD
     trainer = Trainer(trial, data)
     averaged = set(WeightAverage(trainer.model).state_dict()["sums"])
     assert averaged == {name for name, value in trainer.model.named_parameters() if value.requires_grad}
+
+
+@pytest.mark.parametrize("frame", ["none", "static_local", "weighted_pca", "max"])
+def test_divergence_is_named_also_by_the_cpu_kernel(make_trial: MakeTrial, data: TaskData, frame: str) -> None:
+    trial = make_trial({"train.learning_rate": 1e30, "train.kernel": "cpu", "model.frame": frame})
+    with pytest.raises(TrainingDivergedError, match="diverged"):
+        list(Trainer(trial, data).fit())
