@@ -32,9 +32,7 @@ def test_the_command_line_goes_before_the_surroundings(monkeypatch: pytest.Monke
 
 
 def test_a_dashboards_address_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        UserError, match=r"--address is 'http://localhost:8265', a dashboard's .*ray job submit"
-    ):
+    with pytest.raises(UserError, match=r"--address is 'http://localhost:8265', a dashboard's .*ray job submit"):
         find_address("http://localhost:8265")
     monkeypatch.setenv("RAY_ADDRESS", "http://localhost:8265")
     with pytest.raises(UserError, match="RAY_ADDRESS is"):
