@@ -82,7 +82,7 @@ def test_only_the_password_opens_the_gate(token: Path, tmp_path: Path) -> None:
             connect(server.uri).search_experiments()
         mlflow_gate.sign_in()
         client = connect(server.uri)
-        run = client.create_run("0")
+        run = client.create_run(client.create_experiment("gate"))  # the default one keeps its files in ./mlruns
         client.log_text(run.info.run_id, "kept", "a.txt")
         assert [found.path for found in client.list_artifacts(run.info.run_id)] == ["a.txt"]
     for path in tmp_path.rglob("*"):
