@@ -1,9 +1,12 @@
 """What every command-line program of the package shares: how it ends when the user made a mistake or stopped it."""
 
 import functools
+import signal
 import sys
-from collections.abc import Callable
-from typing import ParamSpec
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, ParamSpec
 
 from crystalframer.errors import UserError
 
@@ -34,3 +37,14 @@ def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
             return EXIT_INTERRUPTED
 
     return wrapped
+
+
+@contextmanager
+def on_stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[Mapping[int, Any]]:
+    """Let `handler` take Ctrl-C and requests to terminate within the context; yield the former handlers by number."""
+    former: dict[int, Any] = {int(number): signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield former
+    finally:
+        for number, previous in former.items():
+            signal.signal(number, previous)

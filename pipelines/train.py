@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalframer.command_line import EXIT_INTERRUPTED, reports_user_errors
+from crystalframer.command_line import EXIT_INTERRUPTED, on_stop_signals, reports_user_errors
 from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial, trial_from_dict
 from crystalframer.errors import UserError
 
@@ -289,18 +289,13 @@ def _line(result: "EpochResult", trainer: "Trainer") -> str:
 @contextmanager
 def _stops_on_signals(trainer: "Trainer") -> Iterator[None]:
     """Let the first Ctrl-C or termination request stop after the step under way, and a second one at once."""
-    previous: dict[int, Any] = {}
 
     def stop(number: int, _frame: "FrameType | None") -> None:
         trainer.stop()
-        signal.signal(number, previous[number])
+        signal.signal(number, former[number])
 
-    previous.update({number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)})
-    try:
+    with on_stop_signals(stop) as former:
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import signal
 import socket
 import struct
 import threading
@@ -19,6 +18,7 @@ import ray  # isort: skip
 from ray.exceptions import RayActorError, RayError  # isort: skip
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # isort: skip
 
+from crystalframer.command_line import on_stop_signals
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster import check_visible, find_address
 from crystalframer.training.distributed import Post, joined
@@ -213,9 +213,5 @@ def _stops_on_signals(members: Sequence[Any]) -> Iterator[None]:
         for member in members:
             member.stop.remote()
 
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop_signals(stop):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -36,6 +36,7 @@ from ray import tune
 from ray.exceptions import AuthenticationError, RayActorError
 from ray.tune.experiment import Trial as RayTrial
 
+from crystalframer.command_line import on_stop_signals
 from crystalframer.errors import UserError
 from crystalframer.orchestration import mlflow_store
 from crystalframer.orchestration.dispatch import Dispatcher, Outcome
@@ -277,12 +278,8 @@ def _signals_stop(dispatcher: Dispatcher) -> Iterator[None]:
             raise KeyboardInterrupt
         dispatcher.stop(signal.Signals(number))
 
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop_signals(stop):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _name(trial: RayTrial) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from crystalframer.command_line import EXIT_INTERRUPTED
+from crystalframer.command_line import EXIT_INTERRUPTED, on_stop_signals
 from crystalframer.errors import UserError
 from crystalframer.training.distributed import LostProcessError, joined, use_loopback
 from crystalframer.training.optimizer import TrainingDivergedError
@@ -27,7 +27,6 @@ Work = Callable[..., int]
 
 GRACE_SECONDS = 5.0
 """How long the others may take to say what they know when one process has failed."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _REPORTED = (UserError, TrainingDivergedError, LostProcessError)
 
 
@@ -193,9 +192,5 @@ def _passed_on(members: Sequence[_Member]) -> Iterator[None]:
             if member.process.is_alive() and member.process.pid is not None:
                 os.kill(member.process.pid, number)
 
-    former = {number: signal.signal(number, send) for number in _SIGNALS}
-    try:
+    with on_stop_signals(send):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
