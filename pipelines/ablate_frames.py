@@ -1,13 +1,13 @@
 """Train every frame type on real crystals and tabulate their errors: a sweep, from its file to its table."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from crystalframer.command_line import reports_user_errors
-from crystalframer.orchestration.cluster import default_runs, runs_folder, surroundings
+from crystalframer.orchestration.arguments import add_sweep_arguments, sweep_options
+from crystalframer.orchestration.cluster import surroundings
 
 DEFAULT_SWEEP = Path(__file__).absolute().parents[1] / "sweeps" / "ablation_sample.yaml"
 
@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from crystalframer.orchestration.spec import load_sweep
-    from crystalframer.orchestration.sweep import EXIT_FAILED, SweepOptions, run_sweep
+    from crystalframer.orchestration.sweep import EXIT_FAILED, run_sweep
 
     spec = load_sweep(options.sweep, options.set)
     console = Console()
@@ -62,16 +62,7 @@ def _run(options: argparse.Namespace) -> int:
         print(describe_sweep(spec.trials(), spec.resources, options.runs))
         return 0
     with surroundings(options.address, options.runs, options.tracking_uri) as place:
-        where = SweepOptions(
-            runs=options.runs,
-            address=place.address,
-            tracking_uri=place.tracking_uri,
-            signs_in=place.signs_in,
-            max_concurrent=options.max_concurrent,
-            checkpoint_seconds=options.checkpoint_seconds,
-            trainer=options.trainer or SweepOptions.trainer,
-            device=options.device,
-        )
+        where = sweep_options(options, place, device=options.device)
         code = run_sweep(spec, where, console)
         if code > EXIT_FAILED:
             return code
@@ -106,34 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "sweep", nargs="?", type=Path, default=DEFAULT_SWEEP, help="sweep file (default: sweeps/ablation_sample.yaml)"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a setting of the file's base, resources or budget, e.g. train.epochs=10; may be repeated",
-    )
-    parser.add_argument(
-        "--runs",
-        type=runs_folder,
-        default=default_runs(),
-        metavar="DIR",
-        help="folder of the results, on a cluster one that all nodes share (default: $CRYSTALFRAMER_RUNS, else runs)",
-    )
+    add_sweep_arguments(parser, example="train.epochs=10", dry_run="list the trials with estimated hours and stop")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
         help="folder of the table and the figure (default: analysis/output; on a cluster, analysis beside --runs)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="list the trials with estimated hours and stop")
-    parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=10.0,
-        metavar="S",
-        help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
     )
     parser.add_argument(
         "--device",
@@ -141,26 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train there, e.g. cpu on machines whose GPUs only schedule (default: the "
         "GPU where resources.gpus_per_trial asks for one, else the CPU)",
     )
-    parser.add_argument(
-        "--address",
-        metavar="RAY",
-        help="join a Ray cluster, e.g. auto on one of its nodes (default: $RAY_ADDRESS, else a Ray of its own)",
-    )
-    parser.add_argument(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
-        metavar="URI",
-        help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else the server on the cluster's head, else one of "
-        "its own on runs/mlflow.db)",
-    )
-    parser.add_argument("--trainer", help=argparse.SUPPRESS)  # another trainer's class, module:name
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, at least 1")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from crystalframer.command_line import reports_user_errors
-from crystalframer.orchestration.cluster import default_runs, runs_folder
+from crystalframer.orchestration.arguments import add_runs_argument
 
 DESCRIPTION = """\
 Say where a sweep or search stands: trials by state, the best of each frame, rate, time left, cost.
@@ -80,13 +80,7 @@ def _speed(fates: Sequence[object]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the sweep's name, its file's stem")
-    parser.add_argument(
-        "--runs",
-        type=runs_folder,
-        default=default_runs(),
-        metavar="DIR",
-        help="folder of the results (default: $CRYSTALFRAMER_RUNS, else runs)",
-    )
+    add_runs_argument(parser)
     parser.add_argument("--all", action="store_true", help="list every trial, not only those that run or failed")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser

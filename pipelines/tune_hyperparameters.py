@@ -1,13 +1,13 @@
 """Search for better settings: Optuna suggests, Ray Tune runs, bad trials stop early, the best are confirmed."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from crystalframer.command_line import reports_user_errors
-from crystalframer.orchestration.cluster import default_runs, runs_folder, surroundings
+from crystalframer.orchestration.arguments import add_sweep_arguments, sweep_options
+from crystalframer.orchestration.cluster import surroundings
 
 DEFAULT_SEARCH = Path(__file__).absolute().parents[1] / "sweeps" / "hpo_sample.yaml"
 
@@ -49,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from crystalframer.orchestration.driver import SweepOptions
     from crystalframer.orchestration.search_spec import load_search
 
     spec = load_search(options.search, options.set)
@@ -62,16 +61,7 @@ def _run(options: argparse.Namespace) -> int:
 
     runs = options.runs
     with surroundings(options.address, runs, options.tracking_uri) as place:
-        where = SweepOptions(
-            runs=runs,
-            address=place.address,
-            tracking_uri=place.tracking_uri,
-            signs_in=place.signs_in,
-            max_concurrent=options.max_concurrent,
-            checkpoint_seconds=options.checkpoint_seconds,
-            trainer=options.trainer or SweepOptions.trainer,
-        )
-        code = run_search(spec, where, Console(), storage=options.study_storage)
+        code = run_search(spec, sweep_options(options, place), Console(), storage=options.study_storage)
     _print_best(runs / spec.name / "search.json")
     return code
 
@@ -99,49 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "search", nargs="?", type=Path, default=DEFAULT_SEARCH, help="search file (default: sweeps/hpo_sample.yaml)"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a setting of the file's base, resources or budget, e.g. budget.trials=40; may be repeated",
-    )
-    parser.add_argument(
-        "--runs",
-        type=runs_folder,
-        default=default_runs(),
-        metavar="DIR",
-        help="folder of the results, on a cluster one that all nodes share (default: $CRYSTALFRAMER_RUNS, else runs)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, with estimated hours, and stop")
-    parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=10.0,
-        metavar="S",
-        help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
-    )
-    parser.add_argument("--address", metavar="RAY", help="join a Ray cluster, e.g. auto (default: $RAY_ADDRESS)")
-    parser.add_argument(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
-        metavar="URI",
-        help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else a server of its own on runs/mlflow.db)",
+    add_sweep_arguments(
+        parser, example="budget.trials=40", dry_run="say what would run, with estimated hours, and stop"
     )
     parser.add_argument(
         "--study-storage",
         metavar="URL",
         help="database of the Optuna study, e.g. postgresql://host/optuna; not MLflow's (default: runs/optuna.db)",
     )
-    parser.add_argument("--trainer", help=argparse.SUPPRESS)  # another trainer's class, module:name
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, at least 1")
-    return int(text)
 
 
 if __name__ == "__main__":
