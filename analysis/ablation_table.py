@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis import items
 from analysis.comparison import Comparison, Row, Spread, compare
 from analysis.errors import material_errors
 from analysis.published import Published, load_published
-from analysis.results import Results, parse_arguments, read_results, shown
-from analysis.tables import EMPTY, Document, Table, to_markdown, write
+from analysis.results import Results
+from analysis.tables import EMPTY, Document, Table
 from crystalframer.command_line import reports_user_errors
 
 NAME = "ablation_table"
@@ -23,14 +24,7 @@ NAME = "ablation_table"
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the table's files and print the Markdown; return the exit code."""
-    arguments = parse_arguments(__doc__, argv)
-    results = read_results(arguments)
-    document = build(results)
-    folder = arguments.output / results.sweep
-    write(document, folder, NAME)
-    print(to_markdown(document))
-    print(f"written: {shown(folder)}/{NAME}.{{md,tex,html,csv}}")
-    return 0
+    return items.run_table(build, NAME, __doc__, argv)
 
 
 def build(results: Results) -> Document:

@@ -12,7 +12,7 @@ from analysis.artifacts import CHECKPOINT
 from analysis.comparison import Comparison, Row, compare
 from analysis.palette import STYLE
 from analysis.results import FinishedTrial, Results, parse_arguments, read_results, shown
-from analysis.tables import Document, to_html, write
+from analysis.tables import Document, to_html, to_markdown, write
 from crystalframer.config import FrameName
 from crystalframer.errors import UserError
 
@@ -173,6 +173,23 @@ def run(produce: Producer, description: str | None, argv: Sequence[str] | None) 
     for path in [*product.tables, *product.pictures, *product.pages]:
         print(f"written: {shown(path)}")
     return 0
+
+
+def run_table(
+    build: Callable[[Results], Document], name: str, description: str | None, argv: Sequence[str] | None
+) -> int:
+    """Be the program of one table: write its files and print the Markdown; return the exit code."""
+    arguments = parse_arguments(description, argv)
+    results = read_results(arguments)
+    publish(build(results), arguments.output / results.sweep, name)
+    return 0
+
+
+def publish(document: Document, folder: Path, name: str) -> None:
+    """Write a table's files, print the Markdown, and say what was written."""
+    write(document, folder, name)
+    print(to_markdown(document))
+    print(f"written: {shown(folder)}/{name}.{{md,tex,html,csv}}")
 
 
 def context_of(arguments: argparse.Namespace) -> Context:

@@ -8,9 +8,10 @@ import pandas as pd
 from analysis.ablation_table import is_subset
 from analysis.comparison import FRAME_LABELS, Comparison, Row, compare, paper_setting
 from analysis.errors import material_errors
+from analysis.items import publish
 from analysis.published import Method, Published, load_published
-from analysis.results import Results, parse_arguments, read_results, shown
-from analysis.tables import EMPTY, Document, Table, record, spread, to_markdown, write
+from analysis.results import Results, parse_arguments, read_results
+from analysis.tables import EMPTY, Document, Table, record, spread
 from crystalframer.errors import UserError
 
 
@@ -21,10 +22,7 @@ def run(dataset: str, description: str | None, argv: Sequence[str] | None) -> in
     """
     arguments = parse_arguments(description, argv, sweep="ablation_frames")
     document = build(dataset, results_or_none(arguments))
-    folder = arguments.output / arguments.sweep
-    write(document, folder, f"{dataset}_table")
-    print(to_markdown(document))
-    print(f"written: {shown(folder)}/{dataset}_table.{{md,tex,html,csv}}")
+    publish(document, arguments.output / arguments.sweep, f"{dataset}_table")
     return 0
 
 

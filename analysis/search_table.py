@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis import items
 from analysis.comparison import VARIES
-from analysis.results import FinishedTrial, Results, parse_arguments, read_results, shown
-from analysis.tables import EMPTY, Document, Table, spread, to_markdown, write
+from analysis.results import FinishedTrial, Results
+from analysis.tables import EMPTY, Document, Table, spread
 from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
 
@@ -37,19 +38,17 @@ NOT_SEARCHED = ("data.dataset", "data.task", "model.frame", "train.seed")
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the table's files and print the Markdown; return the exit code."""
-    arguments = parse_arguments(__doc__, argv)
-    results = read_results(arguments)
+    return items.run_table(_build_search, NAME, __doc__, argv)
+
+
+def _build_search(results: Results) -> Document:
+    """Return the table of what must be a search."""
     if not searched(results):
         raise UserError(
             f"the sweep {results.sweep!r} is no search: none of its settings varies over at least {FEWEST} finished "
             "trials beside frame and seed; name a search with --sweep"
         )
-    document = build(results)
-    folder = arguments.output / results.sweep
-    write(document, folder, NAME)
-    print(to_markdown(document))
-    print(f"written: {shown(folder)}/{NAME}.{{md,tex,html,csv}}")
-    return 0
+    return build(results)
 
 
 def searched(results: Results) -> list[str]:
