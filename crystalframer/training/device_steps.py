@@ -19,6 +19,7 @@ from crystalframer.config import TrainConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.resident import PaddedShape, ResidentCrystals
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.training.gradient import Scales
 from crystalframer.training.memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.metrics import Target
 from crystalframer.training.optimizer import set_learning_rate, trainable_parameters
@@ -149,8 +150,7 @@ class _RecordedStep:
         self._resident = resident
         self._config = config
         self._parameters = trainable_parameters(model)
-        self._mean = torch.tensor([target.mean for target in targets], dtype=torch.float32, device=device)
-        self._std = torch.tensor([target.std for target in targets], dtype=torch.float32, device=device)
+        self._scales = Scales(targets, device)
         self._index = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
         self._tie_seed = torch.zeros((), dtype=torch.int64, device=device)
         self._done: Counter[PaddedShape] = Counter()
@@ -191,10 +191,8 @@ class _RecordedStep:
         assert batch.targets is not None, "resident crystals have targets"
         with arithmetic(self._config.precision, self._resident.device):
             predicted = self._model(batch, tie_seed=self._tie_seed)[: len(self._index)]
-        present = torch.isfinite(batch.targets)
-        wanted = torch.where(present, (batch.targets - self._mean) / self._std, predicted.detach())
-        loss = (predicted - wanted).abs().sum() / present.sum()
-        loss.backward()
+        loss = self._scales.error_sum(predicted, batch.targets) / torch.isfinite(batch.targets).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
         self._optimizer.step()
         return torch.stack([loss.detach(), norm.detach()])

@@ -30,6 +30,21 @@ class StepGradient:
     """Whether any process was told to stop."""
 
 
+class Scales:
+    """The scales of T targets, on a device."""
+
+    def __init__(self, targets: Sequence[Target], device: torch.device) -> None:
+        self._mean = torch.tensor([target.mean for target in targets], dtype=torch.float32, device=device)
+        self._std = torch.tensor([target.std for target in targets], dtype=torch.float32, device=device)
+
+    def error_sum(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of the absolute errors of standardised predictions, (S, T), over targets that are there."""
+        wanted = (targets - self._mean) / self._std
+        if len(self._mean) > 1:
+            wanted = torch.where(wanted.isnan(), predicted.detach(), wanted)
+        return (predicted - wanted).abs().sum()
+
+
 class BatchGradient:
     """Computes the gradient of the mean loss of a batch into the parameters' ``grad``.
 
@@ -73,8 +88,7 @@ class BatchGradient:
         self._processes = processes
         self._edges = edges
         self._parameters = [value for value in model.parameters() if value.requires_grad]
-        self._mean = torch.tensor([target.mean for target in targets], dtype=torch.float32, device=device)
-        self._std = torch.tensor([target.std for target in targets], dtype=torch.float32, device=device)
+        self._scales = Scales(targets, device)
 
     def compute(self, rows: NDArray[np.int64], tie_seed: int, *, stop: bool = False) -> StepGradient:
         """Compute the gradient of the crystals of `rows`.
@@ -133,10 +147,7 @@ class BatchGradient:
         assert batch.targets is not None, "the loader gives every batch its targets"
         with arithmetic(self._precision, self._device):
             predicted: Tensor = self._model(batch, tie_seed=tie_seed)
-        targets = (batch.targets - self._mean) / self._std
-        if len(self._mean) > 1:
-            targets = torch.where(targets.isnan(), predicted.detach(), targets)
-        return (predicted - targets).abs().sum()
+        return self._scales.error_sum(predicted, batch.targets)
 
     def _cut(self, rows: NDArray[np.int64], share: slice) -> list[slice]:
         """Return the parts of a share as slices of the whole batch, without empty ones."""
