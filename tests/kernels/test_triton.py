@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crystalframer.config import FRAMES, DataConfig, FrameName, ModelConfig, TrainConfig, build_trial
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.crystal import Crystal
+from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.data.resident import PaddedShape, ResidentCrystals
 from crystalframer.kernels import parity, reference
@@ -179,15 +181,22 @@ def test_every_kernel_compiles_without_a_gpu_and_without_spills(tmp_path: Path) 
     assert [line for line in lines if not line.endswith(" 0 bytes of local memory")] == []
 
 
-@pytest.mark.parametrize("frame", ["none", "max", "weighted_pca"])
-def test_a_padded_batch_and_a_seed_on_the_device_change_nothing(frame: FrameName) -> None:
-    """What a recorded training step consists of: crystals gathered on the device, padded, ties from a tensor."""
+def two_small_crystals(frame: FrameName) -> tuple[TaskData, NDArray[np.int64], CrystalFramer]:
+    """Return a task, the rows of two of its smallest crystals, and a tiny calibrated model on the device."""
     task = load_task(DataConfig(train_size=8, val_size=1, test_size=1))
     small = task.rows["train"][np.argsort(task.dataset.num_atoms[task.rows["train"]], kind="stable")[:2]]
     config = config_for(frame, cutoff=3.2, num_elements=98, num_blocks=1)
     model = CrystalFramer(config, kernel="triton", generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    model.calibrate(BatchLoader(task, config.cutoff).batch(small).to(DEVICE))
+    return task, small, model
+
+
+@pytest.mark.parametrize("frame", ["none", "max", "weighted_pca"])
+def test_a_padded_batch_and_a_seed_on_the_device_change_nothing(frame: FrameName) -> None:
+    """What a recorded training step consists of: crystals gathered on the device, padded, ties from a tensor."""
+    task, small, model = two_small_crystals(frame)
+    config = model.config
     plain = BatchLoader(task, config.cutoff).batch(small).to(DEVICE)
-    model.calibrate(plain)
     resident = ResidentCrystals(task, small, config.cutoff, DEVICE)
     padded = resident.gather(torch.tensor([0, 1], device=DEVICE), PaddedShape(plain.num_atoms + 2, plain.num_edges + 9))
     results = []
@@ -217,12 +226,7 @@ class _Asked(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("frame", ["pca", "max", "weighted_pca"])
 def test_a_step_on_the_device_asks_nothing_of_the_host(frame: FrameName) -> None:
-    task = load_task(DataConfig(train_size=8, val_size=1, test_size=1))
-    small = task.rows["train"][np.argsort(task.dataset.num_atoms[task.rows["train"]], kind="stable")[:2]]
-    config = config_for(frame, cutoff=3.2, num_elements=98, num_blocks=1)
-    model = CrystalFramer(config, kernel="triton", generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    resident = ResidentCrystals(task, small, config.cutoff, DEVICE)
-    model.calibrate(resident.batch(small))
+    task, small, model = two_small_crystals(frame)
     train = TrainConfig(epochs=1, average_epochs=0, batch_size=2)
     targets = [Target("formation_energy", "eV/atom", 0.0, 1.0)]
     optimizer = build_optimizer(model, train)
