@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--study-storage",
         metavar="URL",
-        help="database of the Optuna study, e.g. postgresql://host/optuna; not MLflow's (default: runs/optuna.db)",
+        help="database of the Optuna study, e.g. postgresql://optuna@HOST/optuna; not MLflow's (default: "
+        "$CRYSTALFRAMER_STUDIES, else runs/optuna.db)",
     )
     return parser
 

@@ -25,6 +25,7 @@ from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
 from crystalframer.orchestration import watchdog
 from crystalframer.orchestration.cluster import MLFLOW_PORT
+from crystalframer.orchestration.databases import database_address
 from crystalframer.orchestration.mlflow_gate import required_password
 from crystalframer.orchestration.mlflow_server import (
     EVERY_INTERFACE,
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, local: Path) -> int:
-    database = options.database
+    database = None if options.database is None else database_address(options.database)
     copy: Path | None = None
     if database is None:
         copy = options.shared / "mlflow.db"

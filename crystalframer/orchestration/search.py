@@ -10,6 +10,7 @@ import functools
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from rich.console import Console
 
@@ -51,9 +52,8 @@ def run_search(spec: SearchSpec, options: SweepOptions, console: Console, *, sto
     data = load_task(spec.default.data)
     check_trial(Trial("the search's base", spec.default), data)
     driver = Driver(spec, options, console)
-    with only_one_driver(driver.folder):
-        options.runs.mkdir(parents=True, exist_ok=True)
-        study = Study(storage or study_url(options.runs), spec)
+    url = storage or study_url(options.runs)
+    with only_one_driver(driver.folder), closing(Study(url, spec)) as study:
         source = PopulationSource(spec, study, driver) if spec.method == "pbt" else SearchSource(spec, study, driver)
         source.resume()
         with mlflow_of(options) as tracking:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.errors import UserError
+from crystalframer.orchestration.databases import database_address
 from crystalframer.orchestration.search_spec import Objective, Range, SearchSpec
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Study:
     """A study of the search's name, found or created."""
 
     def __init__(self, url: str, spec: SearchSpec) -> None:
-        """Open the study in a database, e.g. ``sqlite:///runs/optuna.db``.
+        """Open the study in a database, e.g. ``sqlite:///runs/optuna.db`` or ``postgresql://optuna@HOST/optuna``.
 
         Raises:
             UserError: the database cannot be used, or it holds a study of this name with other objectives.
@@ -58,9 +59,9 @@ class Study:
         self._spec = spec
         self._distributions = {key: distribution(where) for key, where in spec.space.items()}
         try:
-            storage = optuna.storages.RDBStorage(url)
+            self._storage = optuna.storages.RDBStorage(database_address(url))
             self._study = optuna.create_study(
-                storage=storage,
+                storage=self._storage,
                 study_name=spec.name,
                 directions=["minimize"] * len(spec.objectives),
                 load_if_exists=True,
@@ -77,6 +78,11 @@ class Study:
             )
         self._study.set_user_attr("objectives", list(spec.objectives))
 
+    def close(self) -> None:
+        """Leave the database."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
     @property
     def optuna(self) -> "optuna.Study":
         """Optuna's own object."""
@@ -88,7 +94,6 @@ class Study:
 
     def ask(self) -> Asked:
         """Ask for values to try; nobody knows of the trial until it is named."""
-
         number = len(self._study.get_trials(deepcopy=False))
         seed = self._spec.seed * 100_003 + number
         self._study.sampler = _sampler(self._spec.method, seed)
@@ -214,8 +219,8 @@ def importances(
     }
 
 
-def study_url(runs: Path, tracking_uri: str | None = None) -> str:
-    """Return the database of the studies of a folder of runs."""
+def study_url(runs: Path) -> str:
+    """Return the database of the studies of a folder of runs, unless ``CRYSTALFRAMER_STUDIES`` names another."""
     return os.environ.get("CRYSTALFRAMER_STUDIES") or f"sqlite:///{(runs / 'optuna.db').absolute()}"
 
 

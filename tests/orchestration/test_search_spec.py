@@ -1,5 +1,6 @@
 """Search files: what they say, and one sentence for each mistake."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,12 @@ def test_optuna_and_mlflow_cannot_share_a_database(tmp_path: Path) -> None:
     spec = load_search(write_search(tmp_path))
     with pytest.raises(UserError, match="cannot use the Optuna database"):
         Study(database_uri(tmp_path), spec)
-    assert Study(study_url(tmp_path), spec).trials() == []
+    with closing(Study(study_url(tmp_path), spec)) as study:
+        assert study.trials() == []
 
 
 def test_a_study_with_other_objectives_is_refused(tmp_path: Path) -> None:
-    Study(study_url(tmp_path), load_search(write_search(tmp_path)))
+    Study(study_url(tmp_path), load_search(write_search(tmp_path))).close()
     other = load_search(write_search(tmp_path, objectives=["val_mae", "num_parameters"]))
     with pytest.raises(UserError, match="has 1 objectives, the file has 2"):
         Study(study_url(tmp_path), other)
