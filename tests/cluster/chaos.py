@@ -14,6 +14,7 @@ import shutil
 import signal
 import sqlite3
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,8 @@ HEALTH = {  # a node that does not answer is given up after some 10 s instead of
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "5",
 }
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+CLOCK = Path("/tmp/ray/clock")
+"""Where each host keeps by how many seconds its clock is off (clock.c)."""
 
 
 @dataclass
@@ -90,7 +92,7 @@ HEADER = f"| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * (len(COLUMNS) - 1)}"
 class Cluster:
     """Ray, MLflow and a driver on the hosts of a lab."""
 
-    def __init__(self, network: Lab, *, faked_clock: bool = False) -> None:
+    def __init__(self, network: Lab, *, own_clocks: bool = False) -> None:
         """Start it."""
         self.network = network
         network.run("ray", "get-auth-token", "--generate", env=QUIET)
@@ -104,15 +106,11 @@ class Cluster:
             "CRYSTALFRAMER_TRACKING_PORT": "5000",
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         }
-        self.clock = network.shared_seen / "clock"
-        if faked_clock:
-            self.clock.write_text("+0\n")
-            self.env |= {
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": "/shared/clock",
-                "FAKETIME_NO_CACHE": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
+        if own_clocks:
+            library = network.folder / "clock.so"
+            source = Path(__file__).with_name("clock.c")
+            subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
+            self.env |= {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(CLOCK)}
         self._driver: subprocess.Popen[bytes] | None = None
         for name in ADDRESSES:
             self.switch_on(name)
@@ -125,6 +123,7 @@ class Cluster:
     def switch_on(self, name: str) -> None:
         """Switch a host on and start Ray there, on the head MLflow as well."""
         host = self.network.add(name, ADDRESSES[name])
+        set_clock(host, 0)
         secret = host.folder / "home" / ".ray" / "auth_token"
         secret.parent.mkdir(exist_ok=True)
         secret.write_text(self.token)
@@ -203,6 +202,13 @@ def kill(pids: Sequence[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def set_clock(host: Host, seconds: int) -> None:
+    """Say by how many seconds a host's clock is off, to processes that have the library of clock.c."""
+    path = host.folder / "ray" / CLOCK.name
+    with path.open("r+b" if path.exists() else "wb", buffering=0) as file:
+        file.write(struct.pack("<q", seconds))
+
+
 def kill_worker(cluster: Cluster) -> None:
     """Kill -9 a process that trains."""
     if pids := cluster.pids("ray::ResourceTrainable"):
@@ -254,8 +260,10 @@ def fill_storage(cluster: Cluster) -> None:
 
 
 def jump_clock(cluster: Cluster) -> None:
-    """Set the clocks of Ray, driver and workers up to a day forward or back."""
-    cluster.clock.write_text(f"{random.choice('+-')}{random.randrange(60, 86400)}\n")
+    """Set the clock of a host, for Ray, driver and workers there, up to a day forward or back."""
+    set_clock(
+        cluster.network.hosts[random.choice(list(ADDRESSES))], random.choice([-1, 1]) * random.randrange(60, 86400)
+    )
 
 
 def terminate_everything(cluster: Cluster) -> None:
@@ -392,12 +400,12 @@ def run_faults(faults: Sequence[str], times: int, kept: Path | None = None) -> l
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         expected = expectation(Path(folder), kept)
         print("undisturbed trials are there", flush=True)
-        for faked in (False, True):
-            wanted = [fault for fault in faults if (FAULTS[fault] is jump_clock) == faked]
+        for own_clocks in (False, True):
+            wanted = [fault for fault in faults if (FAULTS[fault] is jump_clock) == own_clocks]
             if not wanted:
                 continue
-            with lab(Path(folder) / f"lab-{faked}", shared_size="200m") as network:
-                cluster = Cluster(network, faked_clock=faked)
+            with lab(Path(folder) / f"lab-{own_clocks}", shared_size="200m") as network:
+                cluster = Cluster(network, own_clocks=own_clocks)
                 for fault in wanted:
                     found.append(disturb(cluster, fault, times, expected))
                     print(found[-1].row(), flush=True)
