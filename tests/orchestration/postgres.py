@@ -91,8 +91,10 @@ class Postgres:
     def _start(self) -> "subprocess.Popen[bytes]":
         settings = ["-h", "127.0.0.1", "-p", str(self.port), "-k", "", "-c", "fsync=off"]
         with self._log.open("a") as log:
-            command = [self._bin / "postgres", "-D", str(self._data), *settings]
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **self._as)
+            command = [str(self._bin / "postgres"), "-D", str(self._data), *settings]
+            process: subprocess.Popen[bytes] = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, **self._as
+            )
         deadline = time.monotonic() + 30
         while subprocess.run([self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode:
             assert process.poll() is None, self._log.read_text()
