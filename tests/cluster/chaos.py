@@ -26,6 +26,7 @@ from pathlib import Path
 
 from crystalframer.orchestration.head_server import copy_database
 from crystalframer.orchestration.mlflow_store import connect
+from crystalframer.orchestration.spec import load_sweep
 from tests.cluster.hosts import ROOT, Host, Lab, lab
 from tests.cluster.launching import QUIET, SMALL, wait_for
 from tests.cluster.sweeps import FRAMES, TIMES, Metrics, undisturbed, write_sweep, written
@@ -388,7 +389,8 @@ def expectation(folder: Path, kept: Path | None) -> Metrics:
     """Return what the trials come to undisturbed, from a file or by training them here."""
     if kept is not None and kept.exists():
         return {name: {(m, n): v for m, n, v in points} for name, points in json.loads(kept.read_text()).items()}
-    expected = undisturbed(write_sweep(folder / "undisturbed.yaml", seeds=SEEDS, epochs=EPOCHS), folder / "undisturbed")
+    sweep = load_sweep(write_sweep(folder / "undisturbed.yaml", seeds=SEEDS, epochs=EPOCHS))
+    expected = undisturbed(sweep, folder / "undisturbed")
     if kept is not None:
         kept.write_text(json.dumps({name: [(*key, v) for key, v in run.items()] for name, run in expected.items()}))
     return expected

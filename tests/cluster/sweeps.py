@@ -13,15 +13,18 @@ from crystalframer.data.registry import load_task
 from crystalframer.orchestration.head_server import copy_database
 from crystalframer.orchestration.mlflow_store import connect
 from crystalframer.orchestration.run_directory import RunDirectory
-from crystalframer.orchestration.spec import load_sweep
+from crystalframer.orchestration.spec import SweepSpec, load_sweep
 from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
 from crystalframer.orchestration.trial import run_trial
 from crystalframer.training.trainer import Trainer
+from tests.cluster.hosts import ROOT
 from tests.orchestration.conftest import PROSE, TINY
 
 Metrics = dict[str, dict[tuple[str, int], float]]
 TIMES = ("seconds_per_epoch", "test/ms_per_material")
 """Metrics that differ from run to run."""
+SHORTER = ("data.train_size=500", "max_failures=20")
+"""What `sample_ablation` replaces in the file's settings."""
 FRAMES = ["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
 
 
@@ -33,12 +36,17 @@ def write_sweep(path: Path, *, seeds: int, epochs: int, **fields: Any) -> Path:
     return path
 
 
-def undisturbed(sweep: Path, folder: Path) -> Metrics:
+def sample_ablation() -> SweepSpec:
+    """Return the sample ablation on a quarter of its crystals."""
+    return load_sweep(ROOT / "sweeps" / "ablation_sample.yaml", SHORTER)
+
+
+def undisturbed(sweep: SweepSpec, folder: Path) -> Metrics:
     """Return what the trials come to one after another in this process, on one thread as on a worker."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     runs: dict[str, MemoryRun] = {}
-    for trial in load_sweep(sweep).trials():
+    for trial in sweep.trials():
         data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
         list(run_trial(trial, data, directory, MemoryTracker(runs), Trainer, tags={}))
     torch.set_num_threads(threads)

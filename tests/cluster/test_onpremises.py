@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.hosts import Host, Lab, lab, require_namespaces
 from tests.cluster.launching import QUIET, Launcher, fitted, listening_beyond_loopback, wait_for
-from tests.cluster.sweeps import epochs_written, recorded, states, undisturbed, write_sweep, written
+from tests.cluster.sweeps import SHORTER, epochs_written, recorded, sample_ablation, states, undisturbed, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -53,16 +53,18 @@ def test_a_sweep_on_three_hosts(
 ) -> None:
     times = {"ray up": launcher.up()}
     times["workers joined"] = wait_for(lambda: nodes(network) == set(ADDRESSES), 180)
-    sweep, results = write_sweep(network.shared / "small.yaml", seeds=2, epochs=120), network.shared / "runs" / "small"
+    sweep = sample_ablation()
+    results = network.shared / "runs" / sweep.name
     started = time.monotonic()
-    program = "python ~/crystalframer/pipelines/ablate_frames.py /shared/small.yaml --checkpoint-seconds 1"
+    settings = " ".join(f"--set {setting}" for setting in SHORTER)
+    program = f"python ~/crystalframer/pipelines/ablate_frames.py {settings} --checkpoint-seconds 1"
     said = launcher.exec(f"{program} --runs /tmp/ray/own", check=False)  # each host has its own
     assert "error: the folder of results /tmp/ray/own is not shared with node" in said
     assert "name one on storage that every node mounts, with --runs or CRYSTALFRAMER_RUNS" in said
-    said = launcher.exec(f"ray job submit --no-wait --submission-id small -- {program}")
-    assert "Job 'small' submitted successfully" in said
+    said = launcher.exec(f"ray job submit --no-wait --submission-id one -- {program}")
+    assert "Job 'one' submitted successfully" in said
 
-    wait_for(lambda: epochs_written(results) > 20, 180, lambda: launcher.exec("ray job logs small", check=False))
+    wait_for(lambda: epochs_written(results) > 20, 180, lambda: launcher.exec("ray job logs one", check=False))
     busy = next(name for name in ("one", "two") if trains(network.hosts[name]))
     network.hosts[busy].close()  # the plug is pulled
     before = epochs_written(results)
@@ -71,21 +73,21 @@ def test_a_sweep_on_three_hosts(
     times["the host was back in the cluster"] = wait_for(lambda: nodes(network) == set(ADDRESSES), 300)
 
     def ended() -> bool:
-        said = launcher.exec("ray job status small", check=False).lower()
-        assert "failed" not in said, launcher.exec("ray job logs small", check=False)
+        said = launcher.exec("ray job status one", check=False).lower()
+        assert "failed" not in said, launcher.exec("ray job logs one", check=False)
         return "succeeded" in said
 
     tables = network.shared / "analysis"
     wait_for(lambda: list(tables.rglob("learning_curves*.png")) != [], 400, lambda: str(states(results)))
     wait_for(ended, 120, lambda: str(states(results)))
-    times["sweep of 12 trials"] = time.monotonic() - started
+    times["the sweep"] = time.monotonic() - started
     assert list((network.shared / "analysis").rglob("ablation_table.md"))
     expected = undisturbed(sweep, tmp_path / "undisturbed")
     assert written(results) == expected
     database = network.folder.parent / "head" / "home" / "mlflow" / "mlflow.db"
-    assert recorded(database, "small", tmp_path / "copy.db") == expected
+    assert recorded(database, sweep.name, tmp_path / "copy.db") == expected
 
-    logs = launcher.exec("ray job logs small")
+    logs = launcher.exec("ray job logs one")
     assert "its worker process died; it will go on from its last checkpoint" in logs
     assert listening_beyond_loopback(network.hosts["head"].run) & {8265} == set()
     times["ray down"] = launcher.down()
