@@ -3,10 +3,9 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from crystalframer.geometry.principal_axes import SKEW_TOLERANCE
-from crystalframer.kernels.cpu_math import FAST, hash_bits, settled_axes, sign_by_lattice
+from crystalframer.kernels.cpu_math import FAST, hash_bits, part_of_loop, settled_axes, sign_by_lattice
 from crystalframer.kernels.frames import COLLINEAR_TOLERANCE, TIE_TOLERANCE
 
 _TIE = np.float32(TIE_TOLERANCE)
@@ -14,7 +13,7 @@ _COLLINEAR = np.float32(COLLINEAR_TOLERANCE)
 _ONE = np.float32(1.0)
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _choose_tied(score, least, count, key, index, stride):
     """Return the tied entry that decides: the first in evaluation (key < 0), else the one with the largest hash."""
     best, best_bits = -1, np.int64(-1)
@@ -28,7 +27,7 @@ def _choose_tied(score, least, count, key, index, stride):
     return best
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@part_of_loop(FAST)
 def _largest(score, count):
     top = np.float32(-np.inf)
     for e in range(1, count):
@@ -36,7 +35,7 @@ def _largest(score, count):
     return top
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@part_of_loop(FAST)
 def _weigh_by_gap(unit, first, count, weight, e1, gap):
     """Write (1 − |e1·r̄|)·w into gap, 0 where collinear with e1."""
     x, y, z = e1[0], e1[1], e1[2]
@@ -46,7 +45,7 @@ def _weigh_by_gap(unit, first, count, weight, e1, gap):
         gap[e] = open_ * weight[e] if open_ > _COLLINEAR else np.float32(0.0)
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def max_frame(logit, weight, unit, first, count, lattice_axes, key_1, key_2, index, stride, gap, frame):
     """Write the frame `max` of one atom and head into frame, (3, 3) rows.
 
@@ -90,7 +89,7 @@ def max_frame(logit, weight, unit, first, count, lattice_axes, key_1, key_2, ind
     complete(frame)
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _second_of_faint(logit, unit, first, count, e1, key, index, stride, score):
     """Choose the second axis in log space, where every candidate's weight is too small for float32; −1 if none."""
     any_distinct = False
@@ -107,7 +106,7 @@ def _second_of_faint(logit, unit, first, count, e1, key, index, stride, score):
     return _choose_tied(score, _largest(score, count) - _TIE, count, key, index, stride)
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _most_orthogonal(lattice_axes, e1, out):
     best, least = 0, np.float32(2.0)
     for i in range(3):
@@ -118,7 +117,7 @@ def _most_orthogonal(lattice_axes, e1, out):
         out[x] = lattice_axes[best, x]
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def complete(frame):
     """Set e3 = e1 × e2."""
     frame[2, 0] = frame[0, 1] * frame[1, 2] - frame[0, 2] * frame[1, 1]
@@ -126,7 +125,7 @@ def complete(frame):
     frame[2, 2] = frame[0, 0] * frame[1, 1] - frame[0, 1] * frame[1, 0]
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@part_of_loop(FAST)
 def _second_moments(weight, unit, first, count, out):
     xx = xy = xz = yy = yz = zz = 0.0
     for e in range(1, count):
@@ -143,7 +142,7 @@ def _second_moments(weight, unit, first, count, out):
     out[2, 0], out[2, 1], out[2, 2] = xz, yz, zz
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@part_of_loop(FAST)
 def _third_moments(weight, unit, first, count, axes):
     """Return Σ w (e1·r̄)³, Σ w (e2·r̄)³ and Σ w."""
     skew_1 = skew_2 = scale = 0.0
@@ -158,7 +157,7 @@ def _third_moments(weight, unit, first, count, axes):
     return skew_1, skew_2, scale
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def weighted_pca_frame(weight, unit, first, count, lattice_axes, key, owner, covariance, axes, frame):
     """Write the frame `weighted_pca` of one atom and head into frame, (3, 3) rows.
 

@@ -26,7 +26,7 @@ from numba import njit, prange
 from crystalframer.geometry import principal_axes
 from crystalframer.kernels import cpu_frames, cpu_math, frames
 from crystalframer.kernels.cpu_frames import max_frame, weighted_pca_frame
-from crystalframer.kernels.cpu_math import FAST, exp_in_place
+from crystalframer.kernels.cpu_math import FAST, exp_in_place, part_of_loop
 
 NO_FRAME, GIVEN_FRAME, MAX_FRAME, STATIC_LOCAL_FRAME, WEIGHTED_PCA_FRAME = range(5)
 """How a kernel gets its frames: not at all, from the caller, or by one of three constructions."""
@@ -62,7 +62,7 @@ def _source_digest() -> int:
 _DIGEST = _source_digest()
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@part_of_loop(FAST)
 def _sum(x, count):
     total = _ZERO
     for e in range(count):
@@ -70,7 +70,7 @@ def _sum(x, count):
     return total
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct):
     """Number an atom's distinct neighbours; slot[e] is the number of entry e's. Returns how many there are."""
     found = 0
@@ -86,13 +86,13 @@ def _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct):
     return found
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _padded(count):
     """Return the length of an atom's angular rows: its neighbours without itself, filled up to whole vectors."""
     return (count - 1 + VECTOR - 1) // VECTOR * VECTOR
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _load_directions(unit, first, count, near):
     """Copy the unit vectors of an atom's neighbours, without itself, into near and fill up with zeros."""
     for x in range(3):
@@ -102,7 +102,7 @@ def _load_directions(unit, first, count, near):
             near[x, e] = _ZERO
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@part_of_loop(FAST)
 def _angular_moments(weight, near, length, axis, terms, twice_x, low, high, out):
     """Write Σ w T_m(e·r̄), m < terms, into out."""
     x, y, z = axis[0], axis[1], axis[2]
@@ -131,7 +131,7 @@ def _angular_moments(weight, near, length, axis, terms, twice_x, low, high, out)
         out[m], out[m + 1], out[m + 2], out[m + 3] = a, b, c, d
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@part_of_loop(FAST)
 def _angular_gradient(grad, near, length, axis, terms, twice_x, b1, b2, dp):
     """Add Σ_m grad_m T_m(e·r̄) to dp by Clenshaw's recurrence."""
     x, y, z = axis[0], axis[1], axis[2]
@@ -154,7 +154,7 @@ def _angular_gradient(grad, near, length, axis, terms, twice_x, b1, b2, dp):
         dp[e] += _HALF * twice_x[e] * b1[e] - b2[e] + constant
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _spread(dist_start, dist_value, first, count, window, dense):
     """Write the distance basis of entries first to first + count into the rows of dense, zeros outside the window."""
     for e in range(count):

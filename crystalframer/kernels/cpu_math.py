@@ -1,6 +1,8 @@
 """Small numerical routines for the CPU kernel, compiled by Numba."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -9,6 +11,17 @@ from crystalframer.geometry.principal_axes import CLEAR_COMPONENT, DEGENERATE_GA
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 """Floating-point freedoms that let sums be vectorised; NaN and infinity keep their meaning."""
+
+
+def part_of_loop(fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function that the kernel's loops call; it is always inlined there.
+
+    A function of its own would exist twice in a process that compiles a loop, optimised by itself and as part of the
+    loop, and the linker takes the first that it meets; a process that finds the loop in Numba's cache has only the
+    second. They add up in different orders: the process that compiled would train to other last bits than all others.
+    """
+    return njit(fastmath=fastmath, error_model="numpy", forceinline=True)
+
 
 _LOG2_E = np.float32(1.44269504088896341)
 _LN2_HIGH = np.float32(0.693359375)
@@ -19,7 +32,7 @@ _C5, _C6, _C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.flo
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
 
 
-@njit(fastmath={"contract"}, error_model="numpy")
+@part_of_loop({"contract"})
 def exp_in_place(x, bits, count):
     """Replace x[:count] ≤ 0 by its exponential to two units in the last place; `bits` is int32 scratch.
 
@@ -38,7 +51,7 @@ def exp_in_place(x, bits, count):
         x[e] *= power[e]
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def hash_bits(key, index):
     """Return the 32 bits of `noise.hashed` for one index."""
     mask = np.uint64(0xFFFFFFFF)
@@ -48,7 +61,7 @@ def hash_bits(key, index):
     return np.int64(x ^ (x >> np.uint64(16)))
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def jacobi(a, v):
     """Diagonalise the symmetric 3×3 `a` in place; the columns of `v` become eigenvectors. Cyclic Jacobi rotations."""
     for i in range(3):
@@ -82,7 +95,7 @@ def jacobi(a, v):
                     v[k, q] = s * v_kp + c * v_kq
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def settled_axes(covariance, lattice_axes, axes):
     """Write the two lowest principal axes into axes[:2], degenerate ones settled; see `geometry.principal_axes`."""
     trace = covariance[0, 0] + covariance[1, 1] + covariance[2, 2]
@@ -113,7 +126,7 @@ def settled_axes(covariance, lattice_axes, axes):
             axes[1, x] += vectors[i, mid] * lattice_axes[i, x]
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def _ascending(diagonal):
     low, mid, high = 0, 1, 2
     if diagonal[mid, mid] < diagonal[low, low]:
@@ -125,7 +138,7 @@ def _ascending(diagonal):
     return low, mid, high
 
 
-@njit(error_model="numpy")
+@part_of_loop()
 def sign_by_lattice(axis, lattice_axes):
     """Return the component of `axis` along the first lattice axis it is not nearly orthogonal to."""
     for i in range(3):

@@ -1,5 +1,10 @@
 """The same numbers bit by bit, wherever in memory the arrays lie: resuming a run relies on it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -29,3 +34,31 @@ def test_gradients_do_not_depend_on_where_arrays_lie(frame: FrameName, kernel: K
         gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         first = first or gradients
         assert all(torch.equal(one, other) for one, other in zip(first, gradients, strict=True))
+
+
+DIGEST = """
+import hashlib
+from tests.fixtures import crystals as c
+from tests.fixtures.models import loud_model, small_config
+
+digest = hashlib.sha256()
+for frame in ("none", "lattice", "static_local", "weighted_pca", "max"):
+    model = loud_model(small_config(frame, cutoff=6.0), "cpu")
+    model(c.batch_of(*(c.generic_crystal(seed) for seed in range(3)), cutoff=6.0), tie_seed=1).sum().backward()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            digest.update(parameter.grad.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_computes_the_same_as_those_that_find_it_compiled(root: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = []
+    for _ in range(2):
+        command = [sys.executable, "-c", DIGEST]
+        done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
+        said.append(done.stdout)
+        assert len(list(tmp_path.rglob("*.nbc"))) == 2  # one forward, one backward, and the second process has no other
+    assert said[0] == said[1]
