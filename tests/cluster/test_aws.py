@@ -17,7 +17,7 @@ import pytest
 
 from tests.cluster.hosts import Lab, lab, require_namespaces
 from tests.cluster.launching import Launcher, fitted, wait_for
-from tests.cluster.sweeps import SHORTER, epochs_written, recorded, sample_ablation, states, undisturbed, written
+from tests.cluster.sweeps import SHORTER, Metrics, epochs_written, recorded, sample_ablation, states, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -122,7 +122,12 @@ def launcher(network: Lab, cloud: Cloud) -> Launcher:
 
 
 def test_a_sweep_on_spot_workers(
-    network: Lab, cloud: Cloud, launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Lab,
+    cloud: Cloud,
+    launcher: Launcher,
+    undisturbed_ablation: Metrics,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     times = {"ray up": launcher.up()}
     assert len(cloud.running(spot=False)) == 1
@@ -160,10 +165,9 @@ def test_a_sweep_on_spot_workers(
     wait_for(ended, 120, lambda: str(states(results)))
     times["the sweep"] = time.monotonic() - started
     assert list((network.shared / "analysis").rglob("ablation_table.md"))
-    expected = undisturbed(sweep, tmp_path / "undisturbed")
-    assert written(results) == expected
+    assert written(results) == undisturbed_ablation
     database = network.folder.parent / head / "home" / "mlflow" / "mlflow.db"
-    assert recorded(database, sweep.name, tmp_path / "copy.db") == expected
+    assert recorded(database, sweep.name, tmp_path / "copy.db") == undisturbed_ablation
     times["idle workers gone"] = wait_for(lambda: cloud.running(spot=True) == [], 300, log)
     times["ray down"] = launcher.down()
     wait_for(lambda: cloud.running(spot=False) == [], 60)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.hosts import Host, Lab, lab, require_namespaces
 from tests.cluster.launching import QUIET, Launcher, fitted, listening_beyond_loopback, wait_for
-from tests.cluster.sweeps import SHORTER, epochs_written, recorded, sample_ablation, states, undisturbed, written
+from tests.cluster.sweeps import SHORTER, Metrics, epochs_written, recorded, sample_ablation, states, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -49,7 +49,11 @@ def trains(host: Host) -> bool:
 
 
 def test_a_sweep_on_three_hosts(
-    network: Lab, launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Lab,
+    launcher: Launcher,
+    undisturbed_ablation: Metrics,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     times = {"ray up": launcher.up()}
     times["workers joined"] = wait_for(lambda: nodes(network) == set(ADDRESSES), 180)
@@ -82,10 +86,9 @@ def test_a_sweep_on_three_hosts(
     wait_for(ended, 120, lambda: str(states(results)))
     times["the sweep"] = time.monotonic() - started
     assert list((network.shared / "analysis").rglob("ablation_table.md"))
-    expected = undisturbed(sweep, tmp_path / "undisturbed")
-    assert written(results) == expected
+    assert written(results) == undisturbed_ablation
     database = network.folder.parent / "head" / "home" / "mlflow" / "mlflow.db"
-    assert recorded(database, sweep.name, tmp_path / "copy.db") == expected
+    assert recorded(database, sweep.name, tmp_path / "copy.db") == undisturbed_ablation
 
     logs = launcher.exec("ray job logs one")
     assert "its worker process died; it will go on from its last checkpoint" in logs
