@@ -26,7 +26,7 @@ def provenance(device: str) -> dict[str, str]:
         "cores": str(_cores()),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "python": platform.python_version(),
-        "torch": _version("torch"),
+        "torch": torch.__version__,  # says which build, too
         "numba": _version("numba"),
         "triton": _version("triton"),
         "crystalframer": __version__,

@@ -79,6 +79,9 @@ class Cloud:
         self._process.kill()
         self._process.wait(timeout=20)
         self._follower.join(timeout=20)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 @pytest.fixture
