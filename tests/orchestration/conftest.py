@@ -46,6 +46,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def studies_are_closed() -> Iterator[None]:
+    """Leave the databases of the studies that a test opened."""
+    yield
+    if (searches := sys.modules.get("tests.orchestration.searches")) is not None:
+        while searches.OPENED:
+            searches.OPENED.pop().close()
+
+
 @pytest.fixture
 def write_sweep(tmp_path: Path) -> WriteSweep:
     """Return a function that writes a sweep file, differing from a valid one by the given fields."""

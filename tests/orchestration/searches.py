@@ -53,6 +53,10 @@ def write_search(folder: Path, name: str = "planted", **fields: Any) -> Path:
     return path
 
 
+OPENED: list[Study] = []
+"""Studies that the fixture `studies_are_closed` closes after the test."""
+
+
 class Here(Driver):
     """A driver that has no MLflow."""
 
@@ -78,6 +82,7 @@ class Bench:
         driver = Here(self.spec, SweepOptions(self.folder / "runs"), Console(quiet=True))
         driver.folder.mkdir(parents=True, exist_ok=True)
         study = Study(study_url(self.folder / "runs"), self.spec)
+        OPENED.append(study)
         source: JobSource
         if self.spec.method == "pbt":
             source = PopulationSource(self.spec, study, driver)
