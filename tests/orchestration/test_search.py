@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import contextlib
 import json
 import math
 import sqlite3
@@ -106,7 +107,7 @@ def test_a_driver_that_died_over_a_decision_makes_it_when_it_is_back(tmp_path: P
     decision = path.read_text()
     path.unlink()  # the epoch was recorded, the decision was not
     number = next(trial.number for trial in study.trials() if trial.name == stopped)
-    with sqlite3.connect(tmp_path / "runs" / "optuna.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs" / "optuna.db")) as database, database:
         database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = ?", (number,))
     bench.run(workers=1)
     assert json.loads(path.read_text())["epoch"] == json.loads(decision)["epoch"]
