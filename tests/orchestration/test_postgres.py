@@ -26,12 +26,9 @@ from tests.orchestration.searches import write_search
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def database() -> Iterator[Postgres]:
     """A server, whose password is where libpq looks for it."""
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, folder.parent, folder.parent.parent):  # pytest closes them to all others
-        parent.chmod(0o755)
-    with postgres(folder) as server, pytest.MonkeyPatch.context() as patch:
+    with postgres() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PGPASSFILE", str(server.passwords))
         yield server
 

@@ -1,8 +1,8 @@
 """A search finds a planted optimum for a fraction of the grid's epochs, and resumes without repeating or losing."""
 
+import contextlib
 import csv
 import itertools
-import contextlib
 import json
 import math
 import sqlite3
