@@ -83,7 +83,8 @@ def test_kill_9_of_the_driver_neither_repeats_nor_loses_a_trial(start: Start, tm
     assert driver.returncode == 0, output
     assert "best: " in output
 
-    study = optuna.load_study(study_name="planted", storage=f"sqlite:///{tmp_path}/runs/optuna.db")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/runs/optuna.db")
+    study = optuna.load_study(study_name="planted", storage=storage)
     states = Counter(trial.state.name for trial in study.get_trials() if "trial" in trial.user_attrs)
     assert states["COMPLETE"] + states["PRUNED"] == TRIALS == states.total()
     folders = {path.parent.name for path in folder.glob("*/config.json")}
@@ -91,6 +92,8 @@ def test_kill_9_of_the_driver_neither_repeats_nor_loses_a_trial(start: Start, tm
         name for name in folders if name.startswith("t")
     }
     assert len(folders) == TRIALS + 1  # one confirms the best
+    storage.remove_session()
+    storage.engine.dispose()
     recorded = mlflow_steps(tmp_path / "runs")
     for name in folders:
         directory = RunDirectory(folder / name)
