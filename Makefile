@@ -4,6 +4,7 @@ PYTHON ?= python3
 SWEEP ?= ablation_sample
 RUNS ?= runs
 ARGS ?=
+CLUSTER ?= tests/cluster
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,9 +25,9 @@ test: $(READY) lint types  ## lint, check types, run the tests
 	@echo "tests"
 	@$(BIN)/python -m pytest -q -n 2
 
-test-cluster: $(READY)  ## clusters on hosts made of namespaces: needs root, sshd, rsync, iproute2; half an hour
+test-cluster: $(READY)  ## clusters on hosts made of namespaces: needs root, sshd, rsync, iproute2; half an hour or more
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cluster-test]'
-	@$(BIN)/python -m pytest -q -m cluster tests/cluster
+	@$(BIN)/python -m pytest -q -m cluster $(CLUSTER)
 
 lint: $(READY)  ## ruff: rules and format
 	@echo "ruff"
