@@ -15,6 +15,7 @@ from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.orchestration.mlflow_server import LocalMlflowServer
+from crystalframer.orchestration.study import Study
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipelines" / "ablate_frames.py"
@@ -34,6 +35,9 @@ PROSE = {
     "duration": "a few seconds",
 }
 
+OPENED: list[Study] = []
+"""What the fixture `studies_are_closed` closes after the test."""
+
 WriteSweep = Callable[..., Path]
 
 
@@ -50,9 +54,8 @@ def one_thread() -> Iterator[None]:
 def studies_are_closed() -> Iterator[None]:
     """Leave the databases of the studies that a test opened."""
     yield
-    if (searches := sys.modules.get("tests.orchestration.searches")) is not None:
-        while searches.OPENED:
-            searches.OPENED.pop().close()
+    while OPENED:
+        OPENED.pop().close()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from crystalframer.orchestration.spec import Trial
 from crystalframer.orchestration.study import Study, study_url
 from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
 from crystalframer.orchestration.trial import TrialProgress, one_line, run_trial
-from tests.orchestration.conftest import PROSE, TINY
+from tests.orchestration.conftest import OPENED, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
 
 SPACE: dict[str, Any] = {
@@ -51,10 +51,6 @@ def write_search(folder: Path, name: str = "planted", **fields: Any) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(search_fields(**fields)))
     return path
-
-
-OPENED: list[Study] = []
-"""Studies that the fixture `studies_are_closed` closes after the test."""
 
 
 class Here(Driver):

@@ -6,8 +6,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from crystalframer.orchestration import mlflow_gate
 from crystalframer.orchestration.head_server import copy_database
 from crystalframer.orchestration.mlflow_server import LocalMlflowServer, is_answering
 from crystalframer.orchestration.mlflow_store import connect
+from tests.orchestration.heads import head_server, wait_until_answering
 from tests.orchestration.processes import all_gone, descendants
 
 TOKEN = "a-token-that-no-file-may-show"
@@ -95,23 +94,8 @@ def test_only_the_password_opens_the_gate(token: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def head(token: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """A head's server, and its address."""
-    (tmp_path / "shared").mkdir()
-    port = 20000 + os.getpid() % 20000
-    arguments = ["--shared", str(tmp_path / "shared"), "--local", str(tmp_path / "local"), "--port", str(port)]
-    command = [sys.executable, "-m", "crystalframer.orchestration.head_server", *arguments]
-    process = subprocess.Popen(command)
-    yield process, f"http://127.0.0.1:{port}"
-    family = descendants(process.pid)
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
-    assert all_gone(family)
-
-
-def wait_until_answering(uri: str) -> None:
-    deadline = time.monotonic() + 90
-    while not is_answering(uri):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    with head_server(tmp_path) as running:
+        yield running
 
 
 @pytest.mark.slow

@@ -1,9 +1,6 @@
 """MLflow's records and Optuna's studies in PostgreSQL: a real server, on loopback, with a password."""
 
-import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +13,12 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration import mlflow_gate
 from crystalframer.orchestration.databases import database_address
 from crystalframer.orchestration.head_server import main
-from crystalframer.orchestration.mlflow_server import is_answering
 from crystalframer.orchestration.search_spec import load_search
 from crystalframer.orchestration.study import Study
+from tests.orchestration.heads import head_server, wait_until_answering
 from tests.orchestration.many_trackers import log_at_once, lost
 from tests.orchestration.postgres import PASSWORD, Postgres, postgres
-from tests.orchestration.processes import all_gone, command, descendants
+from tests.orchestration.processes import command, descendants
 from tests.orchestration.searches import write_search
 
 
@@ -44,19 +41,8 @@ def head(
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", mlflow_gate.required_password())
     database.create("mlflow")
-    (tmp_path / "shared").mkdir()
-    port = 40000 + os.getpid() % 20000
-    arguments = ["--shared", str(tmp_path / "shared"), "--local", str(tmp_path / "local"), "--port", str(port)]
-    arguments += ["--database", database.address("mlflow")]
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "crystalframer.orchestration.head_server", *arguments], stdout=log, stderr=log
-        )
-    yield process, f"http://127.0.0.1:{port}"
-    family = descendants(process.pid)
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
-    assert all_gone(family)
+    with head_server(tmp_path, "--database", database.address("mlflow")) as running:
+        yield running
 
 
 @pytest.mark.slow
@@ -64,10 +50,7 @@ def test_64_trials_at_once_lose_nothing_while_the_database_dies(
     head: tuple["subprocess.Popen[bytes]", str], database: Postgres, tmp_path: Path
 ) -> None:
     process, uri = head
-    deadline = time.monotonic() + 120
-    while not is_answering(uri):
-        assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-        time.sleep(0.2)
+    wait_until_answering(uri)
 
     def disturb() -> None:
         time.sleep(3)
