@@ -17,6 +17,7 @@ help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=$(PYTHON) SWEEP=$(SWEEP) RUNS=$(RUNS) ARGS=\"...\" (passed on to the pipeline)"
+	@echo "           CLUSTER=$(CLUSTER) (which of them, for test-cluster)"
 
 ablation: $(READY)  ## run the ablation of all six frames on the embedded sample, to the finished table
 	@$(BIN)/python pipelines/ablate_frames.py sweeps/$(SWEEP).yaml --runs $(RUNS) $(ARGS)
