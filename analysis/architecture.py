@@ -63,7 +63,7 @@ def traced(config: ModelConfig) -> tuple["CrystalFramer", dict[str, Part]]:
     import torch
 
     from crystalframer.data.batch import collate
-    from crystalframer.data.crystal import Crystal
+    from crystalframer.geometry.crystal import Crystal
     from crystalframer.geometry.prepared import prepare_geometry
     from crystalframer.nn.model import CrystalFramer, count_parameters
 

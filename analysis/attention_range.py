@@ -21,7 +21,7 @@ from crystalframer.config import FRAMES, FrameName
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from crystalframer.data.crystal import Crystal
+    from crystalframer.geometry.crystal import Crystal
     from crystalframer.nn.model import CrystalFramer
 
 NAME = "attention_range"

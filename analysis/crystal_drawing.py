@@ -12,7 +12,7 @@ from analysis.palette import AXES, QUIET
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from crystalframer.data.crystal import Crystal
+    from crystalframer.geometry.crystal import Crystal
 
 Array = NDArray[np.float64]
 
@@ -184,7 +184,7 @@ def atoms_traces(positions: Array, numbers: ArrayLike, opacity: Array | None = N
     """Return plotly traces of atoms and the bonds between them; a trace holds atoms of about the same opacity."""
     from plotly import graph_objects
 
-    from crystalframer.data.crystal import ELEMENTS
+    from crystalframer.geometry.crystal import ELEMENTS
 
     z = np.asarray(numbers)
     alpha = np.ones(len(z)) if opacity is None else opacity

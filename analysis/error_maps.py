@@ -69,7 +69,7 @@ def produce(context: Context) -> Product | Missing:
 
 def element_errors(dataset: "CrystalDataset", errors: MaterialErrors) -> tuple[dict[str, float], dict[str, int]]:
     """Return the mean error of the materials with each element, and how many there are, of elements in enough."""
-    from crystalframer.data.crystal import ELEMENTS
+    from crystalframer.geometry.crystal import ELEMENTS
 
     rows = rows_of(dataset, errors)
     sums: dict[str, list[float]] = {}
@@ -109,7 +109,7 @@ def draw_elements(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    from crystalframer.data.crystal import ELEMENTS
+    from crystalframer.geometry.crystal import ELEMENTS
 
     figure = Figure(figsize=(7.0, 3.9))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.93))
@@ -142,7 +142,7 @@ def elements_page(comparison: Comparison, row: Row, by_element: Mapping[str, flo
     """Return the same table for pointing at."""
     from plotly import graph_objects
 
-    from crystalframer.data.crystal import ELEMENTS
+    from crystalframer.geometry.crystal import ELEMENTS
 
     symbols = list(ELEMENTS[:103])
     places = [place(symbol) for symbol in symbols]

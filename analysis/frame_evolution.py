@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analysis.materials import Chosen
-    from crystalframer.data.crystal import Crystal
+    from crystalframer.geometry.crystal import Crystal
 
 NAME = "frame_evolution"
 CRYSTALS = 12

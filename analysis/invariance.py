@@ -28,8 +28,8 @@ from crystalframer.config import FRAMES, FrameName
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from crystalframer.data.crystal import Crystal
-    from crystalframer.training.trained import TrainedModel
+    from crystalframer.geometry.crystal import Crystal
+    from crystalframer.training.trained_model import TrainedModel
 
 CRYSTALS = 24
 REPEATS = 4
@@ -197,7 +197,7 @@ def _short(value: float) -> str:
 
 
 def _with(crystal: "Crystal", **changes: Any) -> "Crystal":
-    from crystalframer.data.crystal import Crystal
+    from crystalframer.geometry.crystal import Crystal
 
     fields = {name: getattr(crystal, name) for name in ("lattice", "frac_coords", "atomic_numbers", "id")}
     return Crystal(**{**fields, **changes})

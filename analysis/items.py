@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from crystalframer.data.dataset import CrystalDataset
-    from crystalframer.training.trained import TrainedModel
+    from crystalframer.training.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Context:
 @lru_cache(maxsize=32)
 def load(path: Path) -> "TrainedModel":
     """Read a checkpoint or snapshot, once per process."""
-    from crystalframer.training.trained import load_model
+    from crystalframer.training.trained_model import load_model
 
     return load_model(path)
 
@@ -201,3 +201,27 @@ def context_of(arguments: argparse.Namespace) -> Context:
             raise
         results = None
     return Context(results, arguments.sweep, arguments.output / arguments.sweep)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One section of the page."""
+
+    name: str
+    title: str
+    text: str
+    """What it shows."""
+    module: str
+    """The script that makes it, within ``analysis``."""
+    producer: str = "produce"
+    """Its function of a `Context`."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """An item and what became of it."""
+
+    item: Item
+    product: Product | None
+    missing: tuple[Missing, ...]
+    seconds: float

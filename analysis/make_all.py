@@ -13,27 +13,11 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.items import Context, Missing, Product, context_of
+from analysis.items import Context, Item, Missing, Product, Section, context_of
 from analysis.results import parse_arguments, shown
 from crystalframer.command_line import reports_user_errors
-
-
-@dataclass(frozen=True)
-class Item:
-    """One section of the page."""
-
-    name: str
-    title: str
-    text: str
-    """What it shows."""
-    module: str
-    """The script that makes it, within ``analysis``."""
-    producer: str = "produce"
-    """Its function of a `Context`."""
-
 
 ITEMS: tuple[Item, ...] = (
     Item(
@@ -134,16 +118,6 @@ ITEMS: tuple[Item, ...] = (
     Item("oqmd", "OQMD: published and ours", "Test MAE on three tasks, with 4 and 8 blocks.", "sections", "oqmd"),
 )
 """The page, in its order."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """An item and what became of it."""
-
-    item: Item
-    product: Product | None
-    missing: tuple[Missing, ...]
-    seconds: float
 
 
 @reports_user_errors

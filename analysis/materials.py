@@ -9,8 +9,8 @@ from math import gcd
 import numpy as np
 
 from analysis.items import Context, Missing
-from crystalframer.data.crystal import ELEMENTS, Crystal
 from crystalframer.data.dataset import CrystalDataset
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.prediction.explain import AttentionView
 
 

@@ -3,12 +3,8 @@
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from analysis.items import Context, Missing, Product
-
-if TYPE_CHECKING:
-    from analysis.make_all import Section
+from analysis.items import Context, Missing, Product, Section
 
 STYLE = """
 :root { color-scheme: light; --ink: #1a1a1a; --quiet: #667; --line: #dde; --accent: #D55E00; }
@@ -37,7 +33,7 @@ iframe { width: 100%; height: 560px; border: 1px solid var(--line); }
 """
 
 
-def render(context: Context, sections: Sequence["Section"]) -> str:
+def render(context: Context, sections: Sequence[Section]) -> str:
     """Return the page's HTML."""
     parts = [
         "<!doctype html>",
@@ -73,12 +69,12 @@ def _summary(context: Context) -> list[str]:
     return lines
 
 
-def _entry(section: "Section") -> str:
+def _entry(section: Section) -> str:
     kind = ' class="absent"' if section.product is None else ""
     return f'<a{kind} href="#{section.item.name}">{html.escape(section.item.title)}</a>'
 
 
-def _lacking(sections: Sequence["Section"]) -> list[str]:
+def _lacking(sections: Sequence[Section]) -> list[str]:
     """List what is missing, by the command that would produce it."""
     by_command: dict[str, list[str]] = {}
     for section in sections:
@@ -93,7 +89,7 @@ def _lacking(sections: Sequence["Section"]) -> list[str]:
     return [*lines, "</section>"]
 
 
-def _section(section: "Section") -> list[str]:
+def _section(section: Section) -> list[str]:
     item = section.item
     lines = [
         f'<section id="{item.name}"><h2>{html.escape(item.title)}</h2>',

@@ -21,7 +21,7 @@ from analysis.artifacts import PREDICTIONS, TrialFiles
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import unit_token
 from crystalframer.errors import UserError, near_matches
-from crystalframer.orchestration.mlflow_store import connect
+from crystalframer.orchestration.tracking.experiment import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -67,7 +67,7 @@ def draw(atoms: Sequence["Chosen"], views: Sequence["AttentionView"]) -> "Figure
     from matplotlib.figure import Figure
 
     from analysis.crystal_drawing import Canvas, full_cell, half_width
-    from crystalframer.data.crystal import ELEMENTS
+    from crystalframer.geometry.crystal import ELEMENTS
     from crystalframer.geometry.prepared import prepare_geometry
 
     crystal = atoms[0].crystal

@@ -31,7 +31,7 @@ from crystalframer.config import FrameName
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from crystalframer.data.crystal import Crystal
+    from crystalframer.geometry.crystal import Crystal
 
 CRYSTALS = 120
 SYSTEMS = ("cubic", "hexagonal", "trigonal", "tetragonal", "orthorhombic", "monoclinic", "triclinic")

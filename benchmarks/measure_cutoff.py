@@ -16,8 +16,8 @@ from torch import Tensor
 
 from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
 from crystalframer.data.batch import CrystalBatch, collate
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.registry import load_dataset
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.model import CrystalFramer
 

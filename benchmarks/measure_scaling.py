@@ -22,8 +22,8 @@ import torch
 from benchmarks.machine import load
 from crystalframer.config import build_trial, trial_from_dict
 from crystalframer.data.registry import load_task
-from crystalframer.training.distributed import Processes, split_by_cost
 from crystalframer.training.launch import launch
+from crystalframer.training.processes import Processes, split_by_cost
 from crystalframer.training.trainer import Trainer
 
 WARM_UP = 3

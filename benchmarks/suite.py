@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import load, provenance
-from benchmarks.memory import STEPS, peak_memory
+from benchmarks.peak_memory import STEPS, peak_memory
 from benchmarks.rows import Case, Row
 from benchmarks.settings import Settings, model_config
 from benchmarks.stages import measure_stages

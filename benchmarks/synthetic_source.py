@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from crystalframer.data.crystal import ELEMENTS
-from crystalframer.data.official import OFFICIAL
+from crystalframer.data.published import OFFICIAL
 from crystalframer.data.sample import load_sample
+from crystalframer.geometry.crystal import ELEMENTS
 
 BATCH = 1000
 """Records written at a time."""

@@ -8,8 +8,8 @@ import torch
 from benchmarks.settings import REAL, Settings
 from crystalframer.config import DataConfig, KernelName, ModelConfig, TrainConfig
 from crystalframer.data.batch import CrystalBatch, collate
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.registry import load_task
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import Geometry, prepare_geometry
 from crystalframer.kernels.parity import random_crystal
 from crystalframer.nn.model import CrystalFramer

@@ -61,7 +61,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def register(arguments: argparse.Namespace) -> int:
     """Register a model in MLflow, or save it as an MLflow model, and say how to serve it."""
-    from crystalframer.orchestration.model_registry import register_model, save_pyfunc
+    from crystalframer.orchestration.tracking.models import register_model, save_pyfunc
 
     with local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri) as models:
         if arguments.folder is not None:
@@ -109,7 +109,7 @@ def local_models(models: Sequence[str], tracking_uri: str | None) -> Iterator[li
         found: list[Path] = []
         for number, model in enumerate(models):
             if model.startswith(("runs:/", "models:/")):
-                from crystalframer.orchestration.model_registry import fetch_models
+                from crystalframer.orchestration.tracking.models import fetch_models
 
                 found += fetch_models(model, tracking_uri, Path(folder) / str(number))
             else:
@@ -154,7 +154,7 @@ def show_runs(runs: Path) -> int:
             f"no results to show: expected {database}; run `python pipelines/ablate_frames.py` first, "
             "or name the folder of runs with --runs DIR"
         )
-    from crystalframer.orchestration.mlflow_server import LocalMlflowServer
+    from crystalframer.orchestration.tracking.server import LocalMlflowServer
 
     with LocalMlflowServer(runs) as server:
         print("starting the MLflow server ...", flush=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crystalframer.command_line import reports_user_errors
-from crystalframer.orchestration.arguments import add_sweep_arguments, sweep_options
-from crystalframer.orchestration.cluster import surroundings
+from crystalframer.orchestration.cluster.surroundings import surroundings
+from crystalframer.orchestration.sweeps.arguments import add_sweep_arguments, sweep_options
 
 DEFAULT_SWEEP = Path(__file__).absolute().parents[1] / "sweeps" / "ablation_sample.yaml"
 
@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from crystalframer.orchestration.spec import load_sweep
-    from crystalframer.orchestration.sweep import EXIT_FAILED, run_sweep
+    from crystalframer.orchestration.sweeps.spec import load_sweep
+    from crystalframer.orchestration.sweeps.sweep import EXIT_FAILED, run_sweep
 
     spec = load_sweep(options.sweep, options.set)
     console = Console()
     if options.dry_run:
-        from crystalframer.orchestration.estimates import describe_sweep
+        from crystalframer.orchestration.sweeps.estimates import describe_sweep
 
         print(describe_sweep(spec.trials(), spec.resources, options.runs))
         return 0
@@ -82,7 +82,7 @@ def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | No
 
 
 def _say_where(tracking_uri: str | None, runs: Path) -> None:
-    from crystalframer.orchestration.mlflow_server import ui_command
+    from crystalframer.orchestration.tracking.server import ui_command
 
     program = Path(sys.executable).with_name("crystalframer")
     print(f"MLflow UI: {tracking_uri or f'{program} ui --runs {runs}'}")

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from benchmarks.gate import ParityError
+    from benchmarks.parity_gate import ParityError
     from benchmarks.timing import check_threads
     from benchmarks.workload import make_workload
     from crystalframer.kernels import resolve_kernel
@@ -152,7 +152,7 @@ def _check_output(path: Path | None) -> None:
 
 def _pass_gate(settings: Settings, workloads: Sequence["Workload"]) -> "list[Row]":
     """Compare every kernel with the reference; return each case's worst error as a row, raise `ParityError` if red."""
-    from benchmarks.gate import check_parity
+    from benchmarks.parity_gate import check_parity
     from benchmarks.suite import parity_row
 
     rows = []
@@ -165,9 +165,9 @@ def _pass_gate(settings: Settings, workloads: Sequence["Workload"]) -> "list[Row
 
 def _measure(settings: Settings, workloads: Sequence["Workload"], parity: "list[Row]", output: Path | None) -> None:
     """Measure every point, write rows as they come, and print the tables; what was measured survives Ctrl-C."""
+    from benchmarks.result_tables import show
     from benchmarks.rows import CsvFile
     from benchmarks.suite import measure, points
-    from benchmarks.tables import show
 
     rows = list(parity)
     todo = points(settings, workloads)

@@ -54,9 +54,9 @@ def verify_sample(arguments: Any) -> int:
 def prepare_published(arguments: Any) -> int:
     """Prepare `jarvis`, `mp` or `oqmd`."""
     from crystalframer.data import store
-    from crystalframer.data.prepare import prepare
+    from crystalframer.data.preparation.catalogue import PUBLICATIONS
+    from crystalframer.data.preparation.prepare import prepare
     from crystalframer.data.progress import on_stderr
-    from crystalframer.data.sources import PUBLICATIONS
 
     done = prepare(
         arguments.dataset,
@@ -88,8 +88,8 @@ def is_own(text: str) -> bool:
 def prepare_own_data(arguments: Any) -> int:
     """Prepare a folder, file or table of the user's own crystals."""
     from crystalframer.data import store
-    from crystalframer.data.own import UNSPECIFIED, OwnData, prepare_own
     from crystalframer.data.parallel import usable_processors
+    from crystalframer.data.preparation.user_data import UNSPECIFIED, OwnData, prepare_own
     from crystalframer.data.progress import on_stderr
 
     units = [text.partition("=") for text in arguments.unit]
@@ -127,8 +127,8 @@ def summary(dataset: "CrystalDataset", rejects: int, where: Path) -> str:
     """Return what a data set holds, a line a task."""
     import numpy as np
 
-    from crystalframer.data.crystal import ELEMENTS
     from crystalframer.data.dataset import SPLITS
+    from crystalframer.geometry.crystal import ELEMENTS
 
     elements = np.unique(dataset.atomic_numbers)
     lines = [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from crystalframer.command_line import reports_user_errors
-from crystalframer.orchestration.arguments import add_runs_argument
+from crystalframer.orchestration.sweeps.arguments import add_runs_argument
 
 DESCRIPTION = """\
 Say where a sweep or search stands: trials by state, the best of each frame, rate, time left, cost.
@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @reports_user_errors
 def _run(options: argparse.Namespace) -> int:
-    from crystalframer.orchestration.accounts import Account
-    from crystalframer.orchestration.fates import Fate, count, read_fates, sentence
+    from crystalframer.runs.budget import Account
+    from crystalframer.runs.status import Fate, count, read_fates, sentence
 
     fates, account = read_fates(options.runs / options.name)
     if options.json:
@@ -65,8 +65,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _speed(fates: Sequence[object]) -> str:
     """Return the rate of the running trials and the time left."""
-    from crystalframer.orchestration.fates import Fate
-    from crystalframer.orchestration.screen import duration
+    from crystalframer.orchestration.sweeps.screen import duration
+    from crystalframer.runs.status import Fate
 
     known = [fate for fate in fates if isinstance(fate, Fate)]
     recent = [fate for fate in known if fate.fate == "running" and fate.updated > time.time() - RATE_SECONDS]

@@ -18,8 +18,8 @@ from crystalframer.errors import UserError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from crystalframer.training.distributed import Post, Processes
     from crystalframer.training.metrics import EpochResult
+    from crystalframer.training.processes import Post, Processes
     from crystalframer.training.trainer import Trainer
 
 SAVE_SECONDS = 30.0
@@ -58,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     trial = build_trial(_overrides(arguments))
     out = arguments.out or Path("runs/single") / _default_name(trial)
 
-    from crystalframer.training.distributed import ALONE, LostProcessError
     from crystalframer.training.optimizer import TrainingDivergedError
+    from crystalframer.training.processes import ALONE, LostProcessError
 
     settings = (trial.to_dict(), out.absolute(), _threads(arguments), arguments.save_seconds)
     try:
         if arguments.ray:
-            from crystalframer.orchestration.distributed import launch_on_ray
+            from crystalframer.orchestration.cluster.distributed import launch_on_ray
 
             return launch_on_ray(
                 train,

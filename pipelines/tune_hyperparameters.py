@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crystalframer.command_line import reports_user_errors
-from crystalframer.orchestration.arguments import add_sweep_arguments, sweep_options
-from crystalframer.orchestration.cluster import surroundings
+from crystalframer.orchestration.cluster.surroundings import surroundings
+from crystalframer.orchestration.sweeps.arguments import add_sweep_arguments, sweep_options
 
 DEFAULT_SEARCH = Path(__file__).absolute().parents[1] / "sweeps" / "hpo_sample.yaml"
 
@@ -49,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from crystalframer.orchestration.search_spec import load_search
+    from crystalframer.orchestration.search.search_spec import load_search
 
     spec = load_search(options.search, options.set)
     if options.dry_run:
-        from crystalframer.orchestration.estimates import describe_search
+        from crystalframer.orchestration.search.outlook import describe_search
 
         print(describe_search(spec, options.runs))
         return 0
-    from crystalframer.orchestration.search import run_search
+    from crystalframer.orchestration.search.search import run_search
 
     runs = options.runs
     with surroundings(options.address, runs, options.tracking_uri) as place:

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalframer.command_line import reports_user_errors
-from crystalframer.data.crystal import ELEMENTS, Crystal
 from crystalframer.data.sample import DIRECTORY, SCALE, SOURCES, dataset_from_arrays
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
 
 PACKAGE = "matminer 0.4.2 (source distribution, matminer/datasets)"
 FILES = {

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from crystalframer import __version__, cli
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.dataset import CrystalDataset, Task
+from crystalframer.geometry.crystal import Crystal
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

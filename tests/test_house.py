@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,38 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, ANALYSIS, PIPELINES = ROOT / "crystalframer", ROOT / "analysis", ROOT / "pipelines"
 BENCHMARKS = ROOT / "benchmarks"
 TRACKING = ("ray", "mlflow", "optuna")
+SAME_NAME = {
+    "errors": "analysis: to be renamed with its move into analysis/figures",
+    "parity": "analysis: to be renamed with its move into analysis/figures",
+    "published": "analysis: to be renamed with its move into analysis/figures",
+    "status": "pipelines/status.py is the program, crystalframer/runs/status.py reads what it shows",
+}
+"""Names that two modules may share, and why."""
 HEAVY = (*TRACKING, "torch", "pandas", "pymatgen")
 FRONT_DOOR = PACKAGE / "cli.py"
 """The console script: the one module outside orchestration that may call it."""
 SOURCES = sorted(path for folder in (PACKAGE, ANALYSIS, PIPELINES, BENCHMARKS) for path in folder.rglob("*.py"))
 CORE = [path for path in SOURCES if path.is_relative_to(PACKAGE) and "orchestration" not in path.parts]
+ROOMS = """
+geometry
+data                    geometry
+data.structures         data geometry
+data.preparation        data.structures data geometry
+kernels                 data geometry
+nn                      kernels data geometry
+training                nn kernels data geometry
+prediction              training nn kernels data.structures data geometry
+runs                    prediction training nn data
+orchestration.tracking  runs prediction training nn data
+orchestration.cluster   orchestration.tracking runs training data
+orchestration.sweeps    orchestration.cluster orchestration.tracking runs data
+orchestration.search    orchestration.sweeps orchestration.cluster orchestration.tracking runs data
+orchestration           orchestration.tracking
+"""
+"""Each room of the package, and the rooms it may import; all may import the modules beside the rooms."""
+ARROWS = {room: set(allowed) for room, *allowed in map(str.split, ROOMS.strip().splitlines())}
+LIBRARIES = {"mlflow": "orchestration.tracking", "ray": "orchestration.cluster", "optuna": "orchestration.search"}
+"""The libraries that one room alone may import."""
 
 
 def imports(path: Path) -> set[str]:
@@ -44,6 +73,15 @@ def offences(paths: list[Path], *forbidden: str) -> list[str]:
     ]
 
 
+def module_name(path: Path) -> str:
+    """Return what a file of ours is called when it is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCE_MODULES = {module_name(path) for path in SOURCES}
+PACKAGE_MODULES = {name for name in SOURCE_MODULES if name.startswith("crystalframer")}
+
+
 def tracked_files() -> list[Path]:
     """The files of the repository, as git lists them."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -65,6 +103,51 @@ def test_the_core_knows_neither_ray_nor_mlflow_nor_optuna() -> None:
 
 def test_the_core_does_not_know_orchestration() -> None:
     assert offences([path for path in CORE if path != FRONT_DOOR], "crystalframer.orchestration") == []
+
+
+def room_of(module: str) -> str:
+    """Return the innermost room a module of the package lies in, "" for those beside the rooms."""
+    parts = module.split(".")[1:]
+    while parts and not (PACKAGE / Path(*parts)).is_dir():
+        parts.pop()
+    return ".".join(parts)
+
+
+def test_arrows_between_rooms_point_one_way() -> None:
+    inner = [path for path in SOURCES if path.is_relative_to(PACKAGE) and path != FRONT_DOOR]
+    wrong = []
+    for path in inner:
+        here = room_of(module_name(path))
+        for module in sorted(imports(path) & PACKAGE_MODULES):
+            there = room_of(module)
+            if here != there and there and there not in ARROWS.get(here, ()):
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert wrong == []
+
+
+def test_every_room_states_its_arrows() -> None:
+    assert set(ARROWS) == {room for path in PACKAGE.rglob("*.py") if (room := room_of(module_name(path)))}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_one_room_alone_imports(library: str) -> None:
+    others = [path for path in SOURCES if room_of(module_name(path)) != LIBRARIES[library]]
+    assert offences([path for path in others if path.is_relative_to(PACKAGE)], library) == []
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    graph = {module_name(path): imports(path) & SOURCE_MODULES - {module_name(path)} for path in SOURCES}
+    for module, found in graph.items():  # `from package import module` names the package, too; its own file is meant
+        graph[module] = {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = Counter(path.stem for path in SOURCES if path.stem != "__init__")
+    assert {name for name, number in names.items() if number > 1} == set(SAME_NAME)
 
 
 def test_the_package_knows_no_scripts() -> None:
@@ -99,7 +182,7 @@ def scripts() -> list[Path]:
     return [
         path
         for path in SOURCES
-        if "__main__" in path.read_text(encoding="utf-8") and path.parent != PACKAGE / "orchestration"
+        if "__main__" in path.read_text(encoding="utf-8") and PACKAGE / "orchestration" not in path.parents
     ]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalframer.data.dataset import TaskData
-from crystalframer.data.mixture import Mixture
+from crystalframer.geometry.occupancies import Mixture
 from crystalframer.geometry.prepared import Geometry, prepare_geometry
 
 

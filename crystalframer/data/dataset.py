@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalframer.config import DataConfig
-from crystalframer.data.crystal import ELEMENTS, Crystal
-from crystalframer.data.mixture import Mixture
 from crystalframer.errors import UserError, near_matches
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
+from crystalframer.geometry.occupancies import Mixture
 
 T = TypeVar("T", bound=np.generic)
 SplitName = Literal["train", "val", "test"]

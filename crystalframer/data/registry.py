@@ -1,5 +1,6 @@
 """Data sets by name: the embedded `sample`, the prepared stores of `jarvis`, `mp` and `oqmd`, and users' own ones."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -117,3 +118,9 @@ def load_task(config: DataConfig) -> TaskData:
                 f"{', '.join(dataset.tasks)}): prepare it again from a source that has this property"
             )
     return select_task(dataset, config)
+
+
+@functools.lru_cache(maxsize=2)
+def load_task_once(config: DataConfig) -> TaskData:
+    """Return what `load_task` does, read once in a process that asks for it again and again."""
+    return load_task(config)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from crystalframer.data.batch import CrystalBatch, Incoming
 from crystalframer.data.dataset import TaskData
-from crystalframer.data.mixture import Mixture
 from crystalframer.geometry.batched_neighbours import find_neighbours_of_all
+from crystalframer.geometry.occupancies import Mixture
 from crystalframer.geometry.prepared import static_frames
 
 _STEPS_PER_OCTAVE = 8

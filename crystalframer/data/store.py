@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.data.disk import room
-from crystalframer.data.mixture import Mixture
 from crystalframer.errors import UserError
+from crystalframer.geometry.occupancies import Mixture
 
 TABLE = "crystals.arrow"
 MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.neighbours import DISTANCE_GRAIN, GRAIN_OFFSET, find_neighbours
 
 MAX_ATOMS = 256

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalframer.data.crystal import Crystal
-from crystalframer.data.mixture import Mixture
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.lattice_frame import lattice_frame, orthonormal_axes
 from crystalframer.geometry.neighbours import Neighbours, find_neighbours
+from crystalframer.geometry.occupancies import Mixture
 from crystalframer.geometry.principal_axes import principal_axes
 
 

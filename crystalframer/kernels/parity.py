@@ -15,8 +15,8 @@ from torch import Tensor
 
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch, collate
-from crystalframer.data.crystal import Crystal
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.kernels import reference
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel

@@ -1,5 +1,6 @@
 """CrystalFramer and, with the frame `none`, its baseline Crystalformer (ICLR 2025, ICLR 2024)."""
 
+import math
 from typing import cast
 
 import torch
@@ -11,7 +12,6 @@ from crystalframer.errors import UserError
 from crystalframer.kernels import get_kernel, resolve_kernel
 from crystalframer.kernels.noise import TieSeed, level_seed
 from crystalframer.nn.attention import Block
-from crystalframer.nn.initialisation import initialise
 
 
 class CrystalFramer(nn.Module):
@@ -37,7 +37,7 @@ class CrystalFramer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.head_in = nn.Linear(config.width, config.width)
         self.head_out = nn.Linear(config.width, config.num_targets)
-        initialise(self, generator)
+        _initialise(self, generator)
         self.kernel: KernelName = kernel
         self._was_calibrated = False
         self.register_load_state_dict_post_hook(_forget_calibration)  # type: ignore[no-untyped-call]
@@ -149,3 +149,45 @@ def _forget_calibration(model: nn.Module, incompatible_keys: object) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Count parameters as published: the weights, and three frozen scalars per block (853,517 / 951,821 / 878,093)."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def _initialise(model: CrystalFramer, generator: torch.Generator | None = None) -> None:
+    """Draw every weight in a fixed order from one generator: T-Fixup (Huang et al., ICML 2020).
+
+    The blocks then train without normalisation or warm-up.
+
+    With L blocks: embedding normal with standard deviation width^-½·(9L)^-¼; value, output and feed-forward weights
+    Xavier uniform × 0.67·L^-¼; query, key and σ weights Xavier uniform; W_0 and each W_t Xavier uniform with gain
+    1/√(basis functions) on the weight viewed as [H·d, basis]; biases of the blocks zero; the head as torch's Linear.
+    """
+    config = model.config
+    fixup = 0.67 * config.num_blocks**-0.25
+    nn.init.normal_(
+        model.embedding.weight, std=config.width**-0.5 * (9 * config.num_blocks) ** -0.25, generator=generator
+    )
+    for block in model.levels:
+        attention = block.attention
+        for linear, gain in ((attention.query, 1.0), (attention.key, 1.0), (attention.value, fixup)):
+            _xavier_linear(linear, gain, generator)
+        nn.init.xavier_uniform_(attention.sigma_weight, generator=generator)
+        _xavier_projection(attention.w_dist, config.num_dist, generator)
+        if attention.w_angl is not None:
+            for projection in attention.w_angl:
+                _xavier_projection(projection, config.num_angl, generator)
+        for linear in (attention.out, block.ffn_in, block.ffn_out):
+            _xavier_linear(linear, fixup, generator)
+    for linear in (model.head_in, model.head_out):
+        bound = 1 / math.sqrt(linear.in_features)
+        nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
+        nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
+
+
+def _xavier_linear(linear: nn.Linear, gain: float, generator: torch.Generator | None) -> None:
+    nn.init.xavier_uniform_(linear.weight, gain=gain, generator=generator)
+    nn.init.zeros_(linear.bias)
+
+
+def _xavier_projection(weight: Tensor, num_basis: int, generator: torch.Generator | None) -> None:
+    """Initialise (H, d, basis) as the matrix [H·d, basis]."""
+    nn.init.xavier_uniform_(weight.view(-1, num_basis), gain=num_basis**-0.5, generator=generator)

@@ -6,7 +6,7 @@ predictor = load_predictor("runs/single/mine/checkpoint.pt")
 print(predictor.predict(structures).to_dataframe())
 """
 
+from crystalframer.prediction.predictions import Predictions
 from crystalframer.prediction.predictor import Predictor, load_predictor
-from crystalframer.prediction.results import Predictions
 
 __all__ = ["Predictions", "Predictor", "load_predictor"]

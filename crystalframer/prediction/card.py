@@ -7,15 +7,15 @@ import numpy as np
 import yaml
 
 from crystalframer import __version__
-from crystalframer.data.crystal import ELEMENTS
 from crystalframer.data.dataset import SPLITS, TaskData
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.nn.model import count_parameters
 from crystalframer.prediction.cutoff import TruncationError, truncation_error
 from crystalframer.prediction.evaluation import data_of
-from crystalframer.training.evaluation import predict_rows
+from crystalframer.training.inference import predict_rows
 from crystalframer.training.metrics import TaskErrors, evaluate_predictions
-from crystalframer.training.trained import TrainedModel, load_model
+from crystalframer.training.trained_model import TrainedModel, load_model
 
 NAME = "model_card.md"
 MEASURED_CRYSTALS = 8

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crystalframer.data.crystal import ELEMENTS
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.prediction.cutoff import cutoff_warning
-from crystalframer.prediction.official import Weights, convert_official
+from crystalframer.prediction.predictions import Predictions, require_suffix
 from crystalframer.prediction.predictor import Predictor, load_predictor
-from crystalframer.prediction.results import Predictions, require_suffix
+from crystalframer.prediction.released_checkpoints import Weights, convert_official
 from crystalframer.prediction.structures import Named, elements_of, expand, from_files
-from crystalframer.training.trained import write_model
+from crystalframer.training.trained_model import write_model
 
 FILES_PER_PROCESS = 4000
 """Fewer files are read sooner by one process: starting others takes seconds."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.prediction.predictor import Predictor
 from crystalframer.prediction.structures import Named
-from crystalframer.training.trained import TrainedModel
+from crystalframer.training.trained_model import TrainedModel
 
 WORTH_A_WARNING = 1e-3
 """Share of the attention beyond the cutoff from which on predictions suffer: about that share of their spread."""

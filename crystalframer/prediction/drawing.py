@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.data.crystal import ELEMENTS
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.prediction.explain import AttentionView, attention_of
 from crystalframer.prediction.structures import from_files
-from crystalframer.training.trained import load_model
+from crystalframer.training.trained_model import load_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

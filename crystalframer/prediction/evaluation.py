@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from crystalframer.config import DataConfig
 from crystalframer.data.batch import BatchLoader
-from crystalframer.data.crystal import ELEMENTS
 from crystalframer.data.dataset import CrystalDataset, SplitName, TaskData, require_elements
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
-from crystalframer.training.evaluation import predict_rows
-from crystalframer.training.trained import TrainedModel
+from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.training.inference import predict_rows
+from crystalframer.training.trained_model import TrainedModel
 
 RESAMPLES = 2000
 """Bootstrap resamples of a split's crystals."""

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from crystalframer.data.batch import collate
-from crystalframer.data.crystal import Crystal
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.kernels.reference import attention_state
 from crystalframer.nn.model import CrystalFramer

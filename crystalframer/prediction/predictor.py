@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from crystalframer.data.batch import collate
 from crystalframer.data.batching import packed_batches
-from crystalframer.data.crystal import ELEMENTS, Crystal
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.attention import PeriodicAttention
-from crystalframer.prediction.results import Predictions
+from crystalframer.prediction.predictions import Predictions
 from crystalframer.prediction.structures import Named, StructureLike, elements_of, named_structures
-from crystalframer.training.evaluation import EVALUATION_ATOMS
-from crystalframer.training.memory import FAILED_ALLOCATION, is_out_of_memory, release
-from crystalframer.training.trained import TrainedModel, load_model
+from crystalframer.training.inference import EVALUATION_ATOMS
+from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
+from crystalframer.training.trained_model import TrainedModel, load_model
 
 CHUNK_ATOMS = 4 * EVALUATION_ATOMS
 """Atoms of the structures that are held at once; within them, batches are packed by size."""
@@ -225,7 +225,7 @@ def model_files(model: str | Path) -> list[Path]:
     text = str(model)
     if text.startswith(("runs:/", "models:/")):
         raise UserError(
-            f"{text} is an address in MLflow: use crystalframer.orchestration.model_registry.load_registered there, "
+            f"{text} is an address in MLflow: use crystalframer.orchestration.tracking.models.load_registered there, "
             "or give the path of a checkpoint"
         )
     path = Path(model)

@@ -14,7 +14,7 @@ import numpy as np
 
 from crystalframer import __version__
 from crystalframer.data.dataset import CrystalDataset
-from crystalframer.data.official import OFFICIAL
+from crystalframer.data.published import OFFICIAL
 from crystalframer.prediction.evaluation import ElementError, TargetEvaluation, element_errors
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from crystalframer.data.crystal import Crystal
-from crystalframer.data.structure_files import ReadLimits, ReadResult, find_structure_files, read_structures
-from crystalframer.data.structure_formats import PARSE_ERRORS, describe, from_atoms, parse_structure
+from crystalframer.data.structures.files import ReadLimits, ReadResult, find_structure_files, read_structures
+from crystalframer.data.structures.formats import PARSE_ERRORS, describe, from_atoms, parse_structure
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
 
 if TYPE_CHECKING:
     from ase import Atoms

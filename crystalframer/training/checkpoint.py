@@ -12,8 +12,8 @@ import torch
 
 from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
-from crystalframer.training.archive import read_archive, write_archive
 from crystalframer.training.metrics import Target
+from crystalframer.training.safe_files import read_archive, write_archive
 
 FORMAT = "crystalframer checkpoint"
 VERSION = 2

@@ -20,9 +20,9 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.data.resident import PaddedShape, ResidentCrystals
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.training.gradient import Scales
-from crystalframer.training.memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.metrics import Target
 from crystalframer.training.optimizer import set_learning_rate, trainable_parameters
+from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.precision import arithmetic
 
 WARM_UP_STEPS = 2

@@ -10,7 +10,7 @@ from crystalframer.config import TrialConfig, file_hash
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
-from crystalframer.training.trained import load_model
+from crystalframer.training.trained_model import load_model
 
 _HEAD = ("head_in.", "head_out.")
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from crystalframer.data.batch import BatchLoader, CrystalBatch, Preceding
 from crystalframer.nn.model import CrystalFramer
-from crystalframer.training.distributed import ALONE, Processes, split_by_cost
-from crystalframer.training.evaluation import too_large
-from crystalframer.training.memory import FAILED_ALLOCATION, is_out_of_memory, release
+from crystalframer.training.inference import too_large
 from crystalframer.training.metrics import Target
+from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.precision import Precision, arithmetic
+from crystalframer.training.processes import ALONE, Processes, split_by_cost
 
 _log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ import torch
 
 from crystalframer.command_line import EXIT_INTERRUPTED, on_stop_signals
 from crystalframer.errors import UserError
-from crystalframer.training.distributed import LostProcessError, joined, use_loopback
 from crystalframer.training.optimizer import TrainingDivergedError
+from crystalframer.training.processes import LostProcessError, joined, use_loopback
 
 Work = Callable[..., int]
 """``work(processes, device, *arguments)`` returns an exit code; a function of a module, as the processes import it."""

@@ -29,10 +29,9 @@ from crystalframer.training.checkpoint import (
     write_checkpoint,
 )
 from crystalframer.training.device_steps import DeviceSteps
-from crystalframer.training.distributed import ALONE, Processes
-from crystalframer.training.evaluation import predict_rows
 from crystalframer.training.fine_tuning import freeze_blocks, load_start, start_weights
 from crystalframer.training.gradient import BatchGradient, count_edges
+from crystalframer.training.inference import predict_rows
 from crystalframer.training.metrics import (
     EpochResult,
     Evaluation,
@@ -51,6 +50,7 @@ from crystalframer.training.optimizer import (
     trainable_parameters,
 )
 from crystalframer.training.precision import check_precision
+from crystalframer.training.processes import ALONE, Processes
 from crystalframer.training.schedule import Schedule
 from crystalframer.training.seeds import draw_seed, named_generator
 

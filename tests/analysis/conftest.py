@@ -11,10 +11,9 @@ from mlflow.entities import Metric, Param, RunTag
 
 from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
-from crystalframer.orchestration.mlflow_store import MlflowTracker
-from crystalframer.orchestration.run_directory import RunDirectory
-from crystalframer.orchestration.spec import Trial
-from crystalframer.orchestration.trial import run_trial
+from crystalframer.orchestration.tracking.experiment import MlflowTracker
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.trainer import Trainer
 
 SWEEP = "toy"

@@ -15,9 +15,9 @@ from analysis.materials import PAPER, Wanted, choose, formula
 from analysis.results import read_sweep
 from analysis.speed import RESULTS, measurements
 from crystalframer.config import ModelConfig
-from crystalframer.data.crystal import ELEMENTS
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.data.sample import load_sample
+from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.geometry.neighbours import find_neighbours
 from crystalframer.prediction.explain import attention_of
 from tests.analysis.conftest import SWEEP, Store

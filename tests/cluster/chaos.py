@@ -24,9 +24,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crystalframer.orchestration.head_server import copy_database
-from crystalframer.orchestration.mlflow_store import connect
-from crystalframer.orchestration.spec import load_sweep
+from crystalframer.orchestration.sweeps.spec import load_sweep
+from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.head import copy_database
 from tests.cluster.hosts import ROOT, Host, Lab, lab
 from tests.cluster.launching import QUIET, SMALL, wait_for
 from tests.cluster.sweeps import FRAMES, TIMES, Metrics, undisturbed, write_sweep, written
@@ -145,7 +145,7 @@ class Cluster:
     def start_tracking(self) -> None:
         """Start the head's MLflow server, which starts itself again."""
         head = self.network.hosts["head"]
-        server = [sys.executable, "-m", "crystalframer.orchestration.head_server", "--shared", "/shared"]
+        server = [sys.executable, "-m", "crystalframer.orchestration.tracking.head", "--shared", "/shared"]
         env = {name: value for name, value in self.env.items() if name != "LD_PRELOAD"}
         with (self.network.folder / "tracking.log").open("a") as log:
             subprocess.Popen(head.command(*server, env=env), stdout=log, stderr=log, start_new_session=True)

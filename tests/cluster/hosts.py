@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from crystalframer.orchestration import watchdog
+from crystalframer.orchestration.tracking import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 INIT = Path(__file__).with_name("namespace_init.py")
@@ -166,7 +166,7 @@ class Lab(Namespaces):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.keys / key)]
             subprocess.run(command, check=True)
         (self.keys / "sshd_config").write_text(SSHD.format(keys=self.keys))
-        start = [sys.executable, watchdog.__file__]
+        start = [sys.executable, die_with_parent.__file__]
         binds = [] if shared_size is None else [f"tmpfs={shared_size}:{self.shared}"]
         super().__init__("laptop", folder / "laptop", start, [*binds, f"{self.shared}:{SHARED}"])
         self.run("ip", "link", "add", BRIDGE, "type", "bridge")

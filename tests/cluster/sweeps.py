@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from crystalframer.data.registry import load_task
-from crystalframer.orchestration.head_server import copy_database
-from crystalframer.orchestration.mlflow_store import connect
-from crystalframer.orchestration.run_directory import RunDirectory
-from crystalframer.orchestration.spec import SweepSpec, load_sweep
-from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
-from crystalframer.orchestration.trial import run_trial
+from crystalframer.orchestration.sweeps.spec import SweepSpec, load_sweep
+from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.head import copy_database
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.tracker import MemoryRun, MemoryTracker
+from crystalframer.runs.trial import run_trial
 from crystalframer.training.trainer import Trainer
 from tests.cluster.hosts import ROOT
 from tests.orchestration.conftest import PROSE, TINY

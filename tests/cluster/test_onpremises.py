@@ -102,7 +102,7 @@ def test_a_sweep_on_three_hosts(
 
 def secrets_found(network: Lab, launcher: Launcher) -> list[str]:
     """The files that hold the cluster's token or MLflow's password, but for the token's own."""
-    word = network.run(sys.executable, "-m", "crystalframer.orchestration.mlflow_gate", env=QUIET).stdout.strip()
+    word = network.run(sys.executable, "-m", "crystalframer.orchestration.tracking.gate", env=QUIET).stdout.strip()
     assert len(launcher.token) > 20
     assert len(word) == 64
     found = []

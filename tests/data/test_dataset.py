@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from crystalframer.config import DataConfig
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.dataset import (
     CrystalDataset,
     SplitName,
@@ -20,6 +19,7 @@ from crystalframer.data.dataset import (
     unit_token,
 )
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
 
 
 def make_crystals(count: int = 30) -> list[Crystal]:

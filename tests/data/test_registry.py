@@ -9,10 +9,10 @@ import pytest
 
 from crystalframer.config import DataConfig
 from crystalframer.data import registry
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.store import write_store
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
 
 
 @pytest.fixture

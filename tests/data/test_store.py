@@ -11,10 +11,10 @@ import pyarrow.ipc
 import pytest
 
 from crystalframer.data import store
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.store import is_store, read_manifest, read_store, write_store
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.sample import load_sample
 from crystalframer.geometry import batched_neighbours
 from crystalframer.geometry.batched_neighbours import find_neighbours_of_all
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.neighbours import find_neighbours
 from tests.geometry.test_neighbours import CELLS
 

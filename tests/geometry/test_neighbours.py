@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.neighbours import DISTANCE_GRAIN, Neighbours, find_neighbours
 from tests.fixtures import crystals as c
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from crystalframer.config import FrameName, KernelName, ModelConfig, build_trial
 from crystalframer.data.batch import CrystalBatch, collate
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.attention import PeriodicAttention
 from crystalframer.nn.model import CrystalFramer
-from crystalframer.nn.official import from_official_state, with_sizes_of
+from crystalframer.nn.released_names import from_official_state, with_sizes_of
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "golden"
 """../shared/golden beside the checkout."""

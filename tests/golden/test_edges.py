@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crystalframer.config import KernelName
 from crystalframer.data.batch import CrystalBatch
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.kernels import AttentionInputs, get_kernel
 from crystalframer.kernels.basis import angular_basis, distance_basis
 from tests.fixtures import crystals

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.kernels import cpu, parity, reference
 from crystalframer.kernels.basis import angular_basis
 from crystalframer.kernels.chebyshev import TOLERANCE, chebyshev_matrix

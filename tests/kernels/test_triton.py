@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crystalframer.config import FRAMES, DataConfig, FrameName, ModelConfig, TrainConfig, build_trial
 from crystalframer.data.batch import BatchLoader
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.data.resident import PaddedShape, ResidentCrystals
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.kernels import parity, reference
 from crystalframer.kernels.parity import GRADIENTS, make_batch, make_inputs, random_crystal, relative_rms, run
 from crystalframer.nn.model import CrystalFramer

@@ -14,8 +14,8 @@ import yaml
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
-from crystalframer.orchestration.mlflow_server import LocalMlflowServer
-from crystalframer.orchestration.study import Study
+from crystalframer.orchestration.search.study import Study
+from crystalframer.orchestration.tracking.server import LocalMlflowServer
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipelines" / "ablate_frames.py"

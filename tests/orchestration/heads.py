@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from crystalframer.orchestration.mlflow_server import is_answering
+from crystalframer.orchestration.tracking.server import is_answering
 from tests.orchestration.processes import all_gone, descendants
 
 
@@ -24,7 +24,7 @@ def head_server(folder: Path, *further: str) -> Iterator[tuple["subprocess.Popen
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     arguments = ["--shared", str(folder / "shared"), "--local", str(folder / "local"), "--port", port, *further]
-    command = [sys.executable, "-m", "crystalframer.orchestration.head_server", *arguments]
+    command = [sys.executable, "-m", "crystalframer.orchestration.tracking.head", *arguments]
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     yield process, f"http://127.0.0.1:{port}"

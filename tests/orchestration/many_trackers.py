@@ -10,9 +10,9 @@ import threading
 import time
 from pathlib import Path
 
-from crystalframer.orchestration.mlflow_store import MlflowExperiment, MlflowTracker, connect, is_away
-from crystalframer.orchestration.patient_tracker import PatientTracker
-from crystalframer.orchestration.tracking import StepMetrics
+from crystalframer.orchestration.tracking.buffered import PatientTracker
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker, connect, is_away
+from crystalframer.runs.tracker import StepMetrics
 
 PROCESSES, TRIALS_EACH, CHECKPOINTS, EPOCHS_EACH, METRICS = 8, 8, 8, 5, 7
 ROOT = Path(__file__).parents[2]

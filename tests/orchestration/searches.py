@@ -8,19 +8,19 @@ import yaml
 from rich.console import Console
 
 from crystalframer.config import trial_from_dict
-from crystalframer.orchestration.dispatch import Dispatcher, Outcome
-from crystalframer.orchestration.driver import Driver, SweepOptions
-from crystalframer.orchestration.failures import Failure, standard_policies
-from crystalframer.orchestration.jobs import JobSource, TrialJob
-from crystalframer.orchestration.population import PopulationSource
-from crystalframer.orchestration.run_directory import RunDirectory
-from crystalframer.orchestration.screen import Screen
-from crystalframer.orchestration.search import SearchSource, load_task_once
-from crystalframer.orchestration.search_spec import SearchSpec, load_search
-from crystalframer.orchestration.spec import Trial
-from crystalframer.orchestration.study import Study, study_url
-from crystalframer.orchestration.tracking import MemoryRun, MemoryTracker
-from crystalframer.orchestration.trial import TrialProgress, one_line, run_trial
+from crystalframer.data.registry import load_task_once
+from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
+from crystalframer.orchestration.cluster.failures import Failure, standard_policies
+from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
+from crystalframer.orchestration.search.population import PopulationSource
+from crystalframer.orchestration.search.search import SearchSource
+from crystalframer.orchestration.search.search_spec import SearchSpec, load_search
+from crystalframer.orchestration.search.study import Study, study_url
+from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
+from crystalframer.orchestration.sweeps.screen import Screen
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.tracker import MemoryRun, MemoryTracker
+from crystalframer.runs.trial import Trial, TrialProgress, one_line, run_trial
 from tests.orchestration.conftest import OPENED, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
 
@@ -121,7 +121,7 @@ class Bench:
         config = trial_from_dict(job.settings)
         return run_trial(
             Trial(job.name, config),
-            load_task_once(config),
+            load_task_once(config.data),
             RunDirectory(Path(job.directory)),
             MemoryTracker(self.runs),
             StubTrainer,

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from crystalframer.config import TrialConfig, build_trial
-from crystalframer.data.crystal import Crystal
 from crystalframer.data.registry import load_dataset
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.prediction.structures import elements_of
 from crystalframer.training.metrics import Target
-from crystalframer.training.trained import TrainedModel, write_model
+from crystalframer.training.trained_model import TrainedModel, write_model
 from tests.fixtures.models import SMALL, loud_model
 
 TARGETS = (Target("formation_energy", "eV/atom", -1.2, 0.9), Target("bandgap", "eV", 1.5, 2.0))

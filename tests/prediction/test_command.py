@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from crystalframer import cli
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction import Predictor, load_predictor
 from crystalframer.prediction.cutoff import neglected_share, truncation_error
-from crystalframer.training.trained import write_model
+from crystalframer.training.trained_model import write_model
 from tests.prediction.conftest import MakeModel
 
 

@@ -22,7 +22,7 @@ from crystalframer.prediction.evaluation import (
     mean_absolute,
 )
 from crystalframer.prediction.report import write_submission
-from crystalframer.training.trained import TrainedModel, load_model, write_model
+from crystalframer.training.trained_model import TrainedModel, load_model, write_model
 from crystalframer.training.trainer import Trainer
 from pipelines.evaluate import main
 

@@ -9,13 +9,13 @@ import torch
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from crystalframer.data.batch import CrystalBatch, collate
-from crystalframer.data.crystal import Crystal
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.prediction import Predictor, load_predictor
 from crystalframer.prediction.predictor import NO_MEMORY, USUAL_NEIGHBOURS, load_of
 from crystalframer.training.metrics import Target
-from crystalframer.training.trained import TrainedModel, write_model
+from crystalframer.training.trained_model import TrainedModel, write_model
 from tests.prediction.conftest import TARGETS, MakeModel
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crystalframer.config import FRAMES, FrameName, KernelName
-from crystalframer.data.crystal import Crystal
+from crystalframer.geometry.crystal import Crystal
 from crystalframer.nn.model import CrystalFramer
 from tests.fixtures import crystals as c
 from tests.fixtures.implementations import KERNELS

@@ -11,7 +11,7 @@ import torch
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
-from crystalframer.training.trained import load_model, write_model
+from crystalframer.training.trained_model import load_model, write_model
 from crystalframer.training.trainer import Trainer
 
 MakeTrial = Callable[[dict[str, Any]], TrialConfig]

@@ -14,9 +14,9 @@ import torch
 
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
-from crystalframer.training.distributed import split_by_cost
 from crystalframer.training.gradient import BatchGradient
-from crystalframer.training.memory import is_out_of_memory
+from crystalframer.training.out_of_memory import is_out_of_memory
+from crystalframer.training.processes import split_by_cost
 from crystalframer.training.trainer import Trainer
 
 MakeTrial = Callable[[dict[str, Any]], TrialConfig]

@@ -16,7 +16,7 @@ from crystalframer.errors import UserError
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.gradient import BatchGradient
 from crystalframer.training.metrics import Target, evaluate_predictions
-from crystalframer.training.trained import load_model
+from crystalframer.training.trained_model import load_model
 from crystalframer.training.trainer import Trainer
 from tests.training.conftest import SMALL
 from tests.training.test_resume import stop_after

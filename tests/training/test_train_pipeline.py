@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from crystalframer.config import build_trial
-from crystalframer.training.trained import load_model
+from crystalframer.training.trained_model import load_model
 from pipelines.train import _overrides, _parser, main
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.training.averaging import WeightAverage
-from crystalframer.training.evaluation import predict_rows
+from crystalframer.training.inference import predict_rows
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.trainer import Trainer
 

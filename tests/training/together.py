@@ -13,7 +13,7 @@ from crystalframer.config import DataConfig, trial_from_dict
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
-from crystalframer.training.distributed import Processes
+from crystalframer.training.processes import Processes
 from crystalframer.training.trainer import Trainer
 
 STOPPED = 3

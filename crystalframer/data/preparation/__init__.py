@@ -1,0 +1,1 @@
+"""Once per data set: from downloads or a user's files to a prepared store."""

@@ -1,0 +1,1 @@
+"""Structure files of every dialect become crystals."""

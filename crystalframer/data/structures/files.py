@@ -1,0 +1,280 @@
+"""Crystals from structure files: CIF, POSCAR, extended XYZ, ASE databases, pymatgen JSON; a bad file is a reason.
+
+for result in read_structures(find_structure_files(Path("my_crystals"))):
+    print(result.id, result.crystal.num_atoms if result.crystal else result.reason)
+"""
+
+import gzip
+import io
+import multiprocessing
+import os
+import signal
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from crystalframer.data.parallel import start_worker
+from crystalframer.data.structures.formats import (
+    PARSE_ERRORS,
+    TEXT_READERS,
+    Parsed,
+    ReadLimits,
+    describe,
+    read_ase_db,
+    read_extxyz,
+    sniff,
+)
+from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
+
+FORMAT_OF_SUFFIX = {
+    ".cif": "cif",
+    ".mcif": "cif",
+    ".vasp": "poscar",
+    ".poscar": "poscar",
+    ".extxyz": "extxyz",
+    ".xyz": "extxyz",
+    ".db": "ase",
+    ".json": "json",
+}
+"""Format by suffix, after ``.gz`` is taken off; POSCAR and CONTCAR (also ``POSCAR_1``) go by their name."""
+_CHUNK = 16
+_MIN_PARALLEL = 64
+"""Fewer files are read in this process: starting others would take longer."""
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """One structure of a file: exactly one of crystal and reason."""
+
+    id: str
+    """The file's stem; ``stem#1``, ``stem#2`` and so on where the file holds several."""
+    source: str
+    """The file."""
+    crystal: Crystal | None
+    """The crystal, with this id, or None."""
+    reason: str = ""
+    """Why there is none, in one sentence."""
+    name: str = ""
+    """The file's own name for the structure, if it gives one."""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    """Values that stand beside the structure in the file, e.g. targets."""
+
+
+def find_structure_files(folder: Path) -> list[Path]:
+    """Return the structure files below a folder, in order of their paths; hidden ones and links to folders are left."""
+    found = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names if format_of(Path(name))]
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def format_of(path: Path) -> str:
+    """Return the format that a file's name tells, or an empty string."""
+    name = path.name.removesuffix(".gz")
+    if name.upper().startswith(("POSCAR", "CONTCAR")):
+        return "poscar"
+    return FORMAT_OF_SUFFIX.get(Path(name).suffix.lower(), "")
+
+
+def read_structures(
+    paths: Iterable[Path], *, processes: int = 1, limits: ReadLimits | None = None
+) -> Iterator[ReadResult]:
+    """Read structure files, in their order; a file that cannot be used yields a reason, never an exception.
+
+    Args:
+        paths: files, each of which may hold several structures.
+        processes: read by this many; they are started where there are enough files to be worth it.
+        limits: what a file may ask for.
+    """
+    limits = limits or ReadLimits()
+    files = [Path(path) for path in paths]
+    jobs = list(zip(files, unique_ids(files), strict=True))
+    if processes > 1 and len(files) >= _MIN_PARALLEL:
+        yield from _read_parallel(jobs, processes, limits)
+        return
+    for path, id in jobs:
+        yield from _named(path, id, read_file(path, limits))
+
+
+def read_file(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
+    """Read one file, one structure after another."""
+    try:
+        if not path.is_file():
+            yield Parsed(None, "the file does not exist" if not path.exists() else "this is not a file")
+            return
+        yield from _read(path, limits)
+    except UnicodeDecodeError:
+        yield Parsed(None, "the file is not text")
+    except (*PARSE_ERRORS, zlib.error) as error:
+        yield Parsed(None, describe(error))
+    except MemoryError:
+        yield Parsed(None, "the file needs more memory than there is")
+
+
+def unique_ids(files: Sequence[Path]) -> list[str]:
+    """Return an id for each file: its stem; where stems repeat, the path from the common folder; else numbered."""
+    counts = Counter(_stem(path) for path in files)
+    parents = [str(path.absolute().parent) for path in files if counts[_stem(path)] > 1]
+    root = Path(os.path.commonpath(parents)) if parents else Path()
+    ids = []
+    for path in files:
+        if counts[_stem(path)] == 1:
+            ids.append(_stem(path))
+        else:
+            ids.append(path.absolute().relative_to(root).with_name(_stem(path)).as_posix())
+    counts = Counter(ids)
+    ids = [
+        path.absolute().relative_to(root).as_posix() if counts[id] > 1 else id
+        for path, id in zip(files, ids, strict=True)
+    ]
+    taken: Counter[str] = Counter()
+    for position, id in enumerate(ids):
+        taken[id] += 1
+        if taken[id] > 1:
+            ids[position] = f"{id}~{taken[id]}"
+    return ids
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Return a file's bytes, unpacked where it is gzip.
+
+    Raises:
+        UserError: there are more than `max_bytes`.
+        OSError, EOFError, zlib.error: it cannot be read or unpacked.
+    """
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if packed else raw
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UserError(f"the file has more than {max_bytes} bytes{' unpacked' if packed else ''}")
+    return content
+
+
+def _read(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
+    kind = format_of(path)
+    if kind == "ase":
+        yield from read_ase_db(path, limits)
+    elif kind == "extxyz" and path.suffix != ".gz":
+        with path.open(encoding="utf-8") as stream:
+            yield from read_extxyz(_lines(stream, limits.max_bytes), limits)
+    else:
+        content = read_bytes(path, limits.max_bytes)
+        if b"\0" in content:
+            raise UserError("the file is binary, expected text")
+        # CIFs carry names and titles in any encoding; what matters in them is ASCII.
+        text = content.decode("utf-8", errors="replace") if kind == "cif" else content.decode("utf-8-sig")
+        kind = kind or sniff(text)
+        if kind == "extxyz":
+            yield from read_extxyz(iter(io.StringIO(text)), limits)
+        elif kind in TEXT_READERS:
+            yield from TEXT_READERS[kind](text, limits)
+        else:
+            raise UserError("the format is unknown, expected CIF, POSCAR, extended XYZ, ASE database or pymatgen JSON")
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    return Path(name).stem if FORMAT_OF_SUFFIX.get(Path(name).suffix.lower()) else name
+
+
+def _lines(stream: io.TextIOWrapper, max_bytes: int) -> Iterator[str]:
+    while line := stream.readline(2**20):
+        if len(line) == 2**20:
+            raise UserError("a line is longer than 1 MiB")
+        if "\0" in line:
+            raise UserError("the file is binary, expected text")
+        yield line
+
+
+def _named(path: Path, id: str, parsed: Iterator[Parsed]) -> Iterator[ReadResult]:
+    """Give each structure its id; only a file with more than one numbers them."""
+    first = list(islice(parsed, 2))
+    if not first:
+        first = [Parsed(None, "the file holds no structure")]
+    if len(first) == 1:
+        yield _result(path, id, first[0])
+        return
+    for number, entry in enumerate((*first, *parsed), start=1):
+        yield _result(path, f"{id}#{number}", entry)
+
+
+def _result(path: Path, id: str, entry: Parsed) -> ReadResult:
+    if entry.crystal is None:
+        reason = entry.reason.removeprefix("crystal without id: ")
+        return ReadResult(id, str(path), None, reason, entry.name, entry.properties)
+    return ReadResult(id, str(path), entry.crystal.with_id(id), "", entry.name, entry.properties)
+
+
+class _OutOfTimeError(BaseException):
+    """Raised in a reading process by its alarm clock; no exception that a parser's handler would take for its own."""
+
+
+def _read_parallel(jobs: list[tuple[Path, str]], processes: int, limits: ReadLimits) -> Iterator[ReadResult]:
+    """Read chunks of files in other processes; a chunk that kills its process is read again, file by file."""
+    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
+    context = multiprocessing.get_context("spawn")
+    position = 0
+    size = _CHUNK
+    while position < len(chunks):
+        with ProcessPoolExecutor(processes, context, start_worker) as pool:
+            waiting: list[Future[list[ReadResult]]] = []
+            ahead = position
+            try:
+                while position < len(chunks):
+                    while ahead < len(chunks) and len(waiting) < 4 * processes:
+                        waiting.append(pool.submit(_read_chunk, chunks[ahead], limits))
+                        ahead += 1
+                    results = waiting.pop(0).result()
+                    position += 1
+                    yield from results
+            except BrokenProcessPool:
+                size = 1
+        if size == 1 and position < len(chunks):
+            yield from _read_alone(chunks[position], limits, context)
+            position, size = position + 1, _CHUNK
+
+
+def _read_alone(jobs: list[tuple[Path, str]], limits: ReadLimits, context: Any) -> Iterator[ReadResult]:
+    """Read each file of a chunk in a process of its own, so that the one that kills it is known."""
+    for path, id in jobs:
+        with ProcessPoolExecutor(1, context, start_worker) as pool:
+            try:
+                results = pool.submit(_read_chunk, [(path, id)], limits).result()
+            except BrokenProcessPool:
+                results = [ReadResult(id, str(path), None, "reading the file killed its process (out of memory?)")]
+        yield from results
+
+
+def _read_chunk(jobs: list[tuple[Path, str]], limits: ReadLimits) -> list[ReadResult]:
+    """Read files in a process of this pool, each within its time."""
+    has_clock = hasattr(signal, "setitimer")
+    if has_clock:
+        signal.signal(signal.SIGALRM, _ring)
+    results: list[ReadResult] = []
+    for path, id in jobs:
+        try:
+            if has_clock:
+                signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
+            found = list(_named(path, id, read_file(path, limits)))
+        except _OutOfTimeError:
+            found = [ReadResult(id, str(path), None, f"the file took more than {limits.max_seconds:g} s to read")]
+        finally:
+            if has_clock:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        results += found
+    return results
+
+
+def _ring(number: int, frame: FrameType | None) -> None:
+    raise _OutOfTimeError
+
+
+__all__ = ["ReadLimits", "ReadResult", "find_structure_files", "format_of", "read_structures", "unique_ids"]

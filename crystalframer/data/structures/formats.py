@@ -1,0 +1,290 @@
+"""One function a file format: from bytes to crystals, or to the reason why there is none."""
+
+import json
+import math
+import re
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crystalframer.data.structures.cif import element_of, read_cif
+from crystalframer.data.structures.poscar import read_poscar_text
+from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import Crystal
+from crystalframer.geometry.occupancies import occupied_sites
+
+PARSE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    sqlite3.Error,
+)
+"""What third-party parsers raise on damaged files; here alone is it turned into a reason, naming type and message."""
+MAX_SITES = 10**6
+"""Atoms that a CIF's symmetry may expand to before special positions are merged."""
+ID_KEYS = ("id", "material_id", "entry_id", "jid", "name", "file", "filename")
+"""Where a record or frame may say which structure it is, in this order."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """One structure of a file: a crystal, or the reason why it cannot be used."""
+
+    crystal: Crystal | None
+    reason: str = ""
+    name: str = ""
+    """The file's own name for it."""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that stand beside the structure, e.g. targets."""
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """What a file may ask for before it is refused."""
+
+    max_bytes: int = 64 * 2**20
+    """Of a file, unpacked; of one frame where frames are read one by one."""
+    max_atoms: int = 20_000
+    """Atoms of one structure, after its symmetry operations."""
+    max_seconds: float = 60.0
+    """Time for one file where files are read by several processes."""
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one short line; ours speak for themselves, foreign ones are named by their type."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, UserError) and text else f"{text or 'malformed'} ({type(error).__name__})"
+
+
+def read_cif_file(text: str, limits: ReadLimits) -> Iterator[Parsed]:
+    """Read every block of a CIF that holds atoms."""
+    for name, result in read_cif(text, MAX_SITES, 2 * limits.max_atoms):
+        if isinstance(result, Crystal):
+            yield _limited(result, limits, name=name)
+        else:
+            yield Parsed(None, " ".join(result.split()), name)
+
+
+def read_poscar(text: str, limits: ReadLimits) -> Iterator[Parsed]:
+    """Read a POSCAR or CONTCAR."""
+    yield Parsed(read_poscar_text(text, limits.max_atoms))
+
+
+def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Parsed]:
+    """Read extended XYZ frame by frame; a frame needs its cell (``Lattice=``)."""
+    for line in lines:
+        if not line.strip():
+            continue
+        if not line.strip().isdecimal() or len(line) > 20:
+            yield Parsed(None, f"a frame begins with {line[:20]!r}, expected its number of atoms: the rest is not read")
+            return
+        count = int(line)
+        if count > limits.max_atoms or count == 0:
+            yield Parsed(None, f"a frame has {count} atoms, expected 1 to {limits.max_atoms}: the rest is not read")
+            return
+        frame = [line, *islice(lines, count + 1)]
+        try:
+            if len(frame) != count + 2:
+                raise UserError(f"the last frame has {len(frame) - 2} of {count} atoms: the file is cut off")
+            yield _parse_frame(frame, limits)
+        except PARSE_ERRORS as error:
+            yield Parsed(None, describe(error))
+
+
+def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
+    """Read an ASE database row by row: key-value pairs, then ``data``, are its properties."""
+    import ase.db
+
+    with path.open("rb") as stream:
+        if stream.read(16) != b"SQLite format 3\0":
+            raise UserError("the file is no SQLite database")
+    database: Any = ase.db.connect(path.absolute(), type="db", use_lock_file=False)  # type: ignore[no-untyped-call]
+    with database:
+        rows = iter(database.select())
+        while True:
+            try:
+                row = next(rows, None)
+                if row is None:
+                    return
+                extra = {key: row[key] for key in ("energy",) if key in row}
+                properties = extra | dict(row.data) | dict(row.key_value_pairs)
+                yield from_atoms(row.toatoms(), limits, str(row.id), properties)
+            except sqlite3.DatabaseError as error:
+                yield Parsed(None, f"the database is damaged ({error}): the rest is not read")
+                return
+            except PARSE_ERRORS as error:
+                yield Parsed(None, describe(error))
+
+
+def read_json(text: str, limits: ReadLimits) -> Iterator[Parsed]:
+    """Read pymatgen JSON: a structure, a list of them or of records that hold one, or either by id."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the JSON is malformed, line {error.lineno}: {error.msg}") from error
+    if isinstance(content, dict) and ("lattice" in content or "structure" in content or "atoms" in content):
+        content = [content]
+    if isinstance(content, dict):
+        entries: list[tuple[str, Any]] = list(content.items())
+    elif isinstance(content, list):
+        entries = [("", entry) for entry in content]
+    else:
+        raise UserError(f"the file holds {type(content).__name__}, expected a structure, or a list or object of them")
+    if not entries:
+        raise UserError("the file holds no structure")
+    for name, entry in entries:
+        yield parse_record(entry, limits, name)
+
+
+def parse_record(entry: Any, limits: ReadLimits, name: str = "") -> Parsed:
+    """Read a pymatgen structure dictionary, or a record that holds one as ``structure``, its targets beside it."""
+    if not isinstance(entry, dict):
+        return Parsed(None, f"a record is {type(entry).__name__}, expected an object", name)
+    record = entry if "structure" in entry or "atoms" in entry else {"structure": entry}
+    properties = {key: value for key, value in record.items() if key not in ("structure", "atoms")}
+    name = name or name_in(properties)
+    try:
+        crystal = parse_structure(record.get("structure", record.get("atoms")), limits)
+    except PARSE_ERRORS as error:
+        return Parsed(None, describe(error), name, properties)
+    return _limited(crystal, limits, name, properties)
+
+
+def parse_structure(value: Any, limits: ReadLimits) -> Crystal:
+    """Read a structure however a table holds it: a pymatgen dictionary, its JSON, a CIF, a POSCAR.
+
+    The dictionary is read here and not by pymatgen's decoder, which imports whatever classes it names.
+
+    Raises:
+        one of `PARSE_ERRORS`: it is none of these, or no valid crystal.
+    """
+    if isinstance(value, str):
+        if value.lstrip()[:1] == "{":
+            return parse_structure(json.loads(value), limits)
+        reader = read_cif_file if sniff(value) == "cif" else read_poscar
+        first = next(reader(value, limits), Parsed(None, "the text holds no structure"))
+        if first.crystal is None:
+            raise UserError(first.reason)
+        return first.crystal
+    if not isinstance(value, dict):
+        raise UserError(f"a structure is {type(value).__name__}, expected a pymatgen dictionary, its JSON or a CIF")
+    if "lattice_mat" in value:
+        from crystalframer.data.structures.records import record_to_crystal
+
+        return record_to_crystal({"atoms": value}, "")
+    if "lattice" not in value or "sites" not in value:
+        raise UserError("a structure has no 'lattice' and 'sites'")
+    if not all(value["lattice"].get("pbc") or (True,)):
+        raise UserError("the structure is not periodic along all three lattice vectors")
+    sites = value["sites"]
+    if not isinstance(sites, list) or not 0 < len(sites) <= limits.max_atoms:
+        raise UserError(f"the structure has {len(sites)} atoms, expected 1 to {limits.max_atoms}")
+    entries = [
+        (index, element_of(_field(specie, "element")), specie.get("occu", 1.0))
+        for index, site in enumerate(sites)
+        for specie in _field(site, "species")
+    ]
+    numbers, mixture = occupied_sites(*zip(*entries, strict=True))
+    coords = np.array([_field(site, "abc") for site in sites])
+    return Crystal(_field(value["lattice"], "matrix"), coords, numbers, mixture=mixture)
+
+
+def from_atoms(atoms: Any, limits: ReadLimits, name: str = "", properties: Mapping[str, Any] | None = None) -> Parsed:
+    """Take over ASE's atoms: a cell, periodic along all three vectors, no partial occupancies."""
+    properties = dict(atoms.info) if properties is None else properties
+    name = name_in(properties) or name
+    if not (atoms.cell.rank == 3 and bool(np.all(atoms.pbc))):
+        return Parsed(
+            None, "the structure has no cell, or is not periodic along all three of its vectors", name, properties
+        )
+    if "occupancy" in atoms.info:
+        return Parsed(None, "partial occupancies in ASE's form are not read: give the CIF", name, properties)
+    try:
+        crystal = Crystal(np.array(atoms.cell), atoms.get_scaled_positions(wrap=False), atoms.numbers.astype(np.int64))
+    except UserError as error:
+        return Parsed(None, describe(error), name, properties)
+    return _limited(crystal, limits, name, properties)
+
+
+def name_in(properties: Mapping[str, Any]) -> str:
+    """Return the id that a record's or frame's own values give it, or an empty string."""
+    for key in ID_KEYS:
+        value = properties.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
+            return str(value)[:200]
+    return ""
+
+
+def sniff(text: str) -> str:
+    """Guess a text's format from how it begins: cif, json, extxyz, poscar, or an empty string."""
+    head = text[:4096].lstrip("\ufeff \t\r\n")
+    if re.search(r"^\s*data_", head, re.MULTILINE) or "_cell_length_a" in text[:65536]:
+        return "cif"
+    if head[:1] in ("{", "["):
+        return "json"
+    lines = head.splitlines()
+    if lines and lines[0].strip().isdecimal():
+        return "extxyz"
+    vectors = [line.split()[:3] for line in lines[2:5]]
+    if len(vectors) == 3 and all(len(row) == 3 and all(_is_number(word) for word in row) for row in vectors):
+        return "poscar"
+    return ""
+
+
+TEXT_READERS: dict[str, Callable[[str, ReadLimits], Iterator[Parsed]]] = {
+    "cif": read_cif_file,
+    "poscar": read_poscar,
+    "json": read_json,
+}
+"""Readers of formats whose files are read whole."""
+
+
+def _field(record: Mapping[str, Any], name: str) -> Any:
+    if name not in record:
+        raise UserError(f"a part of the structure has no {name!r}")
+    return record[name]
+
+
+def _parse_frame(frame: list[str], limits: ReadLimits) -> Parsed:
+    from ase.io import read
+
+    if "lattice=" not in frame[1].lower():
+        return Parsed(None, "the frame has no cell (Lattice=), expected a periodic structure")
+    with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
+        # ASE warns of unknown data types in comments; what is no number is no target anyway.
+        warnings.simplefilter("ignore")
+        atoms: Any = read(StringIO("".join(frame)), format="extxyz", index=0)
+    properties = dict(atoms.info)
+    if atoms.calc is not None:
+        properties = {key: value for key, value in atoms.calc.results.items() if np.ndim(value) == 0} | properties
+    return from_atoms(atoms, limits, properties=properties)
+
+
+def _limited(
+    crystal: Crystal, limits: ReadLimits, name: str = "", properties: Mapping[str, Any] | None = None
+) -> Parsed:
+    if crystal.num_atoms > limits.max_atoms:
+        reason = f"the structure has {crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
+        return Parsed(None, reason, name, properties or {})
+    return Parsed(crystal, "", name, properties or {})
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False

@@ -1,0 +1,102 @@
+"""What the driver hands to a worker, and where it gets it from."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from crystalframer.runs.trial import Trial, TrialProgress
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial occupies."""
+
+    cpus_per_trial: int = 1
+    """CPU cores, and threads of every numeric library."""
+    gpus_per_trial: float = 0.0
+    """GPUs; a fraction lets several trials share one."""
+    measured: bool = False
+    """Whether trials share GPUs by the memory that the first one was seen to need (``gpus_per_trial: auto``)."""
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """Everything a worker needs to run a trial, in plain values."""
+
+    name: str
+    settings: dict[str, Any]
+    """As `TrialConfig.to_dict` writes them."""
+    directory: str
+    """Absolute path of the run directory."""
+    tracking_uri: str
+    experiment_id: str
+    tags: dict[str, str]
+    """What the sweep says of the run."""
+    cpus: int
+    device: str
+    checkpoint_seconds: float
+    trainer: str
+    """Where the trainer's class is, as ``module:name``."""
+    snapshots: int = 0
+    """How many models to keep from evenly spaced epochs."""
+    marker: str = ""
+    """A file that the driver made beside the run directories; a worker that does not see it is on the wrong storage."""
+    signs_in: bool = False
+    """Whether the tracking server stands behind the cluster's gate."""
+    gpus: float = 0.0
+    """Share of a GPU, or a number of them."""
+    decide_at: tuple[int, ...] = ()
+    """Epochs that are reported at once, because someone may decide there to end the trial."""
+    inherits: str = ""
+    """Run directory of the trial whose checkpoint this one goes on from, under its own settings."""
+    stop_file: str = ""
+    """A file that is there while the sweep should stop."""
+
+
+class JobSource(Protocol):
+    """Where jobs come from: a list, or a search that decides as results come in. Used by one thread."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further job will come."""
+
+    def next_job(self) -> TrialJob | None:
+        """Return the next job to start, None when there is none at the moment."""
+
+    def stops_here(self, name: str, progress: TrialProgress) -> bool:
+        """Hear of an epoch, and return whether the trial ends with it; the decision is on disk by then."""
+
+    def finished(self, name: str, progress: TrialProgress) -> None:
+        """Hear of a trial that is done."""
+
+    def failed(self, name: str, reason: str) -> None:
+        """Hear of a trial that was given up."""
+
+
+class JobList:
+    """Trials in a fixed order, each made into a job when its turn comes."""
+
+    def __init__(self, trials: Iterable[Trial], make_job: Callable[[Trial], TrialJob]) -> None:
+        """Hand out these trials."""
+        self._trials = deque(trials)
+        self._make_job = make_job
+
+    @property
+    def exhausted(self) -> bool:
+        """See `JobSource.exhausted`."""
+        return not self._trials
+
+    def next_job(self) -> TrialJob | None:
+        """See `JobSource.next_job`."""
+        return self._make_job(self._trials.popleft()) if self._trials else None
+
+    def stops_here(self, name: str, progress: TrialProgress) -> bool:
+        """See `JobSource.stops_here`; every trial runs to its last epoch."""
+        return False
+
+    def finished(self, name: str, progress: TrialProgress) -> None:
+        """See `JobSource.finished`."""
+
+    def failed(self, name: str, reason: str) -> None:
+        """See `JobSource.failed`."""

@@ -1,0 +1,237 @@
+"""Ray Tune: where and when the trials of a sweep run, and what becomes of those whose worker dies.
+
+Ray schedules, restarts and reports; what a trial is and how it resumes is ours (runs/run_directory.py), so Ray's own
+experiment state is thrown away. Importing this module imports Ray, which takes seconds.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial as RayTrial
+
+from crystalframer.command_line import on_stop_signals
+from crystalframer.errors import UserError
+from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
+from crystalframer.orchestration.cluster.failures import LOST_NODE, Failure, TrialFailedError
+from crystalframer.orchestration.cluster.worker import SweepTrial
+from crystalframer.runs.trial import TrialProgress, one_line
+
+TICK_SECONDS = 1.0
+"""How often the driver looks after what is beside the trials."""
+NODE_CHECK_SECONDS = 10.0
+"""How often the driver makes sure that Ray itself is still there."""
+
+
+@dataclass(frozen=True)
+class Housekeeping:
+    """What the driver does beside the trials."""
+
+    scratch: Path
+    """Absolute folder for Ray's own records of the sweep, which are removed."""
+    stop_file: Path
+    """File by which workers learn, within an epoch, that the sweep should stop; removed again."""
+    tick: Callable[[], None] = lambda: None
+    """Called about once a second; may stop the dispatcher."""
+    ahead: int = 200
+    """Jobs that may wait for resources at a time; they are what a cluster grows for."""
+
+
+def run_jobs(name: str, dispatcher: Dispatcher, housekeeping: Housekeeping) -> Outcome:
+    """Run the trials until all are done, failed for good, or the sweep is stopped (SIGINT, SIGTERM or its budget).
+
+    Args:
+        name: the sweep's name.
+        dispatcher: hands out what to run and hears what became of it.
+        housekeeping: what is done beside that.
+    """
+    housekeeping.stop_file.unlink(missing_ok=True)
+    shutil.rmtree(housekeeping.scratch, ignore_errors=True)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(housekeeping.ahead)
+    events = _Events(dispatcher, housekeeping)
+    with _signals_stop(dispatcher):
+        tuner = tune.Tuner(
+            tune.with_resources(SweepTrial, _resources_of),
+            tune_config=tune.TuneConfig(
+                search_alg=_Jobs(dispatcher, events.tick),
+                scheduler=_EarlyStops(dispatcher),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=_folder,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(housekeeping.scratch),
+                failure_config=tune.FailureConfig(max_failures=0),  # the dispatcher's policies start trials again
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[events],
+                stop=_StopWhenAsked(dispatcher.outcome),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    shutil.rmtree(housekeeping.scratch, ignore_errors=True)
+    housekeeping.stop_file.unlink(missing_ok=True)
+    return dispatcher.outcome
+
+
+def _resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """Return what a job occupies, as Ray asks for it."""
+    job = config["job"]
+    bundle = {"CPU": float(job["cpus"]), **({"GPU": float(job["gpus"])} if job["gpus"] else {})}
+    return tune.PlacementGroupFactory([bundle])
+
+
+class _Unpickled:
+    """Pickles as nothing: Tune pickles its parts for a way of resuming that is not ours; a screen cannot be pickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Jobs(_Unpickled, tune.search.Searcher):
+    """Gives Tune the dispatcher's jobs as what a search suggests."""
+
+    def __init__(self, dispatcher: Dispatcher, tick: Callable[[], None]) -> None:
+        super().__init__(metric="epoch", mode="max")
+        self._dispatcher = dispatcher
+        self._tick = tick
+        self._count = itertools.count()
+
+    def suggest(self, trial_id: str) -> Any:
+        self._tick()
+        if self._dispatcher.finished:
+            return tune.search.Searcher.FINISHED
+        job = self._dispatcher.next_job()
+        return None if job is None else {"job": asdict(job), "start": next(self._count)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Save nothing: resuming is ours."""
+
+
+class _EarlyStops(_Unpickled, tune.schedulers.FIFOScheduler):
+    """Ends a trial where the dispatcher says so."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._dispatcher = dispatcher
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        if self._dispatcher.outcome.stopping:
+            return str(self.STOP)
+        # Tune flattens results for its schedulers
+        fields = {key.removeprefix("progress/"): result[key] for key in result if key.startswith("progress/")}
+        stops = self._dispatcher.stops_here(_name(trial), TrialProgress(**fields))
+        return str(self.STOP if stops else self.CONTINUE)
+
+
+class _Events(_Unpickled, tune.Callback):
+    """Translates Tune's callbacks for the dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher, housekeeping: Housekeeping) -> None:
+        self._dispatcher = dispatcher
+        self._housekeeping = housekeeping
+        self._ticked_at = self._checked_at = time.monotonic()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now - self._ticked_at >= TICK_SECONDS:
+            self._ticked_at = now
+            self._housekeeping.tick()
+        if self._dispatcher.outcome.stopping and not self._housekeeping.stop_file.exists():
+            self._housekeeping.stop_file.touch()
+        if now - self._checked_at > NODE_CHECK_SECONDS:
+            self._checked_at = now
+            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            if not any(node["Alive"] for node in nodes):  # or Tune would wait for workers for ever
+                raise UserError("Ray's own process died, out of memory perhaps; the same command goes on from here")
+
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
+        self.tick()
+
+    def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        self._dispatcher.started(_name(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "failure" in result:
+            self._dispatcher.failed(_name(trial), Failure(**result["failure"]))
+        elif "stopped" in result:
+            self._dispatcher.stopped(_name(trial))
+        elif result["progress"]["result"] is not None:
+            self._dispatcher.done(_name(trial), TrialProgress(**result["progress"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        _forget_statistics(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        _forget_statistics(trial)
+        self._dispatcher.failed(_name(trial), _failure(trial))
+
+
+class _StopWhenAsked(_Unpickled, tune.Stopper):
+    """Ends the sweep in good order once a signal or the budget asked for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._outcome.stopping
+
+
+@contextmanager
+def _signals_stop(dispatcher: Dispatcher) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop the sweep in good order, and the second one at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if dispatcher.outcome.interrupted is not None:
+            raise KeyboardInterrupt
+        dispatcher.stop(signal.Signals(number))
+
+    with on_stop_signals(stop):
+        yield
+
+
+def _name(trial: RayTrial) -> str:
+    return str(trial.config["job"]["name"])
+
+
+def _folder(trial: RayTrial) -> str:
+    return f"{trial.config['start']:06d}"
+
+
+def _forget_statistics(trial: RayTrial) -> None:
+    """Drop Tune's averages over a trial's results, 40 KiB that nobody asks for, where thousands of trials add up."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+
+
+def _failure(trial: RayTrial) -> Failure:
+    error = trial.get_pickled_error()
+    if error is None:
+        return Failure("its worker process died", worker_died=True)
+    if isinstance(error, RayActorError):
+        lost = "node" in str(error).lower() and "died" in str(error).lower()
+        reason = LOST_NODE if lost and not error.actor_init_failed else "its worker process died"
+        return Failure.of(error, reason, worker_died=True)
+    cause = getattr(error, "cause", None) or error.__cause__ or error
+    return cause.failure if isinstance(cause, TrialFailedError) else Failure.of(error, one_line(cause))

@@ -1,0 +1,1 @@
+"""Hyperparameter search: the only room that imports Optuna."""

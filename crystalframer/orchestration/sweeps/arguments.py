@@ -1,0 +1,85 @@
+"""The command line that the programs of sweeps and searches share."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, runs_folder
+
+if TYPE_CHECKING:
+    from crystalframer.orchestration.sweeps.driver import SweepOptions
+
+
+def add_runs_argument(parser: argparse.ArgumentParser, of_what: str = "folder of the results") -> None:
+    """Add ``--runs``."""
+    parser.add_argument(
+        "--runs",
+        type=runs_folder,
+        default=default_runs(),
+        metavar="DIR",
+        help=f"{of_what} (default: $CRYSTALFRAMER_RUNS, else runs)",
+    )
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_run: str) -> None:
+    """Add what a sweep and a search are told alike; `sweep_options` understands it.
+
+    Args:
+        parser: gets the arguments.
+        example: of a setting to replace, ``KEY=VALUE``.
+        dry_run: what ``--dry-run`` does.
+    """
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"replace a setting of the file's base, resources or budget, e.g. {example}; may be repeated",
+    )
+    add_runs_argument(parser, "folder of the results, on a cluster one that all nodes share")
+    parser.add_argument("--dry-run", action="store_true", help=dry_run)
+    parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="RAY",
+        help="join a Ray cluster, e.g. auto on one of its nodes (default: $RAY_ADDRESS, else a Ray of its own)",
+    )
+    parser.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        metavar="URI",
+        help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else the server on the cluster's head, else one of "
+        "its own on runs/mlflow.db)",
+    )
+    parser.add_argument("--trainer", help=argparse.SUPPRESS)  # another trainer's class, module:name
+
+
+def sweep_options(options: argparse.Namespace, place: Surroundings, **further: Any) -> "SweepOptions":
+    """Return where a sweep or search runs and records, as the command line and its surroundings say."""
+    from crystalframer.orchestration.sweeps.driver import SweepOptions
+
+    runs: Path = options.runs
+    return SweepOptions(
+        runs=runs,
+        address=place.address,
+        tracking_uri=place.tracking_uri,
+        signs_in=place.signs_in,
+        max_concurrent=options.max_concurrent,
+        checkpoint_seconds=options.checkpoint_seconds,
+        trainer=options.trainer or SweepOptions.trainer,
+        **further,
+    )
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, at least 1")
+    return int(text)

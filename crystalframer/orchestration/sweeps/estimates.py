@@ -1,0 +1,103 @@
+"""How long trials will take: by the pace of earlier ones where there are any, else by a rough rule.
+
+The rule is the pace of the paper's own training, seconds for an epoch of the 44,578 training crystals of JARVIS on one
+RTX A6000, scaled with the number of crystals. It holds for a GPU of that kind and is off by an order of magnitude
+elsewhere; the first finished epoch replaces it.
+"""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crystalframer.config import TrialConfig
+from crystalframer.orchestration.cluster.jobs import Resources
+from crystalframer.runs.trial import Trial
+
+PUBLISHED_SECONDS = {
+    "none": 32.0,
+    "pca": 40.0,
+    "lattice": 40.0,
+    "static_local": 45.0,
+    "weighted_pca": 74.0,
+    "max": 74.0,
+}
+"""Per epoch of JARVIS; published for none and max, the others are put between them by their number of axes."""
+PUBLISHED_CRYSTALS = 44_578
+CRYSTALS = {"sample": 3150, "jarvis": 44_578, "mp": 60_000, "oqmd": 654_108}
+"""Training crystals, about."""
+_NOT_ABOUT_PACE = ("seed", "epochs", "learning_rate", "beta_1", "beta_2", "weight_decay", "clip_norm", "decay_steps")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a trial takes."""
+
+    seconds_per_epoch: float
+    measured: bool
+    """Whether by earlier trials."""
+    epochs: int
+
+    @property
+    def hours(self) -> float:
+        """Of the whole trial."""
+        return self.seconds_per_epoch * self.epochs / 3600
+
+
+class Pace:
+    """What earlier trials in a folder of runs took for an epoch."""
+
+    def __init__(self, runs: Path) -> None:
+        """Read the metrics of all run directories."""
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for path in sorted(runs.glob("*/*/config.json")):
+            settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            if settings and (seconds := _seconds(path.with_name("metrics.jsonl"))):
+                found[_kind(settings)].append(statistics.median(seconds))
+        self._by_kind = {kind: statistics.median(values) for kind, values in found.items()}
+
+    def of(self, config: TrialConfig) -> Estimate:
+        """Return how long a trial takes."""
+        measured = self._by_kind.get(_kind(config.to_dict()))
+        if measured is not None:
+            return Estimate(measured, True, config.train.epochs)
+        crystals = config.data.train_size or CRYSTALS.get(config.data.dataset, PUBLISHED_CRYSTALS)
+        seconds = PUBLISHED_SECONDS[config.model.frame] * crystals / PUBLISHED_CRYSTALS
+        return Estimate(seconds, False, config.train.epochs)
+
+
+def _seconds(path: Path) -> list[float]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line)["values"]["seconds_per_epoch"] for line in lines]
+
+
+def _kind(settings: dict[str, dict[str, object]]) -> str:
+    """Return what trials of the same pace have in common."""
+    train = {key: value for key, value in settings["train"].items() if key not in _NOT_ABOUT_PACE}
+    train.pop("average_epochs", None)
+    return json.dumps([settings["data"], settings["model"], train], sort_keys=True)
+
+
+def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path) -> str:
+    """Return the trials in their order, a line each, with estimated hours, and their sum."""
+    pace = Pace(runs)
+    estimates = [pace.of(trial.config) for trial in trials]
+    lines = [f"{trial.name}  {hours_of(one)}" for trial, one in zip(trials, estimates, strict=True)]
+    return "\n".join([*lines, total_of(estimates, resources)])
+
+
+def hours_of(one: Estimate) -> str:
+    """Return an estimate in words."""
+    return f"{one.hours:.3g} h ({'as earlier trials' if one.measured else 'rough guess'})"
+
+
+def total_of(estimates: Sequence[Estimate], resources: Resources) -> str:
+    """Return the sum of estimates in words."""
+    hours = sum(one.hours for one in estimates)
+    gpus = resources.gpus_per_trial
+    gpu_hours = "" if not gpus or resources.measured else f", {hours * gpus:.3g} GPU-hours"
+    return f"{len(estimates)} trials: {hours:.3g} hours of trials{gpu_hours}, one after another"

@@ -1,0 +1,139 @@
+"""A sweep from its file to its results: check, record, run, close."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from crystalframer.config import DataConfig
+from crystalframer.data.dataset import TaskData, require_elements
+from crystalframer.data.registry import load_task
+from crystalframer.errors import UserError
+from crystalframer.orchestration.cluster.failures import FULL
+from crystalframer.orchestration.cluster.jobs import JobList
+from crystalframer.orchestration.sweeps.driver import (
+    EXIT_FAILED,
+    EXIT_OVER_BUDGET,
+    LOCK,
+    TRAINER,
+    Driver,
+    SweepOptions,
+    full_disk,
+)
+from crystalframer.orchestration.sweeps.spec import SweepSpec
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment
+from crystalframer.orchestration.tracking.server import LocalMlflowServer, is_answering
+from crystalframer.runs.trial import Trial
+
+__all__ = ["EXIT_FAILED", "EXIT_OVER_BUDGET", "LOCK", "TRAINER", "SweepOptions", "check_trials", "run_sweep"]
+
+
+def check_trials(trials: Sequence[Trial]) -> dict[str, TaskData]:
+    """Load every data set that a sweep names and return each trial's data by its name.
+
+    Raises:
+        UserError: a data set is not prepared, a task is unknown, targets are missing, or a trial's settings do not
+            suit its data.
+    """
+    tasks: dict[DataConfig, TaskData] = {}
+    for trial in trials:
+        config = trial.config
+        if config.data not in tasks:
+            tasks[config.data] = load_task(config.data)
+        check_trial(trial, tasks[config.data])
+    return {trial.name: tasks[trial.config.data] for trial in trials}
+
+
+def check_trial(trial: Trial, data: TaskData) -> None:
+    """Raise a `UserError` where a trial's settings do not suit its data."""
+    config = trial.config
+    for split in ("train", "val", "test"):
+        require_elements(data.dataset, data.rows[split], config.model.num_elements)
+    if (size := len(data.rows["train"])) < config.train.batch_size:
+        raise UserError(
+            f"{trial.name}: setting 'train.batch_size' is {config.train.batch_size}, but there are only {size} "
+            "training crystals; choose a smaller batch"
+        )
+
+
+def run_sweep(spec: SweepSpec, options: SweepOptions, console: Console) -> int:
+    """Run what is not done yet of a sweep, and return the exit code.
+
+    Finished trials are kept, unfinished ones go on from their checkpoints, and runs in MLflow that the sweep, as its
+    file reads now, does not contain are tagged ``current=false``.
+
+    Returns:
+        0 when every trial is done, 1 when some failed, 3 when the budget was used up before, 128 + the signal's
+        number when the user stopped it.
+
+    Raises:
+        UserError: a check failed, before anything was started.
+    """
+    trials = spec.trials()
+    tasks = check_trials(trials)
+    driver = Driver(spec, options, console)
+    with only_one_driver(driver.folder):
+        for trial in trials:
+            driver.add(trial, tasks[trial.name])
+        pending = [trial for trial in trials if driver.directory(trial.name).result() is None]
+        with mlflow_of(options) as tracking:
+            outcome = driver.run(JobList(pending, driver.job), tracking, anything_to_do=bool(pending))
+        return driver.conclude(outcome)
+
+
+class _Tracking:
+    """An MLflow server that may still be on its way."""
+
+    def __init__(self, uri: str, server: LocalMlflowServer | None) -> None:
+        self.uri = uri
+        self._server = server
+
+    def experiment(self, name: str) -> MlflowExperiment:
+        if self._server is not None:
+            self._server.wait_until_ready()
+        return MlflowExperiment(self.uri, name)
+
+    def revive(self) -> None:
+        if self._server is not None:
+            self._server.revive()
+
+
+@contextlib.contextmanager
+def mlflow_of(options: SweepOptions) -> Iterator[_Tracking]:
+    """Use the server that the user named, or start a local one for the duration of the block."""
+    uri = options.tracking_uri
+    if uri is None:
+        with LocalMlflowServer(options.runs) as server:
+            yield _Tracking(server.uri, server)
+        return
+    if uri.startswith("http") and not is_answering(uri):
+        raise UserError(f"no MLflow server answers at {uri}; check --tracking-uri, or leave it out for a local one")
+    yield _Tracking(uri, None)
+
+
+@contextlib.contextmanager
+def only_one_driver(folder: Path) -> Iterator[None]:
+    """Keep a second driver from the same sweep; the lock goes when the process does, however it ends.
+
+    Raises:
+        UserError: another driver runs it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise UserError(f"{folder} is in use by process {lock.read()}; wait for it, or stop it first") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise full_disk(error, folder) from error

@@ -1,0 +1,88 @@
+"""A tracker that bears with a server which is away: training goes on, and what was not recorded is recorded later.
+
+The failure is detected by the error (`away`), the action is to keep what there is to say and to try again, ever more
+seldom, and it is bounded: at a trial's end the tracker waits a last time, then lets go. Nothing is lost by that, since
+the run directory holds everything and the driver brings the tracking server up to it at the end of a sweep and at the
+start of the next.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker
+
+FIRST_WAIT_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 60.0
+LAST_PATIENCE_SECONDS = 90.0
+"""How long the end of a trial waits for the server."""
+
+
+class PatientTracker:
+    """Passes everything on to a tracker, in order, as soon as that one can be reached."""
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        away: Callable[[Exception], bool],
+        *,
+        patience: float = LAST_PATIENCE_SECONDS,
+        first_wait: float = FIRST_WAIT_SECONDS,
+    ) -> None:
+        """Wrap a tracker; `away` tells which of its errors mean that the server is away."""
+        self._tracker = tracker
+        self._away = away
+        self._patience = patience
+        self._first_wait = first_wait
+        self._wait = first_wait
+        self._not_before = 0.0
+        self._left: list[Callable[[], None]] = []
+
+    @property
+    def behind(self) -> int:
+        """How many entries the server has not got yet."""
+        return len(self._left)
+
+    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """See `Tracker.start`."""
+        self._say(lambda: self._tracker.start(key, params, tags))
+
+    def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
+        """See `Tracker.log_metrics`."""
+        kept = list(steps)
+        if kept:
+            self._say(lambda: self._tracker.log_metrics(kept))
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """See `Tracker.log_artifact`; a file replaced meanwhile is recorded as it is when the server is back."""
+        self._say(lambda: self._tracker.log_artifact(path, folder))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See `Tracker.set_tags`."""
+        self._say(lambda: self._tracker.set_tags(tags))
+
+    def finish(self, status: RunStatus) -> None:
+        """See `Tracker.finish`; waits for the server, but not for ever."""
+        self._say(lambda: self._tracker.finish(status))
+        deadline = time.monotonic() + (self._patience if status == "FINISHED" else self._first_wait)
+        while self._left and time.monotonic() < deadline:
+            time.sleep(max(0.0, min(self._not_before, deadline) - time.monotonic()))
+            self._catch_up()
+
+    def _say(self, entry: Callable[[], None]) -> None:
+        self._left.append(entry)
+        if time.monotonic() >= self._not_before:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._left:
+            try:
+                self._left[0]()
+            except Exception as error:  # re-raised unless the server is away
+                if not self._away(error):
+                    raise
+                self._not_before = time.monotonic() + self._wait
+                self._wait = min(LONGEST_WAIT_SECONDS, 2 * self._wait)
+                return
+            self._wait = self._first_wait
+            del self._left[0]

@@ -1,0 +1,209 @@
+"""MLflow as the tracker of a trial, and as the record of a sweep that the driver keeps in order."""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from crystalframer.errors import UserError
+from crystalframer.runs.tracker import RunStatus, StepMetrics
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # who waits longer than seconds is ours to say: buffered.py
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+"""Set in every process of ours that talks to MLflow, unless the user set them otherwise."""
+_METRICS_PER_REQUEST = 1000
+_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED")
+_Item = TypeVar("_Item")
+
+
+def connect(tracking_uri: str) -> "MlflowClient":
+    """Return a client of a tracking server or database.
+
+    Raises:
+        UserError: the address is none that MLflow can use.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(tracking_uri)
+    except MlflowException as error:
+        raise _cannot_use(tracking_uri, error) from error
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether an error of MLflow's client means that its server, or the server's database, cannot be reached."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in _AWAY
+    if isinstance(error, requests.HTTPError):
+        return error.response is None or error.response.status_code >= 500
+    return isinstance(error, requests.RequestException | ConnectionError)
+
+
+class MlflowTracker:
+    """Records a run in MLflow, found by its ``run_key`` tag within one experiment.
+
+    Metrics are sent in batches and synchronously: when `log_metrics` returns, they are recorded.
+    """
+
+    def __init__(self, tracking_uri: str, experiment_id: str) -> None:
+        """Record into an existing experiment."""
+        self._client = connect(tracking_uri)
+        self._experiment_id = experiment_id
+        self._run_id = ""
+        self._held: set[tuple[str, int]] = set()
+
+    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """See `Tracker.start`; the run's name is the key."""
+        from mlflow.entities import Param
+
+        run = self._find(key)
+        if run is None:
+            run = self._client.create_run(self._experiment_id, tags={**tags, "run_key": key}, run_name=key)
+        else:
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        self._run_id = run.info.run_id
+        self._held = {
+            (metric, entry.step)
+            for metric in run.data.metrics
+            for entry in self._client.get_metric_history(self._run_id, metric)
+        }
+        missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
+        for batch in _batches(missing, 100):
+            self._client.log_batch(self._run_id, params=batch)
+        self.set_tags({name: value for name, value in tags.items() if run.data.tags.get(name) != value})
+
+    def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
+        """See `Tracker.log_metrics`."""
+        from mlflow.entities import Metric
+
+        new = [
+            Metric(name, value, entry.time_ms, entry.step)
+            for entry in steps
+            for name, value in entry.values.items()
+            if (name, entry.step) not in self._held
+        ]
+        for batch in _batches(new, _METRICS_PER_REQUEST):
+            self._client.log_batch(self._run_id, metrics=batch)
+            self._held |= {(metric.key, metric.step) for metric in batch}
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """See `Tracker.log_artifact`."""
+        self._client.log_artifact(self._run_id, str(path), folder or None)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See `Tracker.set_tags`."""
+        from mlflow.entities import RunTag
+
+        if tags:
+            self._client.log_batch(self._run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def finish(self, status: RunStatus) -> None:
+        """See `Tracker.finish`."""
+        self._client.set_terminated(self._run_id, status)
+
+    def _find(self, key: str) -> "Run | None":
+        found = self._client.search_runs(
+            [self._experiment_id], f"tags.run_key = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
+        )
+        return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run as MLflow holds it."""
+
+    run_id: str
+    status: str
+    current: bool
+    """Whether it is tagged as belonging to the sweep as the file reads now."""
+    metrics: Mapping[str, float]
+    """The latest value of each metric."""
+
+
+class MlflowExperiment:
+    """The runs of one sweep."""
+
+    def __init__(self, tracking_uri: str, name: str) -> None:
+        """Find the experiment or create it, and the database's tables where there are none yet.
+
+        Raises:
+            UserError: MLflow does not answer, or the experiment was deleted.
+        """
+        self.tracking_uri = tracking_uri
+        self._client = connect(tracking_uri)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            experiment = self._client.get_experiment_by_name(name)
+        except MlflowException as error:
+            raise _cannot_use(tracking_uri, error) from error
+        if experiment is not None and experiment.lifecycle_stage != "active":
+            raise UserError(
+                f"the MLflow experiment {name!r} was deleted: restore it with `mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}`, remove it with `mlflow gc`, or rename the sweep file"
+            )
+        self.id = experiment.experiment_id if experiment is not None else self._client.create_experiment(name)
+
+    def tracker(self) -> MlflowTracker:
+        """Return a tracker that records into this experiment."""
+        return MlflowTracker(self.tracking_uri, self.id)
+
+    def runs(self) -> dict[str, RecordedRun]:
+        """Return the runs by key."""
+        found: dict[str, RecordedRun] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self.id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            for run in page:
+                current = run.data.tags.get("current") == "true"
+                if key := run.data.tags.get("run_key"):
+                    found.setdefault(key, RecordedRun(run.info.run_id, run.info.status, current, run.data.metrics))
+            token = page.token
+            if not token:
+                return found
+
+    def mark_current(self, keys: Collection[str], description: str) -> None:
+        """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows."""
+        self.set_num_trials(len(keys))
+        self._client.set_experiment_tag(self.id, "mlflow.note.content", description)
+        for key, run in self.runs().items():
+            if run.current != (key in keys):
+                self._client.set_tag(run.run_id, "current", "true" if key in keys else "false")
+
+    def set_num_trials(self, number: int) -> None:
+        """Tag how many trials the sweep asks for."""
+        self._client.set_experiment_tag(self.id, "num_trials", str(number))
+
+    def end_abandoned(self, status_by_key: Mapping[str, RunStatus]) -> None:
+        """Set the status of runs that still say RUNNING though nobody runs them: KILLED, or as `status_by_key` says."""
+        for key, run in self.runs().items():
+            status = status_by_key.get(key, "KILLED")
+            if run.status == "RUNNING" or (status == "FAILED" and run.status != "FAILED"):
+                self._client.set_terminated(run.run_id, status)
+
+
+def _cannot_use(tracking_uri: str, error: Exception) -> UserError:
+    reason = str(error).strip().partition("\n")[0]
+    return UserError(f"cannot use MLflow at {tracking_uri}: {reason}; check --tracking-uri")
+
+
+def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,273 @@
+"""Models in MLflow: registered as pyfunc models that answer structures, fetched back to predict with.
+
+A registered model answers a table with a column ``structure`` (a CIF, a POSCAR or a pymatgen dictionary in JSON, as
+text) and optionally ``id``, with the columns that `Predictions.to_dataframe` has. MLflow loads it through
+`_load_pyfunc`; nothing of it is pickled.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalframer import __version__
+from crystalframer.errors import UserError
+from crystalframer.orchestration.tracking.experiment import ENVIRONMENT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import ModelSignature
+
+    from crystalframer.prediction import Predictor
+
+EXPERIMENT = "registered_models"
+"""MLflow experiment of the runs that registering makes."""
+EXAMPLE = """\
+data_NaCl
+_cell_length_a 5.64
+_cell_length_b 5.64
+_cell_length_c 5.64
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'F m -3 m'
+_symmetry_Int_Tables_number 225
+loop_
+_symmetry_equiv_pos_as_xyz
+'x,y,z'
+'x,y+1/2,z+1/2'
+'x+1/2,y,z+1/2'
+'x+1/2,y+1/2,z'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Na Na 0 0 0
+Cl Cl 0.5 0.5 0.5
+"""
+"""Rock salt, the example input of every registered model."""
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version of a model in MLflow's registry."""
+
+    name: str
+    version: int
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        """Its address, models:/NAME/VERSION."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class PyfuncModel:
+    """What MLflow calls; tables in, tables out."""
+
+    def __init__(self, predictor: "Predictor") -> None:
+        """Predict with `predictor`."""
+        self.predictor = predictor
+
+    def predict(self, model_input: "pd.DataFrame", params: dict[str, Any] | None = None) -> "pd.DataFrame":
+        """Predict the structures of a table, a row each; what cannot be read has its reason in ``error``.
+
+        Args:
+            model_input: with the column ``structure``, and optionally ``id``.
+            params: none are known.
+        """
+        from crystalframer.prediction.structures import from_text
+
+        texts = model_input["structure"].astype(str).tolist()
+        given = model_input["id"].tolist() if "id" in model_input else [None] * len(texts)
+        ids = [str(number) if label is None else str(label) for number, label in enumerate(given)]
+        named = [from_text(text, label) for text, label in zip(texts, ids, strict=True)]
+        table = self.predictor.predict_named(named).to_dataframe().drop(columns="source").astype(object)
+        return table.where(table.notna(), None)  # JSON has null, but no NaN
+
+
+def _load_pyfunc(path: str) -> PyfuncModel:
+    """Load what `save_pyfunc` saved; MLflow calls this by name with the folder of the model files."""
+    from crystalframer.prediction import load_predictor
+
+    return PyfuncModel(load_predictor(*sorted(Path(path).glob("*.pt"))))
+
+
+def signature_of(predictor: "Predictor") -> "ModelSignature":
+    """Return the columns that a model takes and gives."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    columns = predictor.predict_named([]).to_dataframe().columns.drop(["id", "source", "error"])
+    inputs = Schema([ColSpec("string", "structure"), ColSpec("string", "id", required=False)])
+    numbers = [ColSpec("double", column) for column in columns]
+    return ModelSignature(
+        inputs=inputs, outputs=Schema([ColSpec("string", "id"), *numbers, ColSpec("string", "error")])
+    )
+
+
+@contextmanager
+def pyfunc_arguments(models: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the arguments with which ``mlflow.pyfunc`` saves or logs a model (several: an ensemble).
+
+    Raises:
+        UserError: a model cannot be read.
+    """
+    import pandas as pd
+
+    from crystalframer.prediction import Predictor
+    from crystalframer.training.trained_model import load_model, write_model
+
+    members = [load_model(path) for path in models]
+    predictor = Predictor(members)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "models"
+        for number, member in enumerate(members):
+            write_model(data / f"{number:03}.pt", member)
+        yield {
+            "loader_module": __name__,
+            "data_path": str(data),
+            "signature": signature_of(predictor),
+            "input_example": pd.DataFrame({"structure": [EXAMPLE], "id": ["NaCl"]}),
+            "pip_requirements": [f"crystalframer=={__version__}"],
+            "metadata": {"targets": {t.name: t.unit for t in members[0].targets}, "origin": members[0].origin},
+        }
+
+
+def save_pyfunc(models: Sequence[Path], folder: Path) -> None:
+    """Save models as one MLflow model in a new folder, for ``mlflow models serve -m FOLDER``.
+
+    Raises:
+        UserError: a model cannot be read, or the folder is there already.
+    """
+    mlflow = _mlflow()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"the folder {folder} is there already; give another one")
+    with pyfunc_arguments(models) as arguments, _quiet():
+        mlflow.pyfunc.save_model(str(folder), **arguments)
+
+
+def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) -> RegisteredModel:
+    """Register models (several: an ensemble) under a name, as its next version.
+
+    Args:
+        models: checkpoints or model files.
+        name: of the registered model; made if it is not there.
+        tracking_uri: MLflow's address; None: MLFLOW_TRACKING_URI, or the one of ./runs.
+
+    Raises:
+        UserError: a model cannot be read, or MLflow refuses.
+    """
+    mlflow = _mlflow()
+    from mlflow.exceptions import MlflowException
+
+    with _tracking(tracking_uri), pyfunc_arguments(models) as arguments, _quiet():
+        try:
+            mlflow.set_experiment(EXPERIMENT)
+            with mlflow.start_run(run_name=name) as run:
+                info = mlflow.pyfunc.log_model(name="model", registered_model_name=name, **arguments)
+        except MlflowException as error:
+            raise _refused(name, error) from error
+        return RegisteredModel(name, int(info.registered_model_version), run.info.run_id)
+
+
+def fetch_models(model: str, tracking_uri: str | None, folder: Path) -> list[Path]:
+    """Fetch the model files of an address in MLflow.
+
+    Args:
+        model: ``runs:/ID`` (the checkpoint of a trial), ``runs:/ID/PATH``, ``models:/NAME/VERSION``,
+            ``models:/NAME@ALIAS``.
+        tracking_uri: MLflow's address; None: MLFLOW_TRACKING_URI, or the one of ./runs.
+        folder: where to put them.
+
+    Raises:
+        UserError: there is no such model, or MLflow does not answer.
+    """
+    mlflow = _mlflow()
+    from mlflow.exceptions import MlflowException
+
+    run_only = model.startswith("runs:/") and "/" not in model.removeprefix("runs:/").strip("/")
+    address = f"{model.rstrip('/')}/model" if run_only else model
+    with _tracking(tracking_uri):
+        try:
+            found = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+        except (MlflowException, OSError) as error:
+            raise _refused(model, error) from error
+    files = [found] if found.is_file() else sorted(found.glob("*.pt")) or sorted(found.rglob("*.pt"))
+    if not files:
+        raise UserError(f"{model} holds no checkpoint or model file (*.pt); give a trial's run or a registered model")
+    return files
+
+
+def load_registered(*models: str, tracking_uri: str | None = None) -> "Predictor":
+    """Load a predictor from addresses in MLflow (see `fetch_models`).
+
+    Raises:
+        UserError: there is no such model, or MLflow does not answer.
+    """
+    from crystalframer.prediction import load_predictor
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [
+            file
+            for number, model in enumerate(models)
+            for file in fetch_models(model, tracking_uri, Path(folder) / str(number))
+        ]
+        return load_predictor(*files)
+
+
+@contextmanager
+def _tracking(tracking_uri: str | None) -> Iterator[None]:
+    """Let MLflow use an address within the context; for ./runs, with a server of its own."""
+    mlflow = _mlflow()
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    before = mlflow.get_tracking_uri()
+    if uri is not None:
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
+        return
+    from crystalframer.orchestration.tracking.server import LocalMlflowServer
+
+    with LocalMlflowServer(Path("runs")) as server:
+        server.wait_until_ready()
+        mlflow.set_tracking_uri(server.uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
+
+
+def _mlflow() -> Any:
+    """Import MLflow as every process of ours does, without telemetry."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    import mlflow.artifacts
+
+    with _quiet():
+        import mlflow.pyfunc
+
+    return mlflow
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what MLflow 3.17 warns of in its own code: its type hints, and its use of pandas 3.1."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*type hint is inferred as AnyType")
+        warnings.filterwarnings("ignore", message="Operation with range is deprecated")
+        yield
+
+
+def _refused(what: str, error: Exception) -> UserError:
+    reason = str(error).strip().partition("\n")[0]
+    return UserError(f"MLflow cannot find or take {what}: {reason}; check the name and --tracking-uri")

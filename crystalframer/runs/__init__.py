@@ -1,0 +1,1 @@
+"""A run: a directory that resumes. Knows neither Ray nor MLflow nor Optuna."""

@@ -1,0 +1,117 @@
+"""The five verbs of an experiment tracker, so that no trial asks which tracker it has.
+
+`MlflowTracker` (orchestration/tracking/experiment.py) writes to MLflow; `MemoryTracker` keeps the same things in
+memory, for tests and for looking at them; `NullTracker` does nothing. All three promise the same: a run is found by
+its key and never made twice, and a (metric, step) that a run already holds is never logged again, so that a trial
+which resumes may simply replay what it knows.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+"""MLflow's run states; KILLED is a run that was stopped and can be resumed."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What was measured at one step of a run."""
+
+    step: int
+    """The epoch, from 1."""
+    time_ms: int
+    """When it was measured, in milliseconds since 1970."""
+    values: Mapping[str, float]
+    """By metric name, e.g. ``val/mae_eV_per_atom``."""
+
+
+class Tracker(Protocol):
+    """Records one run: a trial from its start, or a later attempt's resume, to its end."""
+
+    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """Find the run with this key or create it, with its settings and tags; its status is RUNNING."""
+
+    def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
+        """Record the metrics of some steps, but none that the run already holds for its step."""
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """Keep a copy of a file under a folder ("" for none) of the run; one of the same name is replaced."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, replacing those of the same name."""
+
+    def finish(self, status: RunStatus) -> None:
+        """Make sure that everything is recorded and set how the run ended."""
+
+
+@dataclass
+class MemoryRun:
+    """What a tracker holds of a run."""
+
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Values by metric and step."""
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    """Contents by path within the run."""
+    status: RunStatus = "RUNNING"
+
+
+class MemoryTracker:
+    """Keeps runs in a dictionary that outlives it, as a server outlives its clients."""
+
+    def __init__(self, runs: dict[str, MemoryRun]) -> None:
+        """Record into `runs`, by key."""
+        self.runs = runs
+        self._key = ""
+
+    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """See `Tracker.start`."""
+        self._key = key
+        run = self.runs.setdefault(key, MemoryRun())
+        run.params |= {name: str(value) for name, value in params.items()}
+        run.tags |= {**tags, "run_key": key}
+        run.status = "RUNNING"
+
+    def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
+        """See `Tracker.log_metrics`."""
+        for entry in steps:
+            for name, value in entry.values.items():
+                self._run.metrics.setdefault((name, entry.step), value)
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """See `Tracker.log_artifact`."""
+        self._run.artifacts[f"{folder}/{path.name}" if folder else path.name] = path.read_bytes()
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See `Tracker.set_tags`."""
+        self._run.tags |= tags
+
+    def finish(self, status: RunStatus) -> None:
+        """See `Tracker.finish`."""
+        self._run.status = status
+
+    @property
+    def _run(self) -> MemoryRun:
+        return self.runs[self._key]
+
+
+class NullTracker:
+    """Records nothing."""
+
+    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """See `Tracker.start`."""
+
+    def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
+        """See `Tracker.log_metrics`."""
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """See `Tracker.log_artifact`."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See `Tracker.set_tags`."""
+
+    def finish(self, status: RunStatus) -> None:
+        """See `Tracker.finish`."""

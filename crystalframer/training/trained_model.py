@@ -1,0 +1,181 @@
+"""A trained model, whichever file it comes from: one of our checkpoints or snapshots, or a model file.
+
+A *model file* holds what prediction needs and nothing else: settings, weights, targets and where they come from.
+`write_model` makes one, `crystalframer convert` makes one of the authors' checkpoints, and `load_model` reads both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crystalframer.config import KernelName, TrialConfig, trial_from_dict
+from crystalframer.errors import UserError
+from crystalframer.nn.model import CrystalFramer
+from crystalframer.training.averaging import WeightAverage
+from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
+from crystalframer.training.checkpoint import Checkpoint, read_checkpoint
+from crystalframer.training.metrics import Target as Target
+from crystalframer.training.metrics import TargetScale, restore
+from crystalframer.training.safe_files import read_archive, write_archive
+
+FORMAT = "crystalframer model"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model ready to predict, and what its numbers mean."""
+
+    model: CrystalFramer
+    """In evaluation mode, with the averaged weights if averaging had begun."""
+    trial: TrialConfig
+    """Every setting of its training."""
+    targets: tuple[Target, ...]
+    """What its T outputs are."""
+    epoch: int
+    """Complete epochs of training."""
+    averaged: bool
+    """Whether the weights are averaged ones."""
+    data_fingerprint: str = ""
+    """Fingerprint of the data it was trained on; empty where that is not known."""
+    elements: tuple[int, ...] | None = None
+    """Atomic numbers that its training crystals contained; None where that is not known."""
+    origin: str = ""
+    """Where the weights come from, in words."""
+
+    @property
+    def task(self) -> str:
+        """Name of the first target."""
+        return self.targets[0].name
+
+    @property
+    def unit(self) -> str:
+        """Unit of the first target."""
+        return self.targets[0].unit
+
+    @property
+    def scale(self) -> TargetScale:
+        """Mean and standard deviation of the first target."""
+        return TargetScale(self.targets[0].mean, self.targets[0].std)
+
+    def restore(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return standardised outputs (S, T) in the targets' units."""
+        return restore(outputs, self.targets)
+
+
+def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> TrainedModel:
+    """Read the model of a checkpoint, a snapshot or a model file.
+
+    Args:
+        path: a file written by `Trainer.save`, `write_snapshot`, `write_model` or `crystalframer convert`.
+        device: where the model shall live.
+
+    Raises:
+        UserError: the file is missing, damaged or none of these.
+    """
+    content = read_archive(Path(path))
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return _from_model_file(Path(path), content, device)
+    if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT:
+        return _from_checkpoint(Path(path), read_checkpoint(Path(path)), device)
+    if isinstance(content, dict) and "pytorch-lightning_version" in content:
+        raise UserError(
+            f"{path} is a Lightning checkpoint, perhaps one of the authors'; "
+            f"make a model file of it first with `crystalframer convert {path}`"
+        )
+    raise UserError(f"{path} is not a checkpoint of this program; expected a file that its training or `convert` wrote")
+
+
+def write_model(path: Path, trained: TrainedModel) -> None:
+    """Write a model file; an existing one is replaced atomically.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "trial": trained.trial.to_dict(),
+        "targets": [asdict(target) for target in trained.targets],
+        "model": {name: value.detach().cpu() for name, value in trained.model.state_dict().items()},
+        "epoch": trained.epoch,
+        "averaged": trained.averaged,
+        "data_fingerprint": trained.data_fingerprint,
+        "elements": None if trained.elements is None else list(trained.elements),
+        "origin": trained.origin,
+        "torch": str(torch.__version__),
+    }
+    write_archive(path, content)
+
+
+def build_model(
+    path: Path, trial: TrialConfig, state: dict[str, torch.Tensor], device: str | torch.device = "cpu"
+) -> CrystalFramer:
+    """Return the model of `trial` with the weights `state`, in evaluation mode.
+
+    Raises:
+        UserError: the weights are not those of this architecture, or not finite; the message names the file `path`.
+    """
+    kernel: KernelName = "reference" if trial.train.kernel == "reference" else "auto"  # it may run elsewhere now
+    model = CrystalFramer(trial.model, kernel=kernel)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the weights in {path} do not fit its settings: {reason}; use another copy") from error
+    bad = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise UserError(f"{path} holds weights that are not finite numbers (first: {bad[0]}); use another checkpoint")
+    return model.to(device).eval()
+
+
+def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.device) -> TrainedModel:
+    model = build_model(path, checkpoint.trial, checkpoint.model, device)
+    average = WeightAverage(model)
+    average.load_state_dict(checkpoint.average)
+    if average.count:
+        average.write_to_model()
+    return TrainedModel(
+        model=model,
+        trial=checkpoint.trial,
+        targets=checkpoint.targets,
+        epoch=checkpoint.progress.epoch,
+        averaged=average.count > 0,
+        data_fingerprint=checkpoint.data_fingerprint,
+        elements=checkpoint.elements,
+        origin="trained with this program",
+    )
+
+
+def _from_model_file(path: Path, content: dict[str, Any], device: str | torch.device) -> TrainedModel:
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"model file {path} has format version {content.get('version')}, expected {VERSION}; "
+            "read it with the version of this program that wrote it"
+        )
+    try:
+        trial = trial_from_dict(content["trial"])
+        targets = tuple(Target(**target) for target in content["targets"])
+        elements: Sequence[int] | None = content["elements"]
+        trained = TrainedModel(
+            model=build_model(path, trial, content["model"], device),
+            trial=trial,
+            targets=targets,
+            epoch=int(content["epoch"]),
+            averaged=bool(content["averaged"]),
+            data_fingerprint=str(content["data_fingerprint"]),
+            elements=None if elements is None else tuple(elements),
+            origin=str(content["origin"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"model file {path} lacks a part or has a wrong one ({error!r}); use another copy") from error
+    if len(targets) != trial.model.num_targets:
+        raise UserError(
+            f"model file {path} names {len(targets)} targets, expected {trial.model.num_targets}; use another copy"
+        )
+    return trained

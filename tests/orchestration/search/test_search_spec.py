@@ -1,0 +1,95 @@
+"""Search files: what they say, and one sentence for each mistake."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crystalframer.errors import UserError
+from crystalframer.orchestration.search.search_spec import EarlyStopping, Range, load_search
+from crystalframer.orchestration.search.study import Study, study_url
+from pipelines.tune_hyperparameters import main
+from tests.orchestration.searches import SPACE, search_fields, write_search
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("hpo_*.yaml")), ids=lambda path: path.stem)
+def test_the_files_that_come_with_it_are_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = load_search(path)
+    assert spec.name == path.stem
+    assert main([str(path), "--dry-run"]) == 0
+    assert f"{path.stem}: " in capsys.readouterr().out
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    spec = load_search(write_search(tmp_path), ["budget.trials=3", "budget.hours=2.5", "train.epochs=9"])
+    assert spec.space["train.learning_rate"] == Range("loguniform", 1e-5, 1e-1)
+    assert (spec.limits.trials, spec.budget.hours, spec.default.train.epochs) == (3, 2.5, 9)
+    assert spec.early_stopping == EarlyStopping(1, 3)
+    assert spec.early_stopping.rungs(27) == (1, 3, 9)
+    assert spec.early_stopping.rungs(28) == (1, 3, 9, 27)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"space": {"train.learning_rat": {"uniform": [0, 1]}}}, "did you mean 'train.learning_rate'"),
+        ({"space": {"train.learning_rate": {"unifrom": [0, 1]}}}, "unknown 'unifrom' (did you mean 'uniform'"),
+        ({"space": {"train.learning_rate": {"uniform": [1.0, 0.5]}}}, "a lower and a higher number"),
+        ({"space": {"train.learning_rate": {"loguniform": [0, 0.5]}}}, "above 0 for loguniform"),
+        ({"space": {"train.learning_rate": {"uniform": [-1.0, 0.5]}}}, "expected a positive number"),
+        ({"space": {"model.num_angl": {"int": [8, 16.5]}}}, "expected whole numbers"),
+        ({"space": {"model.frame": {"choice": ["max"]}}}, "at least two different values"),
+        ({"space": {"model.frame": {"choice": ["max", "maxi"]}}}, "unknown model.frame 'maxi'"),
+        ({"space": {"train.seed": {"int": [0, 9]}}}, "is not searched; state it in base"),
+        ({"space": {}}, "expected at least one setting"),
+        ({"objectives": ["num_parameters"]}, "expected val_mae first"),
+        ({"objectives": ["val_mae", "speed"]}, "unknown 'speed'"),
+        ({"method": "asha"}, "unknown 'asha'"),
+        ({"grid": {"train.seed": [0]}}, "this is a sweep"),
+        ({"early_stoping": {}}, "did you mean 'early_stopping'"),
+        ({"early_stopping": {"min_epochs": 27}}, "leaves no rung below train.epochs (27)"),
+        ({"confirm": {"best": 2}}, "expected both best and seeds"),
+        ({"budget": {"trials": 0}}, "budget.trials: got 0"),
+        ({"budget": {"max_cost": 5}}, "needs budget.cost_per_hour"),
+        ({"method": "pbt"}, "has neither early_stopping nor"),
+        ({"method": "pbt", "early_stopping": None}, "space.model.r_0: cannot change while a model trains"),
+        ({"question": ""}, "field 'question'"),
+    ],
+)
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], said: str) -> None:
+    path = write_search(tmp_path, **fields)
+    assert main([str(path), "--runs", str(tmp_path / "runs"), "--dry-run"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {path}: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_setting_is_not_both_fixed_and_searched(tmp_path: Path) -> None:
+    base = search_fields()["base"]
+    path = write_search(tmp_path, base={**base, "train": {**base["train"], "learning_rate": 1e-3}})
+    with pytest.raises(UserError, match=r"'train.learning_rate' is stated in base and in space"):
+        load_search(path)
+    assert "train.learning_rate" in SPACE
+
+
+def test_optuna_and_mlflow_cannot_share_a_database(tmp_path: Path) -> None:
+    from crystalframer.orchestration.tracking.server import create_database, database_uri
+
+    create_database(tmp_path)
+    spec = load_search(write_search(tmp_path))
+    with pytest.raises(UserError, match="cannot use the Optuna database"):
+        Study(database_uri(tmp_path), spec)
+    with closing(Study(study_url(tmp_path), spec)) as study:
+        assert study.trials() == []
+
+
+def test_a_study_with_other_objectives_is_refused(tmp_path: Path) -> None:
+    Study(study_url(tmp_path), load_search(write_search(tmp_path))).close()
+    other = load_search(write_search(tmp_path, objectives=["val_mae", "num_parameters"]))
+    with pytest.raises(UserError, match="has 1 objectives, the file has 2"):
+        Study(study_url(tmp_path), other)

@@ -1,0 +1,175 @@
+"""Sweep files: strict reading, names, order."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crystalframer.errors import UserError
+from crystalframer.orchestration.cluster.jobs import Resources
+from crystalframer.orchestration.sweeps.spec import load_sweep
+from tests.orchestration.conftest import ROOT, WriteSweep
+
+
+def test_trials_are_all_combinations_named_and_ordered(write_sweep: WriteSweep) -> None:
+    spec = load_sweep(write_sweep())
+    trials = spec.trials()
+    assert spec.name == "tiny"
+    assert [trial.name.rpartition("-")[0] for trial in trials] == [
+        "formation_energy-none-seed0",
+        "formation_energy-max-seed0",
+        "formation_energy-none-seed1",
+        "formation_energy-max-seed1",
+    ]
+    assert [trial.name.rpartition("-")[2] for trial in trials] == [trial.config.fingerprint() for trial in trials]
+    assert trials[1].config.train.epochs == 60
+    assert trials[1].config.model.r_0 == 1.4
+
+
+def test_adding_values_renames_nothing(write_sweep: WriteSweep) -> None:
+    before = [trial.name for trial in load_sweep(write_sweep()).trials()]
+    grid = {"train.seed": [5, 0, 1], "model.frame": ["pca", "max", "none"]}
+    after = [trial.name for trial in load_sweep(write_sweep(grid=grid)).trials()]
+    assert len(after) == len(set(after)) == 9
+    assert set(before) < set(after)
+
+
+def test_the_files_in_the_repository_are_valid() -> None:
+    paths = sorted((ROOT / "sweeps").glob("*.yaml"))
+    assert {path.stem for path in paths} >= {"ablation_sample", "ablation_frames"}
+    index = (ROOT / "sweeps" / "README.md").read_text(encoding="utf-8")
+    assert all(path.name in index for path in paths)
+    for path in [path for path in paths if not path.stem.startswith("hpo_")]:
+        names = [trial.name for trial in load_sweep(path).trials()]
+        assert len(names) == len(set(names)) > 0
+
+
+def test_a_search_file_is_named_as_one() -> None:
+    with pytest.raises(UserError, match=r"this is a search; run it with pipelines/tune_hyperparameters\.py"):
+        load_sweep(ROOT / "sweeps" / "hpo_sample.yaml")
+
+
+def test_cases_vary_together_with_their_preset(write_sweep: WriteSweep) -> None:
+    cases = [
+        {"data.dataset": "jarvis", "data.task": "e_hull", "train.preset": "jarvis"},
+        {"data": {"dataset": "mp", "task": "bandgap"}, "train": {"preset": "mp"}},
+    ]
+    grid = {"cases": cases, "train.seed": [0, 1], "model.frame": ["none", "max"]}
+    trials = load_sweep(write_sweep(base={}, grid=grid)).trials()
+    assert [trial.name.rpartition("-")[0] for trial in trials[:5]] == [
+        "jarvis-e_hull-none-seed0",
+        "jarvis-e_hull-max-seed0",
+        "mp-bandgap-none-seed0",
+        "mp-bandgap-max-seed0",
+        "jarvis-e_hull-none-seed1",
+    ]
+    assert [trial.config.train.epochs for trial in trials[:4]] == [2000, 2000, 800, 800]
+
+
+def test_other_settings_appear_in_names(write_sweep: WriteSweep) -> None:
+    grid = {"model.cutoff": [3.5, 4.0], "model.preset": ["default", "lightweight"]}
+    names = [trial.name.rpartition("-")[0] for trial in load_sweep(write_sweep(base={}, grid=grid)).trials()]
+    assert names == [
+        "formation_energy-max-cutoff3.5-default-seed123",
+        "formation_energy-max-cutoff3.5-lightweight-seed123",
+        "formation_energy-max-cutoff4-default-seed123",
+        "formation_energy-max-cutoff4-lightweight-seed123",
+    ]
+
+
+def test_overrides_replace_base_and_resources(write_sweep: WriteSweep) -> None:
+    overrides = ["train.epochs=7", "resources.cpus_per_trial=2", "max_failures=0", "train.learning_rate=1.0e-3"]
+    spec = load_sweep(write_sweep(), overrides)
+    assert spec.resources == Resources(cpus_per_trial=2)
+    assert spec.max_failures == 0
+    assert {(trial.config.train.epochs, trial.config.train.learning_rate) for trial in spec.trials()} == {(7, 1e-3)}
+
+
+def test_snapshots_are_kept_of_the_seeds_named_and_change_no_trial(write_sweep: WriteSweep) -> None:
+    plain = load_sweep(write_sweep())
+    spec = load_sweep(write_sweep(record={"snapshots": 7, "seeds": [1]}), ["record.snapshots=3"])
+    assert [trial.name for trial in spec.trials()] == [trial.name for trial in plain.trials()]
+    assert {(t.config.train.seed, spec.record.snapshots_of(t.config)) for t in spec.trials()} == {(0, 0), (1, 3)}
+    assert {plain.record.snapshots_of(trial.config) for trial in plain.trials()} == {0}
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown field": ({"gird": {}}, r"unknown field 'gird' \(did you mean 'grid'\?\)"),
+    "no question": ({"question": None}, r"field 'question': got None, expected a sentence"),
+    "unknown setting": ({"base": {"model": {"cutof": 3.0}}}, r"'model.cutof' \(did you mean 'model.cutoff'"),
+    "unknown section": ({"base": {"modle": {"cutoff": 3.0}}}, r"unknown setting in base: 'modle'"),
+    "unknown grid key": ({"grid": {"model.frames": ["max"]}}, r"'model.frames' \(did you mean 'model.frame'"),
+    "unknown frame": ({"grid": {"model.frame": ["maxx"]}}, r"unknown model.frame 'maxx' \(did you mean 'max'\?\)"),
+    "unknown preset": ({"base": {"train.preset": "jarvys"}}, r"unknown train.preset 'jarvys' \(did you mean 'jarvis'"),
+    "unknown case key": ({"grid": {"cases": [{"data.tusk": "bandgap"}]}}, r"'data.tusk' \(did you mean 'data.task'"),
+    "wrong type": ({"base": {"train.epochs": "ten"}}, r"setting 'train.epochs': got 'ten'"),
+    "out of range": ({"base": {"train.epochs": 0}}, r"'train.epochs': got 0, expected at least 1"),
+    "scalar in grid": ({"grid": {"train.seed": 0}}, r"grid.train.seed: got 0, expected a list"),
+    "empty list in grid": ({"grid": {"train.seed": []}}, r"grid.train.seed: got \[\], expected a list"),
+    "same value twice": ({"grid": {"train.seed": [0, 0]}}, r"lists the same trial twice"),
+    "base and grid": ({"base": {"train.seed": 3}}, r"'train.seed' is stated in base and in grid"),
+    "nested and dotted": ({"base": {"train": {"seed": 1}, "train.seed": 2}}, r"'train.seed' is stated twice in base"),
+    "grid and cases": (
+        {"grid": {"train.seed": [0], "cases": [{"train.seed": 1}]}},
+        r"'train.seed' is stated in grid and in grid.cases",
+    ),
+    "unknown resource": ({"resources": {"cpu_per_trial": 1}}, r"'cpu_per_trial' \(did you mean 'cpus_per_trial'"),
+    "half a core": ({"resources": {"cpus_per_trial": 0.5}}, r"resources.cpus_per_trial: got 0.5, expected a whole"),
+    "no core": ({"resources": {"cpus_per_trial": 0}}, r"resources.cpus_per_trial: got 0, expected a whole"),
+    "negative GPUs": ({"resources": {"gpus_per_trial": -1}}, r"resources.gpus_per_trial: got -1"),
+    "negative retries": ({"max_failures": -1}, r"max_failures: got -1, expected a whole number, at least 0"),
+    "unknown record": ({"record": {"snapshot": 3}}, r"'snapshot' \(did you mean 'snapshots'"),
+    "negative snapshots": ({"record": {"snapshots": -1}}, r"record.snapshots: got -1, expected a whole number"),
+    "seeds no list": ({"record": {"snapshots": 1, "seeds": 0}}, r"record.seeds: got 0, expected a list"),
+    "base is a list": ({"base": [1]}, r"base: got \[1\], expected a mapping"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(write_sweep: WriteSweep, mistake: str) -> None:
+    fields, expected = MISTAKES[mistake]
+    with pytest.raises(UserError, match=expected):
+        load_sweep(write_sweep(**fields)).trials()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.epochs", "expected key=value"),
+        ("train.epoch=3", r"'train.epoch' \(did you mean 'train.epochs'"),
+        ("train.seed=3", "'train.seed' is stated in base and in grid"),
+        ("resources.cpus=3", "unknown field in resources: 'cpus'"),
+        ("resources.cpus_per_trial=many", "got 'many', expected a whole number"),
+    ],
+)
+def test_mistakes_in_overrides_are_named(write_sweep: WriteSweep, override: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        load_sweep(write_sweep(), [override])
+
+
+def test_a_repeated_key_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("question: a\nbase:\n  train.epochs: 1\n  train.epochs: 2\n")
+    with pytest.raises(UserError, match=r"twice.yaml: key 'train.epochs' is stated twice, on lines 3 and 4"):
+        load_sweep(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a: [1", "not valid YAML"), ("", "expected a mapping"), ("7", "got 7")]
+)
+def test_what_is_no_sweep_is_an_error(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=expected):
+        load_sweep(path)
+
+
+def test_a_missing_file_lists_its_neighbours(write_sweep: WriteSweep) -> None:
+    path = write_sweep()
+    with pytest.raises(UserError, match=r"no sweep file .*did you mean '.*tiny.yaml'"):
+        load_sweep(path.with_name("tinny.yaml"))
+
+
+def test_a_name_that_cannot_be_a_folder_is_an_error(write_sweep: WriteSweep) -> None:
+    with pytest.raises(UserError, match="the stem names the experiment"):
+        load_sweep(write_sweep("a sweep"))

@@ -1,0 +1,183 @@
+"""What every tracker promises, tried on the in-memory twin and on MLflow."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crystalframer.errors import UserError
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment, connect
+from crystalframer.runs.tracker import MemoryRun, MemoryTracker, NullTracker, StepMetrics, Tracker
+
+READERS = ("memory", "mlflow")
+
+
+class Place:
+    """Makes trackers of one place, and reads what they recorded as the in-memory twin would hold it."""
+
+    def __init__(self, make: Callable[[], Tracker], read: Callable[[], dict[str, MemoryRun]]) -> None:
+        self.make = make
+        self.read = read
+
+
+@pytest.fixture(params=READERS)
+def place(request: pytest.FixtureRequest) -> Place:
+    """A place to record in, empty."""
+    if request.param == "memory":
+        runs: dict[str, MemoryRun] = {}
+        return Place(lambda: MemoryTracker(runs), lambda: runs)
+    _, uri = request.getfixturevalue("mlflow_runs")
+    experiment = MlflowExperiment(uri, f"contract-{uuid.uuid4().hex}")
+    return Place(experiment.tracker, lambda: read_mlflow(uri, experiment.id))
+
+
+def read_mlflow(uri: str, experiment_id: str, *, artifacts: bool = True) -> dict[str, MemoryRun]:
+    """Read an experiment; a key or a (metric, step) that is there twice fails."""
+    client = connect(uri)
+    found: dict[str, MemoryRun] = {}
+    for run in client.search_runs([experiment_id]):
+        key = run.data.tags["run_key"]
+        assert key not in found
+        assert run.info.run_name == key
+        metrics: dict[tuple[str, int], float] = {}
+        for name in run.data.metrics:
+            for entry in client.get_metric_history(run.info.run_id, name):
+                assert (name, entry.step) not in metrics
+                metrics[name, entry.step] = entry.value
+        tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        kept = {
+            path: Path(client.download_artifacts(run.info.run_id, path)).read_bytes()
+            for path in (artifact_paths(client, run.info.run_id, "") if artifacts else [])
+        }
+        found[key] = MemoryRun(dict(run.data.params), tags, metrics, kept, run.info.status)
+    return found
+
+
+def artifact_paths(client: object, run_id: str, folder: str) -> list[str]:
+    paths: list[str] = []
+    for entry in client.list_artifacts(run_id, folder):  # type: ignore[attr-defined]
+        paths += artifact_paths(client, run_id, entry.path) if entry.is_dir else [entry.path]
+    return paths
+
+
+def steps(first: int, last: int, time_ms: int = 0) -> list[StepMetrics]:
+    return [StepMetrics(step, time_ms + step, {"loss": 1 / step, "lr": 3e-4}) for step in range(first, last + 1)]
+
+
+def test_a_run_from_start_to_finish(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "test.csv"
+    file.write_bytes(b"id,target\n")
+    tracker = place.make()
+    tracker.start("a", {"train.epochs": 3, "data.train_size": None, "x": 0.1}, {"current": "true"})
+    assert place.read()["a"].status == "RUNNING"
+    tracker.log_metrics(steps(1, 3))
+    tracker.log_metrics([StepMetrics(3, 9, {"test": 0.1 + 0.2})])
+    tracker.log_artifact(file, "predictions")
+    tracker.log_artifact(file, "")
+    tracker.set_tags({"current": "false", "kernel": "cpu"})
+    tracker.finish("FINISHED")
+    run = place.read()["a"]
+    assert run.status == "FINISHED"
+    assert run.params == {"train.epochs": "3", "data.train_size": "None", "x": "0.1"}
+    assert run.tags == {"current": "false", "kernel": "cpu", "run_key": "a"}
+    assert run.metrics == {
+        **{("loss", step): 1 / step for step in (1, 2, 3)},
+        **{("lr", step): 3e-4 for step in (1, 2, 3)},
+        ("test", 3): 0.1 + 0.2,
+    }
+    assert run.artifacts == {"predictions/test.csv": b"id,target\n", "test.csv": b"id,target\n"}
+
+
+def test_resuming_finds_the_run_and_fills_exactly_the_gap(place: Place) -> None:
+    first = place.make()
+    first.start("a", {"x": 1}, {"current": "true"})
+    first.log_metrics(steps(1, 4))
+    first.finish("KILLED")
+    assert place.read()["a"].status == "KILLED"
+    second = place.make()
+    second.start("a", {"x": 1, "y": 2}, {"current": "true", "machine": "m"})
+    second.log_metrics([StepMetrics(4, 99, {"loss": 7.0, "new": 1.0})])  # loss is there, new is not
+    second.log_metrics(steps(1, 6, time_ms=500))
+    second.log_metrics(steps(5, 6, time_ms=900))
+    runs = place.read()
+    assert list(runs) == ["a"]
+    assert runs["a"].status == "RUNNING"
+    assert runs["a"].params == {"x": "1", "y": "2"}
+    assert runs["a"].tags["machine"] == "m"
+    expected = {(name, step): value for s in steps(1, 6) for name, value in s.values.items() for step in [s.step]}
+    assert runs["a"].metrics == {**expected, ("new", 4): 1.0}
+
+
+def test_runs_with_other_keys_are_kept_apart(place: Place) -> None:
+    for key in ("a", "b"):
+        tracker = place.make()
+        tracker.start(key, {"key": key}, {})
+        tracker.finish("FAILED" if key == "a" else "FINISHED")
+    assert {key: (run.params["key"], run.status) for key, run in place.read().items()} == {
+        "a": ("a", "FAILED"),
+        "b": ("b", "FINISHED"),
+    }
+
+
+def test_an_artifact_is_replaced(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    tracker = place.make()
+    tracker.start("a", {}, {})
+    for content in (b"old", b"new"):
+        file.write_bytes(content)
+        tracker.log_artifact(file, "model")
+    assert place.read()["a"].artifacts == {"model/checkpoint.pt": b"new"}
+
+
+def test_many_metrics_are_sent_in_parts(place: Place) -> None:
+    tracker = place.make()
+    tracker.start("a", {}, {})
+    tracker.log_metrics(steps(1, 1200))
+    assert len(place.read()["a"].metrics) == 2400
+
+
+def test_nothing_is_recorded_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    tracker: Tracker = NullTracker()
+    tracker.start("a", {}, {})
+    tracker.log_metrics(steps(1, 2))
+    tracker.log_artifact(tmp_path / "absent", "")
+    tracker.set_tags({})
+    tracker.finish("FINISHED")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_driver_keeps_the_experiment_in_order(mlflow_runs: tuple[Path, str]) -> None:
+    name = f"order-{uuid.uuid4().hex}"
+    experiment = MlflowExperiment(mlflow_runs[1], name)
+    for key, status in (("a", "FINISHED"), ("b", None), ("c", None), ("d", "KILLED")):
+        tracker = experiment.tracker()
+        tracker.start(key, {}, {"current": "false" if key == "a" else "true"})
+        if status is not None:
+            tracker.finish(status)  # type: ignore[arg-type]
+    again = MlflowExperiment(mlflow_runs[1], name)
+    assert again.id == experiment.id
+    again.mark_current({"a", "b", "e"}, "What for?")
+    again.end_abandoned({"c": "FAILED", "d": "FAILED"})
+    runs = again.runs()
+    assert {key: run.current for key, run in runs.items()} == {"a": True, "b": True, "c": False, "d": False}
+    assert {key: run.status for key, run in runs.items()} == {
+        "a": "FINISHED",
+        "b": "KILLED",
+        "c": "FAILED",
+        "d": "FAILED",
+    }
+    tags = connect(mlflow_runs[1]).get_experiment(again.id).tags
+    assert (tags["num_trials"], tags["mlflow.note.content"]) == ("3", "What for?")
+
+
+def test_a_deleted_experiment_is_the_users_to_restore(mlflow_runs: tuple[Path, str]) -> None:
+    name = f"deleted-{uuid.uuid4().hex}"
+    connect(mlflow_runs[1]).delete_experiment(MlflowExperiment(mlflow_runs[1], name).id)
+    with pytest.raises(UserError, match="was deleted: restore it with `mlflow experiments restore"):
+        MlflowExperiment(mlflow_runs[1], name)
+
+
+def test_a_store_that_mlflow_refuses_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot use MLflow at nonsense://"):
+        MlflowExperiment("nonsense://somewhere", "x")

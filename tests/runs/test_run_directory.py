@@ -1,0 +1,159 @@
+"""Run directories: what a kill can tear, and that only one attempt writes."""
+
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from crystalframer.config import TrialConfig
+from crystalframer.errors import UserError
+from crystalframer.runs import run_directory
+from crystalframer.runs.run_directory import RunDirectory, SupersededError
+from crystalframer.runs.tracker import StepMetrics
+
+CONFIG = TrialConfig()
+DATA = "d" * 64
+
+
+def steps(last: int) -> list[StepMetrics]:
+    return [StepMetrics(step, 1000 * step, {"loss": 1 / step, "third": 1 / 3}) for step in range(1, last + 1)]
+
+
+def write(directory: RunDirectory, last: int) -> None:
+    with directory.attempt(CONFIG, DATA) as attempt:
+        for record in steps(last):
+            attempt.append(record)
+
+
+def test_metrics_survive_to_the_last_bit(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    assert directory.records() == []
+    write(directory, 5)
+    assert directory.records() == steps(5)
+
+
+def test_a_torn_last_line_is_dropped_and_mended(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    write(directory, 3)
+    path = directory.path / "metrics.jsonl"
+    whole = path.read_bytes()
+    for kept in range(1, len(whole.splitlines(keepends=True)[2])):
+        path.write_bytes(whole[:-kept])
+        assert directory.records() == steps(2)
+    with directory.attempt(CONFIG, DATA) as attempt:
+        assert attempt.rewind(2) == steps(2)
+        attempt.append(steps(3)[-1])
+    assert path.read_bytes() == whole
+
+
+def test_damage_elsewhere_is_an_error(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    write(directory, 3)
+    path = directory.path / "metrics.jsonl"
+    path.write_text("?" + path.read_text()[1:])
+    with pytest.raises(UserError, match=r"line 1 is damaged; delete .* to run it again"):
+        directory.records()
+
+
+def test_rewinding_drops_what_the_checkpoint_does_not_hold(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    write(directory, 5)
+    with directory.attempt(CONFIG, DATA) as attempt:
+        assert attempt.rewind(3) == steps(3)
+        assert directory.records() == steps(3)
+        with pytest.raises(UserError, match="lacks epochs of its checkpoint"):
+            attempt.rewind(4)
+
+
+def test_a_directory_of_other_settings_is_refused(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    write(directory, 1)
+    other = replace(CONFIG, train=replace(CONFIG.train, seed=7))
+    with pytest.raises(UserError, match="holds a run of other settings"), directory.attempt(other, DATA):
+        pass
+    with pytest.raises(UserError, match=r"was trained on other data .*--runs"), directory.attempt(CONFIG, "e" * 64):
+        pass
+    assert directory.records() == steps(1)
+
+
+def test_state_and_result_are_read_back(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    assert directory.state() is None
+    assert directory.result() is None
+    with directory.attempt(CONFIG, DATA) as attempt:
+        attempt.write_state("failed", 4, "why")
+        state = directory.state()
+        assert state is not None
+        assert (state.state, state.epoch, state.epochs, state.reason) == ("failed", 4, 2000, "why")
+        assert state.attempt == attempt.id
+        attempt.write_predictions(["a,b", "c"], [0.1, 1 / 3], [0.2, 3.0])
+        attempt.write_result({"test_mae": 1 / 3})
+    assert directory.result() == {"test_mae": 1 / 3}
+    assert directory.predictions.read_text() == 'id,target,prediction\n"a,b",0.1,0.2\nc,0.3333333333333333,3.0\n'
+    leftovers = [path.name for path in directory.path.rglob(".*")]
+    assert leftovers == []
+
+
+def test_a_newer_attempt_takes_over_and_the_older_one_writes_no_more(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    took_over = threading.Event()
+
+    def newer() -> None:
+        with directory.attempt(CONFIG, DATA) as attempt:
+            took_over.set()
+            attempt.append(steps(2)[-1])
+
+    with directory.attempt(CONFIG, DATA) as older:
+        older.append(steps(1)[0])
+        thread = threading.Thread(target=newer)
+        thread.start()
+        while (directory.path / "attempt").read_text() == older.id:
+            time.sleep(0.01)
+        assert not took_over.wait(0.3)  # the lock is still the older one's
+        for forbidden in (
+            lambda: older.append(steps(9)[-1]),
+            lambda: older.rewind(0),
+            lambda: older.write_state("done", 9),
+            lambda: older.write_result({}),
+            lambda: older.write_predictions([], [], []),
+            older.check_current,
+        ):
+            with pytest.raises(SupersededError):
+                forbidden()
+    thread.join(timeout=10)
+    assert took_over.is_set()
+    assert directory.records() == steps(2)
+    assert directory.result() is None
+
+
+def test_an_attempt_that_never_lets_go_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory, "LOCK_SECONDS", 0.2)
+    directory = RunDirectory(tmp_path / "trial")
+    with (
+        directory.attempt(CONFIG, DATA),
+        pytest.raises(TimeoutError, match="an older attempt still holds"),
+        directory.attempt(CONFIG, DATA),
+    ):
+        pass
+
+
+def test_a_killed_process_lets_go(tmp_path: Path) -> None:
+    holder = f"""
+import time
+from pathlib import Path
+from crystalframer.config import TrialConfig
+from crystalframer.runs.run_directory import RunDirectory
+with RunDirectory(Path({str(tmp_path / "trial")!r})).attempt(TrialConfig(), {DATA!r}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.communicate()
+    write(RunDirectory(tmp_path / "trial"), 1)
