@@ -119,4 +119,4 @@ def test_a_registered_model_loads(place: Path) -> None:
     model = mlflow.pyfunc.load_model(str(place / "registered"))
     answer = model.predict(pd.DataFrame({"structure": [structure], "id": ["CsCl"]}))
     assert list(answer["error"]) == [""]
-    np.testing.assert_allclose(answer["formation_energy [eV/atom]"], [PREDICTED_CSCL], atol=1e-5)
+    np.testing.assert_allclose(answer["formation_energy [eV/atom]"].astype(float), [PREDICTED_CSCL], atol=1e-5)
