@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.prediction.cutoff import cutoff_warning
 from crystalframer.prediction.predictions import Predictions, require_suffix
 from crystalframer.prediction.predictor import Predictor, load_predictor
 from crystalframer.prediction.released_checkpoints import Weights, convert_official
-from crystalframer.prediction.structures import Named, elements_of, expand, from_files
+from crystalframer.prediction.structures import elements_of, expand, from_files
 from crystalframer.training.trained_model import write_model
 
 FILES_PER_PROCESS = 4000
@@ -21,13 +22,13 @@ FILES_PER_PROCESS = 4000
 
 
 @dataclass
-class _Reading:
+class _Watched:
     """Passes structures on, and remembers how long reading took and what was read."""
 
     seconds: float = 0.0
     elements: set[int] = field(default_factory=set)
 
-    def of(self, structures: Iterator[Named], advance: Callable[[], None]) -> Iterator[Named]:
+    def of(self, structures: Iterator[Reading], advance: Callable[[], None]) -> Iterator[Reading]:
         while True:
             started = time.perf_counter()
             entry = next(structures, None)
@@ -65,7 +66,7 @@ def predict_files(
             "database or pymatgen JSON"
         )
     started = time.perf_counter()
-    reading = _Reading()
+    reading = _Watched()
     with _progress(len(files)) as advance:
         structures = from_files(files, _processes(processes, len(files)))
         predictions = predictor.predict_named(reading.of(structures, advance))
@@ -120,7 +121,7 @@ def _processes(asked: int | None, num_files: int) -> int:
     return max(1, min(cores, num_files // FILES_PER_PROCESS))
 
 
-def _report(predictor: Predictor, predictions: Predictions, reading: _Reading, seconds: float) -> None:
+def _report(predictor: Predictor, predictions: Predictions, reading: _Watched, seconds: float) -> None:
     """Say on stderr what came out, how fast, and what to be wary of."""
     total, good = len(predictions.ids), predictions.num_predicted
     model = seconds - reading.seconds

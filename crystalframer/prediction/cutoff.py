@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crystalframer.data.structures.reading import Reading
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.prediction.predictor import Predictor
-from crystalframer.prediction.structures import Named
 from crystalframer.training.trained_model import TrainedModel
 
 WORTH_A_WARNING = 1e-3
@@ -71,7 +71,7 @@ def truncation_error(trained: TrainedModel, crystals: Sequence[Crystal], wider: 
     model.load_state_dict(trained.model.state_dict())
     model = model.to(trained.model.embedding.weight.device).eval()
     other = dataclasses.replace(trained, model=model, trial=dataclasses.replace(trained.trial, model=wide))
-    named = [Named(crystal.id, "", crystal) for crystal in crystals]
+    named = [Reading(crystal.id, "", crystal) for crystal in crystals]
     own, compared = Predictor([trained]).predict_named(named), Predictor([other]).predict_named(named)
     change = np.abs(own.values[:, 0] - compared.values[:, 0])
     return TruncationError(

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from crystalframer.data.batch import collate
 from crystalframer.data.batching import packed_batches
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.attention import PeriodicAttention
 from crystalframer.prediction.predictions import Predictions
-from crystalframer.prediction.structures import Named, StructureLike, elements_of, named_structures
+from crystalframer.prediction.structures import StructureLike, elements_of, named_structures
 from crystalframer.training.inference import EVALUATION_ATOMS
 from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.trained_model import TrainedModel, load_model
@@ -101,7 +102,7 @@ class Predictor:
         """
         return self.predict_named(named_structures(structures, processes))
 
-    def predict_named(self, structures: Iterable[Named]) -> Predictions:
+    def predict_named(self, structures: Iterable[Reading]) -> Predictions:
         """Predict structures that were read already, or whose reading failed; held in memory chunk by chunk."""
         ids: list[str] = []
         sources: list[str] = []
@@ -129,7 +130,7 @@ class Predictor:
             sigma_max=sigma_max,
         )
 
-    def _predict_chunk(self, chunk: Sequence[Named]) -> _Outcome:
+    def _predict_chunk(self, chunk: Sequence[Reading]) -> _Outcome:
         errors = [entry.reason or self._problem(entry.crystal) for entry in chunk]
         good = np.array([row for row, error in enumerate(errors) if not error], dtype=np.int64)
         values = np.full((len(self.members), len(chunk), len(self.names)), np.nan)
@@ -278,8 +279,8 @@ def _largest_sigma(members: Sequence[TrainedModel]) -> Iterator[_Maximum]:
             handle.remove()
 
 
-def _chunks(structures: Iterable[Named], max_atoms: int) -> Iterator[list[Named]]:
-    chunk: list[Named] = []
+def _chunks(structures: Iterable[Reading], max_atoms: int) -> Iterator[list[Reading]]:
+    chunk: list[Reading] = []
     atoms = 0
     for entry in structures:
         chunk.append(entry)

@@ -1,12 +1,12 @@
 """What a predictor accepts as a structure, turned into crystals with a name and a source."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from crystalframer.data.structures.files import ReadLimits, ReadResult, find_structure_files, read_structures
-from crystalframer.data.structures.formats import PARSE_ERRORS, describe, from_atoms, parse_structure
+from crystalframer.data.structures.files import find_structure_files, read_structures
+from crystalframer.data.structures.formats import ReadLimits, from_atoms, parse_structure
+from crystalframer.data.structures.reading import Reading, with_own_names
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 
@@ -18,19 +18,7 @@ StructureLike: TypeAlias = Union[Crystal, "Structure", "Atoms", str, Path]
 """A crystal of ours, of pymatgen or of ASE, or the path of a file of structures."""
 
 
-@dataclass(frozen=True)
-class Named:
-    """A structure to predict: exactly one of crystal and reason."""
-
-    id: str
-    source: str
-    """File it comes from, or empty."""
-    crystal: Crystal | None
-    reason: str = ""
-    """Why there is none."""
-
-
-def named_structures(structures: StructureLike | Iterable[StructureLike], processes: int = 1) -> Iterator[Named]:
+def named_structures(structures: StructureLike | Iterable[StructureLike], processes: int = 1) -> Iterator[Reading]:
     """Yield every structure in order; runs of paths are read by `processes` processes.
 
     Raises:
@@ -47,11 +35,10 @@ def named_structures(structures: StructureLike | Iterable[StructureLike], proces
     yield from from_files(paths, processes)
 
 
-def from_files(paths: Sequence[Path], processes: int = 1, limits: ReadLimits | None = None) -> Iterator[Named]:
+def from_files(paths: Sequence[Path], processes: int = 1, limits: ReadLimits | None = None) -> Iterator[Reading]:
     """Yield the structures of files in order, what cannot be read with its reason."""
     if paths:
-        for result in read_structures(paths, processes=processes, limits=limits):
-            yield _of_result(result)
+        yield from with_own_names(read_structures(paths, processes=processes, limits=limits))
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
@@ -62,21 +49,12 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def from_text(text: str, id: str = "", limits: ReadLimits | None = None) -> Named:
+def from_text(text: str, id: str = "", limits: ReadLimits | None = None) -> Reading:
     """Return the structure that a CIF, a POSCAR or a pymatgen dictionary in JSON describes."""
     limits = limits or ReadLimits()
     if len(text) > limits.max_bytes:
-        return Named(id, "", None, f"the text has more than {limits.max_bytes} characters")
-    try:
-        crystal = parse_structure(text, limits)
-    except StopIteration:
-        return Named(id, "", None, "the text holds no structure")
-    except PARSE_ERRORS as error:
-        return Named(id, "", None, describe(error).removeprefix("crystal without id: "))
-    if crystal.num_atoms > limits.max_atoms:
-        reason = f"the structure has {crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
-        return Named(id, "", None, reason)
-    return Named(id, "", replace(crystal, id=id))
+        return Reading(id, reason=f"the text has more than {limits.max_bytes} characters")
+    return parse_structure(text, limits).renamed(id)
 
 
 def elements_of(crystal: Crystal) -> set[int]:
@@ -91,26 +69,22 @@ def _several(structures: StructureLike | Iterable[StructureLike]) -> Iterable[St
     return [structures] if single else structures  # type: ignore[list-item, return-value]
 
 
-def _in_memory(entry: Any, position: int) -> Named:
+def _in_memory(entry: Any, position: int) -> Reading:
     name = str(position)
     if isinstance(entry, Crystal):
-        return Named(entry.id or name, "", entry)
+        return Reading(entry.id or name, crystal=entry)
     if _is_atoms(entry):
-        parsed = from_atoms(entry, ReadLimits(max_atoms=len(entry)))
-        return Named(parsed.name or name, "", parsed.crystal, parsed.reason)
+        reading = from_atoms(entry, ReadLimits(max_atoms=len(entry)))
+        return reading.renamed(reading.name or name)
     if not _is_structure(entry):
         raise UserError(
             f"structure number {position} is a {type(entry).__name__}; expected a pymatgen Structure, ASE Atoms, "
             "a Crystal or the path of a file"
         )
     try:
-        return Named(name, "", Crystal.from_structure(entry, name))
+        return Reading(name, crystal=Crystal.from_structure(entry, name))
     except UserError as error:
-        return Named(name, "", None, str(error))
-
-
-def _of_result(result: ReadResult) -> Named:
-    return Named(result.id, result.source, result.crystal, result.reason)
+        return Reading(name, reason=str(error))
 
 
 def _is_structure(entry: object) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 
 from crystalframer.data.preparation.targets import SPLIT_COLUMN, TargetRow, TargetTable
 from crystalframer.data.structures.files import (
-    ReadResult,
     find_structure_files,
     read_structures,
 )
-from crystalframer.data.structures.formats import ID_KEYS, PARSE_ERRORS, ReadLimits, describe, name_in, parse_structure
+from crystalframer.data.structures.formats import ID_KEYS, ReadLimits, describe, name_in, parse_structure
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 
@@ -80,7 +80,7 @@ def find_table(source: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def _entries(results: Iterable[ReadResult]) -> Iterator[tuple[Entry, ReadResult]]:
+def _entries(results: Iterable[Reading]) -> Iterator[tuple[Entry, Reading]]:
     for result in results:
         yield Entry(result.id, result.crystal, result.reason, result.properties, _split(result.properties)), result
 
@@ -89,7 +89,7 @@ def _split(properties: Mapping[str, Any]) -> Any:
     return properties.get(SPLIT_COLUMN)
 
 
-def _unique(found: Iterable[tuple[Entry, ReadResult]]) -> Iterator[tuple[Entry, ReadResult]]:
+def _unique(found: Iterable[tuple[Entry, Reading]]) -> Iterator[tuple[Entry, Reading]]:
     """Prefer the file's own names as ids; one that occurs again gets the suffix ``#2``, ``#3`` and so on."""
     taken: Counter[str] = Counter()
     for entry, result in found:
@@ -106,7 +106,7 @@ def _aliases(path: Path, folder: Path) -> list[str]:
 
 
 def _join(
-    found: Iterable[tuple[Entry, ReadResult]], table: TargetTable, names: Mapping[str, Sequence[str]]
+    found: Iterable[tuple[Entry, Reading]], table: TargetTable, names: Mapping[str, Sequence[str]]
 ) -> Iterator[Entry]:
     """Give each structure its row; rows and structures that find no partner become entries with a reason."""
     rows: dict[str, TargetRow] = {}
@@ -140,7 +140,7 @@ def _join(
     yield from repeated
 
 
-def _read_table(path: Path) -> Iterator[tuple[Entry, ReadResult]]:
+def _read_table(path: Path) -> Iterator[tuple[Entry, Reading]]:
     """Read a parquet file or CSV with a structure column, row by row."""
     number = 0
     for record in _records(path):
@@ -157,13 +157,9 @@ def _read_table(path: Path) -> Iterator[tuple[Entry, ReadResult]]:
         name = name_in({key: properties[lowered[key]] for key in ID_KEYS if lowered.get(key) in properties})
         name = name or (index if isinstance(index, str) else "")
         id = name or f"{path.stem}#{number}"
-        crystal, reason = None, ""
-        try:
-            crystal = parse_structure(record[column], ReadLimits()).with_id(id)
-        except PARSE_ERRORS as error:
-            reason = describe(error).removeprefix("crystal without id: ")
-        result = ReadResult(id, str(path), crystal, reason, name, properties)
-        yield Entry(id, crystal, reason, properties, _split(properties)), result
+        reading = parse_structure(record[column], ReadLimits())
+        result = replace(reading, name=name, properties=properties).renamed(id, str(path))
+        yield Entry(id, result.crystal, result.reason, properties, _split(properties)), result
     if not number:
         raise UserError(f"{path} holds no row")
 

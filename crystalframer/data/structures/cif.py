@@ -53,7 +53,7 @@ class CifError(UserError):
 
 
 def read_cif(text: str, max_sites: int, max_listed: int | None = None) -> Iterator[tuple[str, Crystal | str]]:
-    """Yield (name, crystal or reason) of each block that holds atoms.
+    """Yield (name, crystal or reason) of each block that holds atoms; a block without others needs no name.
 
     Args:
         text: the CIF.
@@ -72,16 +72,17 @@ def read_cif(text: str, max_sites: int, max_listed: int | None = None) -> Iterat
     if not blocks:
         raise CifError("the CIF has no block with atoms (_atom_site_fract_x)")
     for block in blocks:
+        name = block.name if len(blocks) > 1 else ""
         listed = len(block.find_values("_atom_site_fract_x"))
         if max_listed is not None and listed > max_listed:
-            yield block.name, f"the CIF lists {listed} sites, expected at most {max_listed}"
+            yield name, f"the CIF lists {listed} sites, expected at most {max_listed}"
             continue
         try:
             with np.errstate(all="raise", under="ignore"):
                 result: Crystal | str = _crystal(block, max_sites)
         except (ValueError, RuntimeError, ArithmeticError) as error:
             result = str(error)
-        yield block.name, result
+        yield name, result
 
 
 def element_of(symbol: str, is_label: bool = False) -> int:

@@ -11,10 +11,9 @@ import os
 import signal
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -24,15 +23,14 @@ from crystalframer.data.parallel import start_worker
 from crystalframer.data.structures.formats import (
     PARSE_ERRORS,
     TEXT_READERS,
-    Parsed,
     ReadLimits,
     describe,
     read_ase_db,
     read_extxyz,
     sniff,
 )
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import Crystal
 
 FORMAT_OF_SUFFIX = {
     ".cif": "cif",
@@ -48,24 +46,6 @@ FORMAT_OF_SUFFIX = {
 _CHUNK = 16
 _MIN_PARALLEL = 64
 """Fewer files are read in this process: starting others would take longer."""
-
-
-@dataclass(frozen=True)
-class ReadResult:
-    """One structure of a file: exactly one of crystal and reason."""
-
-    id: str
-    """The file's stem; ``stem#1``, ``stem#2`` and so on where the file holds several."""
-    source: str
-    """The file."""
-    crystal: Crystal | None
-    """The crystal, with this id, or None."""
-    reason: str = ""
-    """Why there is none, in one sentence."""
-    name: str = ""
-    """The file's own name for the structure, if it gives one."""
-    properties: Mapping[str, Any] = field(default_factory=dict)
-    """Values that stand beside the structure in the file, e.g. targets."""
 
 
 def find_structure_files(folder: Path) -> list[Path]:
@@ -84,7 +64,7 @@ def format_of(path: Path) -> str:
 
 def read_structures(
     paths: Iterable[Path], *, processes: int = 1, limits: ReadLimits | None = None
-) -> Iterator[ReadResult]:
+) -> Iterator[Reading]:
     """Read structure files, in their order; a file that cannot be used yields a reason, never an exception.
 
     Args:
@@ -102,19 +82,19 @@ def read_structures(
         yield from _named(path, id, read_file(path, limits))
 
 
-def read_file(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
+def read_file(path: Path, limits: ReadLimits) -> Iterator[Reading]:
     """Read one file, one structure after another."""
     try:
         if not path.is_file():
-            yield Parsed(None, "the file does not exist" if not path.exists() else "this is not a file")
+            yield Reading(reason="the file does not exist" if not path.exists() else "this is not a file")
             return
         yield from _read(path, limits)
     except UnicodeDecodeError:
-        yield Parsed(None, "the file is not text")
+        yield Reading(reason="the file is not text")
     except (*PARSE_ERRORS, zlib.error) as error:
-        yield Parsed(None, describe(error))
+        yield Reading(reason=describe(error))
     except MemoryError:
-        yield Parsed(None, "the file needs more memory than there is")
+        yield Reading(reason="the file needs more memory than there is")
 
 
 def unique_ids(files: Sequence[Path]) -> list[str]:
@@ -158,7 +138,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def _read(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
+def _read(path: Path, limits: ReadLimits) -> Iterator[Reading]:
     kind = format_of(path)
     if kind == "ase":
         yield from read_ase_db(path, limits)
@@ -194,30 +174,23 @@ def _lines(stream: io.TextIOWrapper, max_bytes: int) -> Iterator[str]:
         yield line
 
 
-def _named(path: Path, id: str, parsed: Iterator[Parsed]) -> Iterator[ReadResult]:
+def _named(path: Path, id: str, parsed: Iterator[Reading]) -> Iterator[Reading]:
     """Give each structure its id; only a file with more than one numbers them."""
     first = list(islice(parsed, 2))
     if not first:
-        first = [Parsed(None, "the file holds no structure")]
+        first = [Reading(reason="the file holds no structure")]
     if len(first) == 1:
-        yield _result(path, id, first[0])
+        yield first[0].renamed(id, str(path))
         return
     for number, entry in enumerate((*first, *parsed), start=1):
-        yield _result(path, f"{id}#{number}", entry)
-
-
-def _result(path: Path, id: str, entry: Parsed) -> ReadResult:
-    if entry.crystal is None:
-        reason = entry.reason.removeprefix("crystal without id: ")
-        return ReadResult(id, str(path), None, reason, entry.name, entry.properties)
-    return ReadResult(id, str(path), entry.crystal.with_id(id), "", entry.name, entry.properties)
+        yield entry.renamed(f"{id}#{number}", str(path))
 
 
 class _OutOfTimeError(BaseException):
     """Raised in a reading process by its alarm clock; no exception that a parser's handler would take for its own."""
 
 
-def _read_parallel(jobs: list[tuple[Path, str]], processes: int, limits: ReadLimits) -> Iterator[ReadResult]:
+def _read_parallel(jobs: list[tuple[Path, str]], processes: int, limits: ReadLimits) -> Iterator[Reading]:
     """Read chunks of files in other processes; a chunk that kills its process is read again, file by file."""
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     context = multiprocessing.get_context("spawn")
@@ -225,7 +198,7 @@ def _read_parallel(jobs: list[tuple[Path, str]], processes: int, limits: ReadLim
     size = _CHUNK
     while position < len(chunks):
         with ProcessPoolExecutor(processes, context, start_worker) as pool:
-            waiting: list[Future[list[ReadResult]]] = []
+            waiting: list[Future[list[Reading]]] = []
             ahead = position
             try:
                 while position < len(chunks):
@@ -242,30 +215,30 @@ def _read_parallel(jobs: list[tuple[Path, str]], processes: int, limits: ReadLim
             position, size = position + 1, _CHUNK
 
 
-def _read_alone(jobs: list[tuple[Path, str]], limits: ReadLimits, context: Any) -> Iterator[ReadResult]:
+def _read_alone(jobs: list[tuple[Path, str]], limits: ReadLimits, context: Any) -> Iterator[Reading]:
     """Read each file of a chunk in a process of its own, so that the one that kills it is known."""
     for path, id in jobs:
         with ProcessPoolExecutor(1, context, start_worker) as pool:
             try:
                 results = pool.submit(_read_chunk, [(path, id)], limits).result()
             except BrokenProcessPool:
-                results = [ReadResult(id, str(path), None, "reading the file killed its process (out of memory?)")]
+                results = [Reading(id, str(path), None, "reading the file killed its process (out of memory?)")]
         yield from results
 
 
-def _read_chunk(jobs: list[tuple[Path, str]], limits: ReadLimits) -> list[ReadResult]:
+def _read_chunk(jobs: list[tuple[Path, str]], limits: ReadLimits) -> list[Reading]:
     """Read files in a process of this pool, each within its time."""
     has_clock = hasattr(signal, "setitimer")
     if has_clock:
         signal.signal(signal.SIGALRM, _ring)
-    results: list[ReadResult] = []
+    results: list[Reading] = []
     for path, id in jobs:
         try:
             if has_clock:
                 signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
             found = list(_named(path, id, read_file(path, limits)))
         except _OutOfTimeError:
-            found = [ReadResult(id, str(path), None, f"the file took more than {limits.max_seconds:g} s to read")]
+            found = [Reading(id, str(path), None, f"the file took more than {limits.max_seconds:g} s to read")]
         finally:
             if has_clock:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -275,6 +248,3 @@ def _read_chunk(jobs: list[tuple[Path, str]], limits: ReadLimits) -> list[ReadRe
 
 def _ring(number: int, frame: FrameType | None) -> None:
     raise _OutOfTimeError
-
-
-__all__ = ["ReadLimits", "ReadResult", "find_structure_files", "format_of", "read_structures", "unique_ids"]

@@ -6,7 +6,7 @@ import re
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from crystalframer.data.structures.cif import element_of, read_cif
 from crystalframer.data.structures.poscar import read_poscar_text
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.occupancies import occupied_sites
@@ -41,18 +42,6 @@ ID_KEYS = ("id", "material_id", "entry_id", "jid", "name", "file", "filename")
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """One structure of a file: a crystal, or the reason why it cannot be used."""
-
-    crystal: Crystal | None
-    reason: str = ""
-    name: str = ""
-    """The file's own name for it."""
-    properties: Mapping[str, Any] = field(default_factory=dict)
-    """Plain values that stand beside the structure, e.g. targets."""
-
-
-@dataclass(frozen=True)
 class ReadLimits:
     """What a file may ask for before it is refused."""
 
@@ -70,31 +59,32 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, UserError) and text else f"{text or 'malformed'} ({type(error).__name__})"
 
 
-def read_cif_file(text: str, limits: ReadLimits) -> Iterator[Parsed]:
-    """Read every block of a CIF that holds atoms."""
+def read_cif_file(text: str, limits: ReadLimits) -> Iterator[Reading]:
+    """Read every block of a CIF that holds atoms; the blocks' names count where there are several."""
     for name, result in read_cif(text, MAX_SITES, 2 * limits.max_atoms):
         if isinstance(result, Crystal):
-            yield _limited(result, limits, name=name)
+            yield _limited(Reading(crystal=result, name=name), limits)
         else:
-            yield Parsed(None, " ".join(result.split()), name)
+            yield Reading(reason=result, name=name)
 
 
-def read_poscar(text: str, limits: ReadLimits) -> Iterator[Parsed]:
+def read_poscar(text: str, limits: ReadLimits) -> Iterator[Reading]:
     """Read a POSCAR or CONTCAR."""
-    yield Parsed(read_poscar_text(text, limits.max_atoms))
+    yield Reading(crystal=read_poscar_text(text, limits.max_atoms))
 
 
-def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Parsed]:
+def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Reading]:
     """Read extended XYZ frame by frame; a frame needs its cell (``Lattice=``)."""
     for line in lines:
         if not line.strip():
             continue
         if not line.strip().isdecimal() or len(line) > 20:
-            yield Parsed(None, f"a frame begins with {line[:20]!r}, expected its number of atoms: the rest is not read")
+            start = f"a frame begins with {line[:20]!r}, expected its number of atoms"
+            yield Reading(reason=f"{start}: the rest is not read")
             return
         count = int(line)
         if count > limits.max_atoms or count == 0:
-            yield Parsed(None, f"a frame has {count} atoms, expected 1 to {limits.max_atoms}: the rest is not read")
+            yield Reading(reason=f"a frame has {count} atoms, expected 1 to {limits.max_atoms}: the rest is not read")
             return
         frame = [line, *islice(lines, count + 1)]
         try:
@@ -102,10 +92,10 @@ def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Parsed]:
                 raise UserError(f"the last frame has {len(frame) - 2} of {count} atoms: the file is cut off")
             yield _parse_frame(frame, limits)
         except PARSE_ERRORS as error:
-            yield Parsed(None, describe(error))
+            yield Reading(reason=describe(error))
 
 
-def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
+def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Reading]:
     """Read an ASE database row by row: key-value pairs, then ``data``, are its properties."""
     import ase.db
 
@@ -124,13 +114,13 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Parsed]:
                 properties = extra | dict(row.data) | dict(row.key_value_pairs)
                 yield from_atoms(row.toatoms(), limits, str(row.id), properties)
             except sqlite3.DatabaseError as error:
-                yield Parsed(None, f"the database is damaged ({error}): the rest is not read")
+                yield Reading(reason=f"the database is damaged ({error}): the rest is not read")
                 return
             except PARSE_ERRORS as error:
-                yield Parsed(None, describe(error))
+                yield Reading(reason=describe(error))
 
 
-def read_json(text: str, limits: ReadLimits) -> Iterator[Parsed]:
+def read_json(text: str, limits: ReadLimits) -> Iterator[Reading]:
     """Read pymatgen JSON: a structure, a list of them or of records that hold one, or either by id."""
     try:
         content = json.loads(text)
@@ -150,74 +140,41 @@ def read_json(text: str, limits: ReadLimits) -> Iterator[Parsed]:
         yield parse_record(entry, limits, name)
 
 
-def parse_record(entry: Any, limits: ReadLimits, name: str = "") -> Parsed:
+def parse_record(entry: Any, limits: ReadLimits, name: str = "") -> Reading:
     """Read a pymatgen structure dictionary, or a record that holds one as ``structure``, its targets beside it."""
     if not isinstance(entry, dict):
-        return Parsed(None, f"a record is {type(entry).__name__}, expected an object", name)
+        return Reading(reason=f"a record is {type(entry).__name__}, expected an object", name=name)
     record = entry if "structure" in entry or "atoms" in entry else {"structure": entry}
     properties = {key: value for key, value in record.items() if key not in ("structure", "atoms")}
-    name = name or name_in(properties)
-    try:
-        crystal = parse_structure(record.get("structure", record.get("atoms")), limits)
-    except PARSE_ERRORS as error:
-        return Parsed(None, describe(error), name, properties)
-    return _limited(crystal, limits, name, properties)
+    reading = parse_structure(record.get("structure", record.get("atoms")), limits)
+    return replace(reading, name=name or name_in(properties), properties=properties)
 
 
-def parse_structure(value: Any, limits: ReadLimits) -> Crystal:
+def parse_structure(value: Any, limits: ReadLimits) -> Reading:
     """Read a structure however a table holds it: a pymatgen dictionary, its JSON, a CIF, a POSCAR.
 
     The dictionary is read here and not by pymatgen's decoder, which imports whatever classes it names.
-
-    Raises:
-        one of `PARSE_ERRORS`: it is none of these, or no valid crystal.
     """
-    if isinstance(value, str):
-        if value.lstrip()[:1] == "{":
-            return parse_structure(json.loads(value), limits)
-        reader = read_cif_file if sniff(value) == "cif" else read_poscar
-        first = next(reader(value, limits), Parsed(None, "the text holds no structure"))
-        if first.crystal is None:
-            raise UserError(first.reason)
-        return first.crystal
-    if not isinstance(value, dict):
-        raise UserError(f"a structure is {type(value).__name__}, expected a pymatgen dictionary, its JSON or a CIF")
-    if "lattice_mat" in value:
-        from crystalframer.data.structures.records import record_to_crystal
-
-        return record_to_crystal({"atoms": value}, "")
-    if "lattice" not in value or "sites" not in value:
-        raise UserError("a structure has no 'lattice' and 'sites'")
-    if not all(value["lattice"].get("pbc") or (True,)):
-        raise UserError("the structure is not periodic along all three lattice vectors")
-    sites = value["sites"]
-    if not isinstance(sites, list) or not 0 < len(sites) <= limits.max_atoms:
-        raise UserError(f"the structure has {len(sites)} atoms, expected 1 to {limits.max_atoms}")
-    entries = [
-        (index, element_of(_field(specie, "element")), specie.get("occu", 1.0))
-        for index, site in enumerate(sites)
-        for specie in _field(site, "species")
-    ]
-    numbers, mixture = occupied_sites(*zip(*entries, strict=True))
-    coords = np.array([_field(site, "abc") for site in sites])
-    return Crystal(_field(value["lattice"], "matrix"), coords, numbers, mixture=mixture)
+    try:
+        return _limited(_read_value(value, limits), limits)
+    except PARSE_ERRORS as error:
+        return Reading(reason=describe(error))
 
 
-def from_atoms(atoms: Any, limits: ReadLimits, name: str = "", properties: Mapping[str, Any] | None = None) -> Parsed:
+def from_atoms(atoms: Any, limits: ReadLimits, name: str = "", properties: Mapping[str, Any] | None = None) -> Reading:
     """Take over ASE's atoms: a cell, periodic along all three vectors, no partial occupancies."""
     properties = dict(atoms.info) if properties is None else properties
-    name = name_in(properties) or name
+    reading = Reading(name=name_in(properties) or name, properties=properties)
     if not (atoms.cell.rank == 3 and bool(np.all(atoms.pbc))):
-        return Parsed(
-            None, "the structure has no cell, or is not periodic along all three of its vectors", name, properties
-        )
+        reason = "the structure has no cell, or is not periodic along all three of its vectors"
+        return replace(reading, reason=reason)
     if "occupancy" in atoms.info:
-        return Parsed(None, "partial occupancies in ASE's form are not read: give the CIF", name, properties)
+        return replace(reading, reason="partial occupancies in ASE's form are not read: give the CIF")
     try:
         crystal = Crystal(np.array(atoms.cell), atoms.get_scaled_positions(wrap=False), atoms.numbers.astype(np.int64))
     except UserError as error:
-        return Parsed(None, describe(error), name, properties)
-    return _limited(crystal, limits, name, properties)
+        return replace(reading, reason=describe(error))
+    return _limited(replace(reading, crystal=crystal), limits)
 
 
 def name_in(properties: Mapping[str, Any]) -> str:
@@ -245,12 +202,41 @@ def sniff(text: str) -> str:
     return ""
 
 
-TEXT_READERS: dict[str, Callable[[str, ReadLimits], Iterator[Parsed]]] = {
+TEXT_READERS: dict[str, Callable[[str, ReadLimits], Iterator[Reading]]] = {
     "cif": read_cif_file,
     "poscar": read_poscar,
     "json": read_json,
 }
 """Readers of formats whose files are read whole."""
+
+
+def _read_value(value: Any, limits: ReadLimits) -> Reading:
+    if isinstance(value, str):
+        if value.lstrip()[:1] == "{":
+            return _read_value(json.loads(value), limits)
+        reader = read_cif_file if sniff(value) == "cif" else read_poscar
+        return next(reader(value, limits), Reading(reason="the text holds no structure"))
+    if not isinstance(value, dict):
+        raise UserError(f"a structure is {type(value).__name__}, expected a pymatgen dictionary, its JSON or a CIF")
+    if "lattice_mat" in value:
+        from crystalframer.data.structures.records import record_to_crystal
+
+        return Reading(crystal=record_to_crystal({"atoms": value}, ""))
+    if "lattice" not in value or "sites" not in value:
+        raise UserError("a structure has no 'lattice' and 'sites'")
+    if not all(value["lattice"].get("pbc") or (True,)):
+        raise UserError("the structure is not periodic along all three lattice vectors")
+    sites = value["sites"]
+    if not isinstance(sites, list) or not 0 < len(sites) <= limits.max_atoms:
+        raise UserError(f"the structure has {len(sites)} atoms, expected 1 to {limits.max_atoms}")
+    entries = [
+        (index, element_of(_field(specie, "element")), specie.get("occu", 1.0))
+        for index, site in enumerate(sites)
+        for specie in _field(site, "species")
+    ]
+    numbers, mixture = occupied_sites(*zip(*entries, strict=True))
+    coords = np.array([_field(site, "abc") for site in sites])
+    return Reading(crystal=Crystal(_field(value["lattice"], "matrix"), coords, numbers, mixture=mixture))
 
 
 def _field(record: Mapping[str, Any], name: str) -> Any:
@@ -259,11 +245,11 @@ def _field(record: Mapping[str, Any], name: str) -> Any:
     return record[name]
 
 
-def _parse_frame(frame: list[str], limits: ReadLimits) -> Parsed:
+def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
     from ase.io import read
 
     if "lattice=" not in frame[1].lower():
-        return Parsed(None, "the frame has no cell (Lattice=), expected a periodic structure")
+        return Reading(reason="the frame has no cell (Lattice=), expected a periodic structure")
     with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
         # ASE warns of unknown data types in comments; what is no number is no target anyway.
         warnings.simplefilter("ignore")
@@ -274,13 +260,11 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Parsed:
     return from_atoms(atoms, limits, properties=properties)
 
 
-def _limited(
-    crystal: Crystal, limits: ReadLimits, name: str = "", properties: Mapping[str, Any] | None = None
-) -> Parsed:
-    if crystal.num_atoms > limits.max_atoms:
-        reason = f"the structure has {crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
-        return Parsed(None, reason, name, properties or {})
-    return Parsed(crystal, "", name, properties or {})
+def _limited(reading: Reading, limits: ReadLimits) -> Reading:
+    if reading.crystal is None or reading.crystal.num_atoms <= limits.max_atoms:
+        return reading
+    reason = f"the structure has {reading.crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
+    return replace(reading, crystal=None, reason=reason)
 
 
 def _is_number(word: str) -> bool:

@@ -19,12 +19,12 @@ from pymatgen.io.cif import CifParser, CifWriter
 from pymatgen.io.vasp.inputs import Poscar
 
 from crystalframer.data.structures.files import (
-    ReadLimits,
-    ReadResult,
     find_structure_files,
     read_structures,
     unique_ids,
 )
+from crystalframer.data.structures.formats import ReadLimits
+from crystalframer.data.structures.reading import Reading
 from crystalframer.geometry.crystal import Crystal
 from tests.fixtures.crystals import generic_crystal
 
@@ -43,7 +43,7 @@ def rutile() -> Structure:
     )
 
 
-def read_one(path: Path, **limits: Any) -> ReadResult:
+def read_one(path: Path, **limits: Any) -> Reading:
     (result,) = read_structures([path], limits=ReadLimits(**limits))
     return result
 

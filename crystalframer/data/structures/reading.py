@@ -1,0 +1,45 @@
+"""What reading yields for each structure: a crystal, or the reason why there is none."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from crystalframer.geometry.crystal import Crystal
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One structure of a file, a table's row or from memory: exactly one of crystal and reason."""
+
+    id: str = ""
+    """Unique among those read together: the file's stem, ``stem#1``, ``stem#2`` where it holds several."""
+    source: str = ""
+    """The file, or empty."""
+    crystal: Crystal | None = None
+    """The crystal, with this id."""
+    reason: str = ""
+    """Why there is none, in one sentence."""
+    name: str = ""
+    """The structure's own name, where the file gives one."""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    """Values that stand beside the structure, e.g. targets."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about a crystal that can be used, a sentence each."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", " ".join(self.reason.split()).removeprefix("crystal without id: "))
+
+    def renamed(self, id: str, source: str | None = None) -> "Reading":
+        """Return the same under another id, its crystal included, and of another source where one is given."""
+        crystal = self.crystal and self.crystal.with_id(id)
+        return replace(self, id=id, crystal=crystal, source=self.source if source is None else source)
+
+
+def with_own_names(readings: Iterable[Reading]) -> Iterator[Reading]:
+    """Prefer the structures' own names as ids; one that occurs again gets the suffix ``#2``, ``#3`` and so on."""
+    taken: Counter[str] = Counter()
+    for reading in readings:
+        id = reading.name or reading.id
+        taken[id] += 1
+        yield reading.renamed(id if taken[id] == 1 else f"{id}#{taken[id]}")
