@@ -159,7 +159,7 @@ def show_runs(runs: Path) -> int:
     with LocalMlflowServer(runs) as server:
         print("starting the MLflow server ...", flush=True)
         server.wait_until_ready()
-        page = f"{server.uri}/#/experiments?workflowType=machine_learning"  # else MLflow opens its pages on LLM traces
+        page = server.page("experiments?workflowType=machine_learning")  # else MLflow opens its pages on LLM traces
         print(f"open {page} in a browser; Ctrl-C ends the server", flush=True)
         try:
             while True:

@@ -17,7 +17,7 @@ from ray.exceptions import AuthenticationError
 
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.jobs import Resources
-from crystalframer.orchestration.tracking import experiment
+from crystalframer.orchestration.tracking import experiment, gate
 
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on one machine; trials share files, not objects."""
@@ -49,7 +49,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         )
     else:
         try:
-            ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT}, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT | gate.credentials()}, **quiet)
         except ConnectionError as error:
             raise UserError(f"no Ray cluster answers at --address {address!r}; start one, or leave it out") from error
         except AuthenticationError as error:

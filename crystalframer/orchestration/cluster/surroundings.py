@@ -59,6 +59,8 @@ def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> I
     from crystalframer.orchestration.cluster.session import ray_session
 
     with ExitStack() as stack:
+        if tracking_uri is None:
+            gate.sign_in()
         stack.enter_context(ray_session(address))
         runs.mkdir(parents=True, exist_ok=True)
         check_visible(runs.absolute())
@@ -69,8 +71,6 @@ def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> I
             server = stack.enter_context(start_tracking_server(runs))
             server.wait_until_ready()
             tracking_uri = server.uri
-        if signs_in:
-            gate.sign_in()
         yield Surroundings(address, tracking_uri, signs_in)
 
 

@@ -1,21 +1,31 @@
-"""Who may use a cluster's MLflow server: those who know the cluster's token.
+"""Who may use an MLflow server of ours: those who know its password, also among the users of one machine.
 
-MLflow's server lets everyone in. On one machine it listens on loopback alone, but the nodes of a cluster have to
-reach it, so there it stands behind this gate: a request must bring a password that follows from Ray's token, which
-every node holds already (``~/.ray/auth_token``). One secret, in a file, in no YAML and in no command line.
+MLflow's server lets everyone in, and whoever is let in can have it read files of its owner. So every server that we
+start stands behind this gate: a request must bring a password. On one machine it is drawn anew for each program that
+starts a server, and travels in the environment alone; a browser gets it with the link that is printed, and keeps a
+cookie. On a cluster it follows from Ray's token, which every node holds already (``~/.ray/auth_token``): one secret, in
+a file, in no YAML and in no command line.
+
+Behind the gate, too, artifacts stay below the server's own folder: an experiment cannot name another place for them,
+and a link in the folder leads nowhere else.
 
 `mlflow server --app-name crystalframer` finds `create_app` by the entry point in pyproject.toml. ``python -m
-crystalframer.orchestration.tracking.gate`` prints the password, for a browser at the other end of an SSH tunnel.
+crystalframer.orchestration.tracking.gate`` prints a cluster's password, for a browser at the other end of an SSH
+tunnel.
 """
 
 import base64
 import binascii
 import hmac
+import json
 import os
+import secrets
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode
 
 from crystalframer.errors import UserError
 
@@ -23,6 +33,14 @@ APP_NAME = "crystalframer"
 """What the entry point is called."""
 OPEN_PATHS = ("/health", "/version")
 """Answered to everyone: they say that a server is there, and nothing of what it holds."""
+PASSWORD_VARIABLE = "CRYSTALFRAMER_MLFLOW_PASSWORD"
+"""Environment variable that tells a server of this machine its password."""
+ARTIFACTS_VARIABLE = "CRYSTALFRAMER_MLFLOW_ARTIFACTS"
+"""Environment variable that tells a server the folder of its artifacts."""
+MAX_BODY = 2**20
+"""Bytes of a request to make an experiment; a longer one is refused."""
+_TOKEN = "MLFLOW_TRACKING_TOKEN"
+_CREDENTIALS = (_TOKEN, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -46,42 +64,107 @@ def password() -> str | None:
     return None if token is None else hmac.digest(token.encode(), b"mlflow", "sha256").hex()
 
 
-def sign_in() -> None:
-    """Let this process's MLflow clients pass the gate, unless the user set another token."""
-    if (word := password()) is not None:
-        os.environ.setdefault("MLFLOW_TRACKING_TOKEN", word)
+def sign_in() -> str:
+    """Let this process's MLflow clients, and those it starts, pass the gate; return the password that they bring.
+
+    It is what the user had them bring (``MLFLOW_TRACKING_TOKEN``, or a user's name and password), else the cluster's,
+    else one drawn now.
+    """
+    if os.environ.get("MLFLOW_TRACKING_USERNAME") and (word := os.environ.get("MLFLOW_TRACKING_PASSWORD")):
+        return word
+    if not os.environ.get(_TOKEN):
+        os.environ[_TOKEN] = password() or secrets.token_hex(32)
+    return os.environ[_TOKEN]
+
+
+def credentials() -> dict[str, str]:
+    """Return what this process's MLflow clients sign in with, for the environment of processes elsewhere."""
+    return {name: value for name in _CREDENTIALS if (value := os.environ.get(name))}
 
 
 class Gate:
-    """An ASGI application that passes on what brings the password."""
+    """An ASGI application that passes on what brings the password and stays within the artifacts' folder."""
 
-    def __init__(self, inner: AsgiApp, word: str) -> None:
-        """Stand before `inner`."""
+    def __init__(self, inner: AsgiApp, word: str, artifacts: Path | None = None) -> None:
+        """Stand before `inner`, whose artifacts are in the folder `artifacts`; None for storage that has no links."""
         self._inner = inner
         self._word = word.encode()
+        self._cookie = hmac.digest(self._word, b"cookie", "sha256").hex()
+        self._artifacts = artifacts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "lifespan" and scope.get("path") not in OPEN_PATHS and not self._admits(scope):
+        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS:
+            await self._inner(scope, receive, send)
+        elif self._is_link(scope):
+            await self._welcome(scope, send)
+        elif not self._admits(scope):
             await _refuse(scope, send)
+        elif self._leads_out(scope):
+            await _answer(send, 403, b"this artifact is not below the server's own folder\n")
+        elif _makes_experiment(scope):
+            await self._make_experiment(scope, receive, send)
         else:
             await self._inner(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
-        header = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(_password_of(header), self._word)
+        headers = dict(scope["headers"])
+        brought = _password_of(headers.get(b"authorization", b""))
+        if brought:
+            return hmac.compare_digest(brought, self._word)
+        return hmac.compare_digest(_cookie_of(headers.get(b"cookie", b""), _cookie_name(scope)), self._cookie)
+
+    def _is_link(self, scope: Scope) -> bool:
+        """Return whether a browser follows the link that was printed."""
+        words = parse_qs(scope.get("query_string", b"")).get(b"token", [])
+        return scope["type"] == "http" and bool(words) and hmac.compare_digest(words[0], self._word)
+
+    async def _welcome(self, scope: Scope, send: Send) -> None:
+        """Exchange the link's password for a cookie, so that it stays in no address line and no history."""
+        rest = [(key, value) for key, value in parse_qsl(scope["query_string"]) if key != b"token"]
+        place = quote(scope["path"]).encode() + (b"?" + urlencode(rest).encode() if rest else b"")
+        cookie = f"{_cookie_name(scope)}={self._cookie}; HttpOnly; SameSite=Strict; Path=/".encode()
+        headers = [(b"location", place), (b"set-cookie", cookie), (b"referrer-policy", b"no-referrer")]
+        await _answer(send, 303, b"", headers)
+
+    def _leads_out(self, scope: Scope) -> bool:
+        """Return whether an artifact's path, links followed, leaves the folder of artifacts."""
+        if self._artifacts is None or scope["type"] != "http":
+            return False
+        root = self._artifacts.resolve()
+        return not all(path.resolve().is_relative_to(root) for path in _artifact_paths(scope, root))
+
+    async def _make_experiment(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse an experiment that names a place for its artifacts."""
+        body = b""
+        more = True
+        while more and len(body) <= MAX_BODY:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        try:
+            content = json.loads(body or b"{}")
+        except ValueError:
+            content = None
+        if len(body) > MAX_BODY or not isinstance(content, dict):
+            await _answer(send, 400, b"expected a JSON object that names an experiment\n")
+        elif content.get("artifact_location"):
+            await _answer(send, 403, b"this server chooses where artifacts are kept: leave artifact_location out\n")
+        else:
+            await self._inner(scope, _replay(body, receive), send)
 
 
 def create_app() -> Gate:
     """Return MLflow's application behind the gate; what `mlflow server` starts."""
-    word = required_password()
+    word = os.environ.get(PASSWORD_VARIABLE) or required_password()
+    artifacts = os.environ.get(ARTIFACTS_VARIABLE)
     from mlflow.server.fastapi_app import app as mlflow_app
 
-    return Gate(mlflow_app, word)
+    return Gate(mlflow_app, word, Path(artifacts) if artifacts else None)
 
 
 def required_password() -> str:
-    """Return the password.
+    """Return the password of a cluster's server.
 
     Raises:
         UserError: the cluster has no token.
@@ -107,13 +190,64 @@ def _password_of(header: bytes) -> bytes:
     return b""
 
 
+def _cookie_name(scope: Scope) -> str:
+    """Return the name of this server's cookie: browsers keep cookies by host, not by port."""
+    return f"crystalframer-{scope['server'][1]}"
+
+
+def _cookie_of(header: bytes, name: str) -> str:
+    try:
+        found = SimpleCookie(header.decode("latin-1")).get(name)
+    except CookieError:
+        return ""
+    return found.value if found is not None and found.value.isascii() else ""
+
+
+def _makes_experiment(scope: Scope) -> bool:
+    return bool(scope["type"] == "http" and str(scope["path"]).rstrip("/").endswith("/mlflow/experiments/create"))
+
+
+def _artifact_paths(scope: Scope, root: Path) -> list[Path]:
+    """Return the places on disk that a request for artifacts may mean."""
+    path = str(scope["path"])
+    _, is_proxied, below = path.partition("/mlflow-artifacts/artifacts/")
+    asked = {key: values[0] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+    if is_proxied:
+        return [root / unquote(below).lstrip("/")]
+    if "/mlflow-artifacts/" in path or "artifact" in path:
+        run = asked.get("run_uuid") or asked.get("run_id") or ""
+        inner = (asked.get("path") or "").lstrip("/")
+        return [folder / inner for folder in root.glob(f"*/{run}/artifacts")] if run.isalnum() else [root / inner]
+    return []
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that hands out a body once more before what comes after it."""
+    handed = False
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal handed
+        if handed:
+            return await receive()
+        handed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    everything = [(b"content-type", b"text/plain"), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": everything})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def _refuse(scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    headers = [(b"content-type", b"text/plain"), (b"www-authenticate", b'Basic realm="MLflow of the cluster"')]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": b"this MLflow server asks for the cluster's password\n"})
+    header = (b"www-authenticate", b'Basic realm="MLflow"')
+    words = b"this MLflow server asks for its password: open the link that was printed when it started\n"
+    await _answer(send, 401, words, [header])
 
 
 if __name__ == "__main__":

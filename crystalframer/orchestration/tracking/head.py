@@ -71,14 +71,17 @@ def _run(options: argparse.Namespace, local: Path) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     signal.signal(signal.SIGINT, lambda number, frame: stop.set())
-    command = server_command(database, str(options.shared / "mlartifacts"), EVERY_INTERFACE, options.port)
-    _serve(command, stop, local, copy)
+    artifacts = options.shared / "mlartifacts"
+    command = server_command(database, str(artifacts), EVERY_INTERFACE, options.port)
+    _serve(command, server_environment(artifacts), stop, local, copy)
     if copy is not None:
         copy_database(local / "mlflow.db", copy)
     return 0
 
 
-def _serve(command: Sequence[str], stop: threading.Event, local: Path, copy: Path | None) -> None:
+def _serve(
+    command: Sequence[str], environment: dict[str, str], stop: threading.Event, local: Path, copy: Path | None
+) -> None:
     """Keep a server running, and copy the database, until told to stop."""
     pause, copied = 1.0, 0.0
     while not stop.is_set():
@@ -86,7 +89,7 @@ def _serve(command: Sequence[str], stop: threading.Event, local: Path, copy: Pat
         process = subprocess.Popen(
             [sys.executable, die_with_parent.__file__, *command],
             stdin=subprocess.PIPE,
-            env=server_environment(),
+            env=environment,
             start_new_session=True,
         )
         assert process.stdin is not None

@@ -1,7 +1,8 @@
 """A local MLflow tracking server on SQLite that lives exactly as long as the program that started it.
 
 ``runs/mlflow.db`` holds the records and ``runs/mlartifacts`` the artifacts, both served on a free port of the
-loopback interface; on a cluster that has no server of its own, on every interface, behind a gate (gate.py).
+loopback interface; on a cluster that has no server of its own, on every interface. Either stands behind a gate
+(gate.py).
 The database's tables are made aside and moved into place, so that no kill and no second process ever meets half a
 schema.
 """
@@ -20,6 +21,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import urlsplit
 
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
@@ -60,8 +62,9 @@ class LocalMlflowServer:
 
         Args:
             runs: the folder of runs.
-            reachable_as: this machine's address for the other nodes of a cluster, who then have to sign in; None
-                for a server that this machine alone can reach.
+            reachable_as: this machine's address for the other nodes of a cluster, who sign in with the cluster's
+                password; None for a server that this machine alone can reach. This process, and what it starts, is
+                signed in to that one.
         """
         self._runs = runs.absolute()
         self._runs.mkdir(parents=True, exist_ok=True)
@@ -71,18 +74,20 @@ class LocalMlflowServer:
         host = EVERY_INTERFACE if reachable_as else LOOPBACK
         server = [sys.executable, "-m", "crystalframer.orchestration.tracking.server"]
         self._command = [sys.executable, die_with_parent.__file__, *server, str(self._runs), host, str(self.port)]
+        self._word = gate.required_password() if reachable_as else gate.sign_in()
+        bypass_proxies(self.uri)
         self._revivals = 0
         self.log.unlink(missing_ok=True)
         self._process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        with self.log.open("a") as log:
+        with os.fdopen(os.open(self.log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a") as log:
             return subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=server_environment(),
+                env=server_environment(self._runs / "mlartifacts") | {gate.PASSWORD_VARIABLE: self._word},
                 start_new_session=True,  # Ctrl-C is for the driver, which still has runs to close
             )
 
@@ -95,6 +100,10 @@ class LocalMlflowServer:
     ) -> None:
         """End the server."""
         self.stop()
+
+    def page(self, path: str) -> str:
+        """Return the link that opens a page in a browser; it brings the password, and so is for its owner's eyes."""
+        return f"{self.uri}/?token={self._word}#/{path}"
 
     def wait_until_ready(self) -> None:
         """Wait until the server answers.
@@ -153,11 +162,20 @@ def create_database(runs: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
 
 
-def server_environment() -> dict[str, str]:
-    """Return the environment of a server's process."""
+def server_environment(artifacts: Path) -> dict[str, str]:
+    """Return the environment of a server's process that keeps its artifacts in a folder."""
     package_root = str(Path(__file__).absolute().parents[3])  # so that it is found where it is not installed, too
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, **_SERVER_ENVIRONMENT, "PYTHONPATH": path}
+    return {**os.environ, **_SERVER_ENVIRONMENT, "PYTHONPATH": path, gate.ARTIFACTS_VARIABLE: str(artifacts)}
+
+
+def bypass_proxies(uri: str) -> None:
+    """Have this process, and what it starts, reach a server of ours directly, whatever proxy is set."""
+    host = urlsplit(uri).hostname or ""
+    for name in ("NO_PROXY", "no_proxy"):
+        exempt = [entry for entry in os.environ.get(name, "").split(",") if entry]
+        if host not in exempt and "*" not in exempt:
+            os.environ[name] = ",".join([*exempt, host])
 
 
 def _free_port() -> int:
@@ -167,16 +185,17 @@ def _free_port() -> int:
 
 
 def server_command(database: str, artifacts: str, host: str, port: int) -> list[str]:
-    """Return the command of a tracking server; one that other machines can reach stands behind the gate."""
+    """Return the command of a tracking server behind the gate, which makes checks of host names needless."""
     options = {
+        "--app-name": gate.APP_NAME,
+        "--allowed-hosts": "*",
         "--backend-store-uri": database,
         "--artifacts-destination": artifacts,
         "--host": host,
         "--port": str(port),
         "--workers": "1",
+        "--uvicorn-opts": "--no-access-log",  # the printed link brings the password
     }
-    if host != LOOPBACK:
-        options["--app-name"] = gate.APP_NAME
     return [sys.executable, "-m", "mlflow", "server", *(part for option in options.items() for part in option)]
 
 

@@ -6,10 +6,12 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -89,6 +91,105 @@ def test_only_the_password_opens_the_gate(token: Path, tmp_path: Path) -> None:
             content = path.read_bytes()
             assert word.encode() not in content, path
             assert TOKEN.encode() not in content, path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMlflowServer]:
+    """A server for this machine alone, as every sweep on a laptop starts it."""
+    with LocalMlflowServer(tmp_path_factory.mktemp("loopback") / "runs") as running:
+        running.wait_until_ready()
+        yield running
+
+
+def request_of(server: LocalMlflowServer, path: str, **headers: str) -> urllib.request.Request:
+    return urllib.request.Request(f"{server.uri}/{path}", headers=headers)
+
+
+class Unredirected(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def test_another_user_of_this_machine_is_kept_out(server: LocalMlflowServer) -> None:
+    become_nobody = "os.setgid(65534); os.setuid(65534)" if os.getuid() == 0 else ""
+    asked = f"""
+import encodings.idna, os, sys, urllib.error, urllib.request  # before they are out of reach
+{become_nobody}
+try:
+    urllib.request.urlopen(sys.argv[1])
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+    page = f"{server.uri}/api/2.0/mlflow/experiments/search?max_results=1"
+    command = [sys.executable, "-c", asked, page]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "401", done.stderr
+    assert server.log.stat().st_mode & 0o077 == 0
+
+
+def test_the_printed_link_signs_a_browser_in(server: LocalMlflowServer) -> None:
+    link = server.page("experiments").partition("#")[0]
+    opener = urllib.request.build_opener(Unredirected)
+    with pytest.raises(urllib.error.HTTPError) as found, contextlib.closing(opener.open(link)):
+        pass
+    with found.value as answer:
+        assert answer.code == 303
+        assert answer.headers["location"] == "/"  # the password is gone from the address
+        cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    word = link.partition("token=")[2]
+    assert word not in cookie
+    page = "api/2.0/mlflow/experiments/get?experiment_id=0"
+    with urllib.request.urlopen(request_of(server, page, Cookie=cookie.partition(";")[0])) as answer:
+        assert answer.status == 200
+    for wrong in ("crystalframer-1=x", cookie.partition("=")[0] + "=x", "%%"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(request_of(server, page, Cookie=wrong))
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{server.uri}/?token=wrong")
+    assert word not in server.log.read_text()
+
+
+def test_artifacts_stay_in_the_servers_folder(server: LocalMlflowServer, tmp_path: Path) -> None:
+    client = connect(server.uri)
+    with pytest.raises(MlflowException, match="leave artifact_location out"):
+        client.create_experiment("elsewhere", artifact_location=str(tmp_path))
+    run = client.create_run(client.create_experiment("links")).info.run_id
+    client.log_text(run, "kept", "a.txt")
+    (folder,) = (server.log.parent / "mlartifacts").glob(f"*/{run}/artifacts")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "way_out").symlink_to(tmp_path)
+    (folder / "inner").symlink_to(folder / "a.txt")
+    word = {"Authorization": f"Bearer {gate.sign_in()}"}
+    below = folder.relative_to(server.log.parent / "mlartifacts")
+    for path in ("a.txt", "inner"):
+        with urllib.request.urlopen(request_of(server, f"get-artifact?run_uuid={run}&path={path}", **word)) as answer:
+            assert answer.read() == b"kept"
+    for path in (
+        f"get-artifact?run_uuid={run}&path=way_out/secret",
+        f"api/2.0/mlflow-artifacts/artifacts/{below}/way_out/secret",
+        f"api/2.0/mlflow/artifacts/list?run_id={run}&path=way_out",
+        f"api/2.0/mlflow-artifacts/artifacts?path={below}/way_out",
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request_of(server, path, **word))
+    (folder / "way_out").unlink()
+
+
+def test_a_request_that_is_no_experiment_is_refused(server: LocalMlflowServer) -> None:
+    for body in (b"[]", b"{", b" " * (gate.MAX_BODY + 1)):
+        request = request_of(server, "api/2.0/mlflow/experiments/create", Authorization=f"Bearer {gate.sign_in()}")
+        request.data = body
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(request)
+
+
+def test_a_proxy_is_not_asked_for_our_own_server(server: LocalMlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert is_answering(server.uri)
+    assert connect(server.uri).get_experiment("0") is not None
 
 
 @pytest.fixture
