@@ -70,10 +70,11 @@ def test_ui_serves_the_runs_on_loopback_until_interrupted(tmp_path: Path) -> Non
         try:
             assert process.stdout is not None
             lines = iter(process.stdout)
-            address = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
-            with urllib.request.urlopen(
-                f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=found_me"
-            ) as answer:
+            link = re.compile(r"(http://127\.0\.0\.1:\d+)/\?token=(\w+)#/experiments")
+            address, word = next(match.groups() for line in lines if (match := link.search(line)))
+            page = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=found_me"
+            signed_in = urllib.request.Request(page, headers={"Authorization": f"Bearer {word}"})
+            with urllib.request.urlopen(signed_in) as answer:
                 assert b"found_me" in answer.read()
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=30) == 0

@@ -95,8 +95,11 @@ class PyfuncModel:
 def _load_pyfunc(path: str) -> PyfuncModel:
     """Load what `save_pyfunc` saved; MLflow calls this by name with the folder of the model files."""
     from crystalframer.prediction import load_predictor
+    from crystalframer.prediction.structures import from_text
 
-    return PyfuncModel(load_predictor(*sorted(Path(path).glob("*.pt"))))
+    predictor = load_predictor(*sorted(Path(path).glob("*.pt")))
+    predictor.predict_named([from_text(EXAMPLE, "example")])  # compiles now what the first request would wait for
+    return PyfuncModel(predictor)
 
 
 def signature_of(predictor: "Predictor") -> "ModelSignature":
