@@ -7,7 +7,6 @@ Nothing of what is left out reaches a mean.
 """
 
 import argparse
-import ast
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -271,12 +270,9 @@ def _by_epoch(client: "MlflowClient", run_id: str, key: str) -> "pd.Series[float
     return pd.Series(values, dtype=float)
 
 
-def _plain(text: str) -> object:
-    """Undo MLflow's str() of a parameter: numbers and None come back, names stay text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _plain(text: str) -> str | None:
+    """Undo MLflow's str() of a parameter that is not set."""
+    return None if text == "None" else text
 
 
 def _require_the_same(first: FinishedTrial, second: FinishedTrial) -> None:

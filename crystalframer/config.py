@@ -13,46 +13,55 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pydantic
+from pydantic import Field
 
-from crystalframer.errors import UserError, near_matches
+from crystalframer.errors import UserError
+from crystalframer.validation import STRICT, Positive, Real, Whole, number, quote, sentence, unknown
 
 FrameName = Literal["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
 KernelName = Literal["auto", "reference", "cpu", "triton"]
 Precision = Literal["float32", "tf32", "bf16"]
 
-_STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
-
 FRAMES: tuple[FrameName, ...] = get_args(FrameName)
+Name = Annotated[str, Field(max_length=200)]
+Scale = Annotated[Positive, Field(le=1e6)]
+Size = Annotated[Whole, Field(ge=1, le=10**9)] | None
 KERNELS: tuple[KernelName, ...] = get_args(KernelName)
 STATIC_FRAMES: tuple[FrameName, ...] = ("pca", "lattice")
 """Frames that depend on the crystal alone: one frame for all its atoms."""
+
+
+MOST_WEIGHTS = 10**9
+"""Of a model; the paper's has 853 thousand."""
+
+
+def _require(ok: bool, name: str, got: object, expected: str) -> None:
+    if not ok:
+        raise UserError(f"setting {name!r}: got {quote(got)}, expected {expected}")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What a trial learns from."""
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    dataset: str = "sample"
+    dataset: Name = "sample"
     """Name of a prepared data set: sample, jarvis, mp, oqmd."""
-    task: str = "formation_energy"
+    task: Annotated[str, Field(max_length=2000)] = "formation_energy"
     """Target property; the names are those of the data set's `tasks`. Several, which one model learns together, are
     joined by commas or given as a list."""
-    train_size: int | None = None
+    train_size: Size = None
     """Number of training crystals (a fixed, documented subset of the split's), None for all."""
-    val_size: int | None = None
+    val_size: Size = None
     """Number of validation crystals, None for all."""
-    test_size: int | None = None
+    test_size: Size = None
     """Number of test crystals, None for all."""
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "val_size", "test_size"):
-            size = getattr(self, name)
-            _require(size is None or size >= 1, f"data.{name}", size, "at least 1, or null for all")
         names = self.task.split(",")
         _require(
             all(names) and self.task == "".join(self.task.split()) and len(set(names)) == len(names),
@@ -66,56 +75,54 @@ class DataConfig:
 class ModelConfig:
     """Architecture and encodings; the defaults are the paper's default setting (max frames)."""
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
     frame: FrameName = "max"
     """Frame type; `none` is Crystalformer, the baseline."""
-    num_blocks: int = 4
+    num_blocks: Annotated[Whole, Field(ge=1, le=256)] = 4
     """Self-attention blocks, L."""
-    width: int = 128
+    width: Annotated[Whole, Field(ge=1, le=4_096)] = 128
     """Model width."""
-    num_heads: int = 8
+    num_heads: Annotated[Whole, Field(ge=1, le=256)] = 8
     """Attention heads, H; the head width is width / num_heads."""
-    ffn_width: int = 512
+    ffn_width: Annotated[Whole, Field(ge=1, le=65_536)] = 512
     """Hidden width of a block's feed-forward network."""
-    num_elements: int = 98
+    num_elements: Annotated[Whole, Field(ge=1, le=118)] = 98
     """Elements of the one-hot input, from hydrogen on."""
-    num_targets: int = 1
+    num_targets: Annotated[Whole, Field(ge=1, le=1_000)] = 1
     """Outputs of the regression head; as many as `data.task` names unless stated."""
-    cutoff: float = 8.0
+    cutoff: Annotated[Positive, Field(le=30.0)] = 8.0
     """Radius of the neighbour sphere in Å; an infinite sum in the paper, see docs/cutoff.md."""
-    r_0: float = 1.4
+    r_0: Scale = 1.4
     """Length scale of σ in Å."""
-    rho_slope: float = 0.1
+    rho_slope: Scale = 0.1
     """Slope a of the shifted ELU ρ that bounds 1/σ²."""
-    rho_floor: float = 0.5
+    rho_floor: Annotated[Positive, Field(lt=1.0)] = 0.5
     """Lower bound b of ρ; σ < r_0 / √b."""
-    r_max: float = 14.0
+    r_max: Scale = 14.0
     """Distance of the last centre of the distance basis in Å."""
-    num_dist: int = 64
+    num_dist: Annotated[Whole, Field(ge=1, le=4_096)] = 64
     """Gaussians of the distance basis."""
-    s_dist: float = 1.0
+    s_dist: Scale = 1.0
     """Width of the distance Gaussians in units of their spacing."""
-    c_dist: float = 1.0
+    c_dist: Annotated[Real, Field(ge=-1e6, le=1e6)] = 1.0
     """Coefficient of the distance encoding."""
-    num_angl: int = 64
+    num_angl: Annotated[Whole, Field(ge=2, le=4_096)] = 64
     """Gaussians of the angular basis, D."""
-    s_angl: float = 4.0
+    s_angl: Scale = 4.0
     """Width of the angular Gaussians in units of their spacing."""
-    c_angl: float = 1.0
+    c_angl: Annotated[Real, Field(ge=-1e6, le=1e6)] = 1.0
     """Coefficient of the angular encoding."""
 
     def __post_init__(self) -> None:
         _require(self.width % self.num_heads == 0, "model.width", self.width, "a multiple of model.num_heads")
-        for name in ("num_blocks", "width", "num_heads", "ffn_width", "num_targets", "num_dist"):
-            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        _require(self.num_angl >= 2, "model.num_angl", self.num_angl, "at least 2")
-        _require(1 <= self.num_elements <= 118, "model.num_elements", self.num_elements, "1 to 118")
-        for name in ("cutoff", "r_0", "r_max", "s_dist", "s_angl"):
-            value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"model.{name}", value, "a positive number")
-        _require(0 < self.rho_floor < 1, "model.rho_floor", self.rho_floor, "between 0 and 1")
-        _require(self.rho_slope > 0, "model.rho_slope", self.rho_slope, "a positive number")
+        block = self.width * (4 * self.width + 2 * self.ffn_width + self.num_dist + 3 * self.num_angl)
+        _require(
+            self.num_blocks * block <= MOST_WEIGHTS,
+            "model.num_blocks",
+            self.num_blocks,
+            f"a model of at most {MOST_WEIGHTS:,} weights (a block has {block:,})",
+        )
 
     @property
     def head_width(self) -> int:
@@ -132,27 +139,27 @@ class ModelConfig:
 class TrainConfig:
     """Optimisation as published, and the seed that every random generator of the trial derives from."""
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    epochs: int = 2000
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 2000
     """Passes over the training set."""
-    batch_size: int = 256
+    batch_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 256
     """Crystals per optimiser step; the incomplete last batch of an epoch is dropped."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Initial learning rate of AdamW."""
-    beta_1: float = 0.9
+    beta_1: Annotated[Real, Field(ge=0.0, lt=1.0)] = 0.9
     """First moment decay of AdamW."""
-    beta_2: float = 0.98
+    beta_2: Annotated[Real, Field(ge=0.0, lt=1.0)] = 0.98
     """Second moment decay of AdamW."""
-    weight_decay: float = 1e-5
+    weight_decay: Annotated[Real, Field(ge=0.0)] = 1e-5
     """Decoupled weight decay, on everything but biases."""
-    clip_norm: float = 1.0
+    clip_norm: Positive = 1.0
     """Bound on the global gradient norm."""
-    decay_steps: float = 4000.0
+    decay_steps: Positive = 4000.0
     """T of the schedule lr·√(T / (T + t)), t in optimiser steps; frozen while averaging."""
-    average_epochs: int = 50
+    average_epochs: Annotated[Whole, Field(ge=0)] = 50
     """Last epochs over whose steps the weights are averaged; the averaged weights are evaluated. 0: none."""
-    seed: int = 123
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 123
     """Seed of initialisation, shuffling and tie-breaking."""
     kernel: KernelName = "auto"
     """Attention implementation; auto picks by device and says so."""
@@ -163,28 +170,19 @@ class TrainConfig:
     start_hash: str | None = None
     """SHA-256 (16 hexadecimal digits) of that file, found out when the settings are made: it is part of a trial's
     identity, the path is not."""
-    frozen_blocks: int = 0
+    frozen_blocks: Annotated[Whole, Field(ge=0)] = 0
     """First blocks that fine-tuning leaves as they are, and with them the embedding; 0: everything is trained."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("learning_rate", "clip_norm", "decay_steps"):
-            value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"train.{name}", value, "a positive number")
-        for name in ("beta_1", "beta_2"):
-            _require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name), "in [0, 1)")
-        _require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "not negative")
         _require(
-            0 <= self.average_epochs <= self.epochs,
+            self.average_epochs <= self.epochs,
             "train.average_epochs",
             self.average_epochs,
             f"between 0 and train.epochs ({self.epochs})",
         )
-        _require(0 <= self.seed < 2**31, "train.seed", self.seed, "between 0 and 2³¹ − 1")
-        most = math.inf if self.start_from else 0
+        fine = self.start_from is not None
         _require(
-            0 <= self.frozen_blocks <= most, "train.frozen_blocks", self.frozen_blocks, "0 without train.start_from"
+            fine or not self.frozen_blocks, "train.frozen_blocks", self.frozen_blocks, "0 without train.start_from"
         )
 
 
@@ -192,7 +190,7 @@ class TrainConfig:
 class TrialConfig:
     """One training run, fully resolved."""
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -246,11 +244,17 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 
 _PRESETS = {"model": MODEL_PRESETS, "train": TRAIN_PRESETS}
 _ADAPTER = pydantic.TypeAdapter(TrialConfig)
+SETTINGS = (*TrialConfig().to_flat_dict(), *(f"{section}.preset" for section in _PRESETS))
+"""Every dotted key a trial has, and the two preset keys."""
+_NUMBERS = {key for key, value in TrialConfig().to_flat_dict().items() if isinstance(value, int | float)}
+_NUMBERS |= {"data.train_size", "data.val_size", "data.test_size"}
 
 
-def setting_names() -> list[str]:
-    """Return every dotted key a trial has, and the two preset keys."""
-    return [*TrialConfig().to_flat_dict(), *(f"{section}.preset" for section in _PRESETS)]
+def setting_value(key: str, value: Any) -> Any:
+    """Return what a value in a file or on a command line stands for: a number where the setting is one."""
+    if key not in _NUMBERS:
+        return value
+    return [number(one) for one in value] if isinstance(value, list) else number(value)
 
 
 def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
@@ -268,15 +272,14 @@ def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
             start from cannot be read.
     """
     nested: dict[str, dict[str, Any]] = {"data": {}, "model": {}, "train": {}}
-    known = setting_names()
     for key in overrides:
-        if key not in known:
-            raise UserError(f"unknown setting {key!r}{near_matches(key, known)}")
+        if key not in SETTINGS:
+            raise UserError(unknown("setting", key, SETTINGS))
     for section, presets in _PRESETS.items():
         name = overrides.get(f"{section}.preset")
         if name is not None:
-            if name not in presets:
-                raise UserError(f"unknown {section}.preset {name!r}{near_matches(str(name), presets)}")
+            if name not in list(presets):
+                raise UserError(unknown(f"{section}.preset", name, presets))
             nested[section].update(presets[name])
     for key, value in overrides.items():
         section, _, name = key.partition(".")
@@ -305,7 +308,7 @@ def file_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise UserError(
-            f"setting 'train.start_from': cannot read {str(path)!r} ({error.strerror}); give the path of a checkpoint"
+            f"setting 'train.start_from': cannot read {quote(str(path))} ({error.strerror}); give a checkpoint's path"
         ) from error
 
 
@@ -316,26 +319,10 @@ def trial_from_dict(settings: Mapping[str, Any]) -> TrialConfig:
         UserError: a key is unknown, or a value has the wrong type or range.
     """
     try:
-        return _ADAPTER.validate_json(json.dumps(settings))
+        return _ADAPTER.validate_json(json.dumps(settings, default=quote))
     except pydantic.ValidationError as error:
-        raise UserError(_first_problem(error)) from error
+        raise UserError(sentence(error, "setting {!r}".format, _unknown_key)) from error
 
 
-def _first_problem(error: pydantic.ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if isinstance(cause := problem.get("ctx", {}).get("error"), UserError):
-        return str(cause)
-    if problem["type"] == "unexpected_keyword_argument":
-        return f"unknown setting {key!r}{near_matches(key, setting_names())}"
-    got = problem["input"]
-    if problem["type"] == "literal_error":
-        known = [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return f"unknown {key} {got!r}{near_matches(str(got), known)}"
-    remedy = " (YAML reads 5e-4 as text: write 5.0e-4)" if isinstance(got, str) and "e" in got.lower() else ""
-    return f"setting {key!r}: got {got!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}{remedy}"
-
-
-def _require(ok: bool, name: str, got: object, expected: str) -> None:
-    if not ok:
-        raise UserError(f"setting {name!r}: got {got!r}, expected {expected}")
+def _unknown_key(parts: list[str]) -> str:
+    return unknown("setting", ".".join(parts), SETTINGS)

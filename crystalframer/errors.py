@@ -11,7 +11,7 @@ class UserError(ValueError):
 def near_matches(got: str, known: Iterable[str]) -> str:
     """Return a hint such as ``" (did you mean 'max'?)"``, or the list of everything known when nothing is near."""
     names = sorted(known)
-    close = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(got[:100], names, n=3, cutoff=0.5)
     if close:
         return " (did you mean " + " or ".join(repr(name) for name in close) + "?)"
     return " (known: " + ", ".join(names) + ")"

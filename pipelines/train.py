@@ -1,7 +1,6 @@
 """Train one model: one data set, one target, one frame type, one seed. See ``python pipelines/train.py --help``."""
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from crystalframer.command_line import EXIT_INTERRUPTED, on_stop_signals, reports_user_errors
 from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial, trial_from_dict
 from crystalframer.errors import UserError
+from crystalframer.yaml_reading import parse_set
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -226,22 +226,10 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "model.frame": arguments.frame,
     }
     overrides = {key: value for key, value in named.items() if value is not None}
-    for text in arguments.settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set: got {text!r}, expected KEY=VALUE such as train.epochs=20")
-        overrides[key.strip()] = _parse(value.strip())
+    overrides |= parse_set(arguments.settings)
     if (preset := overrides.get("train.preset")) in TRAIN_PRESETS:
         overrides.setdefault("data.dataset", preset)
     return overrides
-
-
-def _parse(text: str) -> Any:
-    """Read a number, true, false or null; everything else is text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _default_name(trial: TrialConfig) -> str:

@@ -11,8 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from crystalframer.runs.run_directory import replace_text
+from crystalframer.validation import Real
 
 FILE = "driver.json"
 WRITE_SECONDS = 2.0
@@ -25,11 +29,11 @@ ALIVE_SECONDS = 15.0
 class Budget:
     """What a sweep may use; None for no bound."""
 
-    hours: float | None = None
+    hours: Annotated[Real, Field(ge=0.0, le=1e6)] | None = None
     """Hours by the clock, summed over the sweep's drivers."""
-    cost_per_hour: float = 0.0
+    cost_per_hour: Annotated[Real, Field(ge=0.0)] = 0.0
     """Price of what one trial occupies, for an hour."""
-    max_cost: float | None = None
+    max_cost: Annotated[Real, Field(ge=0.0)] | None = None
     """In the same currency."""
 
     def used_up(self, account: "Account") -> str:

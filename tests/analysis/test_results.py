@@ -44,6 +44,15 @@ def test_a_trial_is_read_as_it_was_recorded(store: Store) -> None:
     assert trial.history["averaged"].sum() == 2
 
 
+def test_a_data_set_called_like_a_number_keeps_its_name(store: Store) -> None:
+    store.add("max", 0, settings={"data.dataset": "2024", "data.task": "1e3"})
+
+    (trial,) = read_sweep(store.tracking_uri, SWEEP).trials
+
+    assert (trial.config.data.dataset, trial.config.data.task) == ("2024", "1e3")
+    assert (trial.config.train.seed, trial.config.model.cutoff) == (0, 8.0)
+
+
 def test_a_finished_trial_without_its_test_error_is_left_out(store: Store) -> None:
     store.add("max", 0)
     run_id = store.add("max", 1, status="RUNNING")

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from crystalframer.data.registry import load_task
-from crystalframer.orchestration.sweeps.spec import SweepSpec, load_sweep
+from crystalframer.orchestration.sweeps.spec import Sweep, load_sweep
 from crystalframer.orchestration.tracking.experiment import connect
 from crystalframer.orchestration.tracking.head import copy_database
 from crystalframer.runs.run_directory import RunDirectory
@@ -36,12 +36,12 @@ def write_sweep(path: Path, *, seeds: int, epochs: int, **fields: Any) -> Path:
     return path
 
 
-def sample_ablation() -> SweepSpec:
+def sample_ablation() -> Sweep:
     """Return the sample ablation on a quarter of its crystals."""
     return load_sweep(ROOT / "sweeps" / "ablation_sample.yaml", SHORTER)
 
 
-def undisturbed(sweep: SweepSpec, folder: Path) -> Metrics:
+def undisturbed(sweep: Sweep, folder: Path) -> Metrics:
     """Return what the trials come to one after another in this process, on one thread as on a worker."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -81,6 +81,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, capsys: pytes
         (["--set", "train.epoch=3"], "unknown setting 'train.epoch' (did you mean 'train.epochs'"),
         (["--set", "train.epochs"], "--set: got 'train.epochs', expected KEY=VALUE"),
         (["--set", "train.epochs=many"], "setting 'train.epochs': got 'many'"),
+        (["--set", "data.dataset=2024"], "unknown data set '2024' (known: "),
+        (["--set", "model.width=200000"], "setting 'model.width': got 200000, expected a whole number, at most 4,096"),
         (["--preset", "jarvi"], "unknown train.preset 'jarvi' (did you mean 'jarvis'?)"),
         (["--task", "band_gap"], "data set 'sample' has no task 'band_gap'"),
         (["--set", "data.train_size=100", "--set", "train.batch_size=128"], "'train.batch_size': got 128"),

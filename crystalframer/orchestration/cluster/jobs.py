@@ -3,16 +3,19 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
 
 from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.validation import Whole
 
 
 @dataclass(frozen=True)
 class Resources:
     """What one trial occupies."""
 
-    cpus_per_trial: int = 1
+    cpus_per_trial: Annotated[Whole, Field(ge=1, le=10_000)] = 1
     """CPU cores, and threads of every numeric library."""
     gpus_per_trial: float = 0.0
     """GPUs; a fraction lets several trials share one."""

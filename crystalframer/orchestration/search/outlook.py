@@ -10,7 +10,7 @@ def describe_search(spec: SearchSpec, runs: Path) -> str:
     """Return what a search would run at most, with estimated hours."""
     one = Pace(runs).of(spec.default)
     confirming = spec.confirm.best * len(spec.confirm.seeds)
-    number = spec.population.members if spec.method == "pbt" else spec.limits.trials
+    number = spec.population.members if spec.method == "pbt" else spec.budget.trials
     lines = [
         f"{spec.name}: {number} trials of at most {one.epochs} epochs, then {confirming} to confirm the best",
         *(f"  {key}: {where.kind} {list(where.corners())}" for key, where in spec.space.items()),

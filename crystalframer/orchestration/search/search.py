@@ -148,7 +148,7 @@ class SearchSource:
 
     @property
     def _limits_reached(self) -> bool:
-        limits = self._spec.limits
+        limits = self._spec.budget
         used = sum(self._used.values())
         return self._exhausted or len(self._known) >= limits.trials or (limits.epochs or used + 1) <= used
 

@@ -1,60 +1,27 @@
 """A search file, read strictly: what is searched, how, within which budget, and what is confirmed at the end."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args
 
-from crystalframer.config import TrialConfig, build_trial, setting_names
+import pydantic
+from pydantic import Field
+
+from crystalframer.config import TrialConfig, build_trial, setting_value
 from crystalframer.errors import UserError, near_matches
-from crystalframer.orchestration.cluster.jobs import Resources
-from crystalframer.orchestration.sweeps.spec import (
-    NAME,
-    PROSE,
-    Record,
-    apply_overrides,
-    read_budget,
-    read_record,
-    read_resources,
-    stated_once,
-)
-from crystalframer.orchestration.sweeps.yaml_reading import (
-    known_keys,
-    list_of,
-    mapping,
-    parse_yaml,
-    positive_number,
-    settings,
-    whole_number,
-)
+from crystalframer.orchestration.sweeps.spec import Experiment, Seeds
 from crystalframer.runs.budget import Budget
+from crystalframer.validation import Real, Whole, number, quote
+from crystalframer.yaml_reading import list_of, mapping, settings
 
 Kind = Literal["uniform", "loguniform", "int", "choice"]
 Objective = Literal["val_mae", "seconds_per_epoch", "num_parameters"]
-Method = Literal["tpe", "random", "pbt"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-METHODS: tuple[Method, ...] = get_args(Method)
 PBT_SETTINGS = ("learning_rate", "beta_1", "beta_2", "weight_decay", "clip_norm", "decay_steps")
 """Settings of ``train`` that may change while a model trains."""
-FIELDS = (
-    *PROSE,
-    "reference",
-    "method",
-    "objectives",
-    "base",
-    "space",
-    "early_stopping",
-    "population",
-    "confirm",
-    "seed",
-    "resources",
-    "max_failures",
-    "record",
-    "budget",
-)
 _NOT_SEARCHED = ("train.seed", "train.epochs", "data.train_size", "data.val_size", "data.test_size", "train.start_from")
+Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
 
 @dataclass(frozen=True)
@@ -80,9 +47,9 @@ class Range:
 class EarlyStopping:
     """Asynchronous successive halving (ASHA): at each rung only the best share of the trials so far goes on."""
 
-    min_epochs: int = 1
+    min_epochs: Count = 1
     """First rung."""
-    reduction: int = 3
+    reduction: Annotated[Whole, Field(ge=2, le=1_000_000)] = 3
     """Ratio of the rungs' epochs, and of the trials before and after a rung."""
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
@@ -98,12 +65,12 @@ class EarlyStopping:
 class Population:
     """Population-based training: all members train side by side, and the worst take over from the best."""
 
-    members: int = 8
-    interval: int = 1
+    members: Annotated[Whole, Field(ge=2, le=10_000)] = 8
+    interval: Count = 1
     """Epochs between two exchanges."""
-    replaced: float = 0.25
+    replaced: Annotated[Real, Field(gt=0.0, le=0.5)] = 0.25
     """Share of the members that take over weights and settings, and as large a share that they are taken from."""
-    factor: float = 1.25
+    factor: Annotated[Real, Field(gt=1.0, le=1e6)] = 1.25
     """By how much a setting taken over is then raised or lowered."""
 
 
@@ -111,46 +78,39 @@ class Population:
 class Confirm:
     """The best trials, run again with other seeds to their last epoch."""
 
-    best: int = 0
-    seeds: tuple[int, ...] = ()
+    best: Annotated[Whole, Field(ge=0, le=10_000)] = 0
+    seeds: Seeds = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.best) != bool(self.seeds):
+            raise UserError("confirm: expected both best and seeds, e.g. {best: 3, seeds: [1, 2, 3]}")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """When a search has seen enough; None for no bound."""
+class SearchBudget(Budget):
+    """What a search may use, and when it has seen enough; None for no bound."""
 
-    trials: int = 20
-    epochs: int | None = None
+    trials: Count = 20
+    epochs: Annotated[Whole, Field(ge=1, le=10**12)] | None = None
     """Of all its trials together."""
 
 
-@dataclass(frozen=True)
-class SearchSpec:
-    """A hyperparameter search."""
+class Search(Experiment):
+    """A hyperparameter search; its name is also the Optuna study's."""
 
-    name: str
-    """The YAML file's stem; also the Optuna study's."""
-    question: str
-    expectation: str
-    command: str
-    duration: str
-    space: Mapping[str, Range]
+    kind = "search"
+    not_here = ("grid", "this is a sweep; run it with pipelines/ablate_frames.py")
+
+    space: dict[str, Range] = Field(default_factory=dict)
     """Where each setting is searched, by dotted key."""
-    reference: str = ""
-    method: Method = "tpe"
+    method: Literal["tpe", "random", "pbt"] = "tpe"
     objectives: tuple[Objective, ...] = ("val_mae",)
-    base: Mapping[str, Any] = field(default_factory=dict)
-    """Differences to the defaults by dotted key, the same in every trial."""
     early_stopping: EarlyStopping | None = None
     population: Population = Population()
     confirm: Confirm = Confirm()
-    seed: int = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Of the search's own random numbers."""
-    limits: Limits = Limits()
-    resources: Resources = field(default_factory=Resources)
-    max_failures: int = 3
-    record: Record = field(default_factory=Record)
-    budget: Budget = field(default_factory=Budget)
+    budget: SearchBudget = SearchBudget()
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
         """Return the settings of a trial with these values of what is searched.
@@ -165,92 +125,41 @@ class SearchSpec:
         """The settings without anything searched."""
         return self.config({})
 
+    @pydantic.field_validator("space", mode="plain")
+    @classmethod
+    def _read_space(cls, content: Any) -> dict[str, Range]:
+        space = {key: _range(key, one) for key, one in settings("space", content).items()}
+        for key in space:
+            if key in _NOT_SEARCHED or key.endswith(".preset"):
+                raise UserError(f"space.{key}: is not searched; state it in base")
+        return space
 
-def load_search(path: Path, overrides: Sequence[str] = ()) -> SearchSpec:
-    """Read and check a search file.
-
-    Args:
-        path: the YAML file; its stem is the search's name.
-        overrides: ``key=value`` texts, values in YAML, that replace settings of `base`, `resources`, `record`,
-            `budget` or `max_failures`.
-
-    Raises:
-        UserError: the file is missing or no YAML, a key is unknown or stated twice, a field is missing, or a value
-            has the wrong type or range.
-    """
-    if not path.is_file():
-        known = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
-        hint = near_matches(str(path), known) if known else " (no YAML file is in that folder)"
-        raise UserError(f"no search file {str(path)!r}{hint}")
-    if not NAME.fullmatch(path.stem):
-        raise UserError(f"search file {str(path)!r}: the stem names the study, use letters, digits, '_', '-', '.'")
-    try:
-        return _spec_from(path.stem, mapping("the file", parse_yaml(path.read_text(encoding="utf-8"))), overrides)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _spec_from(name: str, fields: Mapping[str, Any], overrides: Sequence[str]) -> SearchSpec:
-    if "grid" in fields:
-        raise UserError("field 'grid': this is a sweep; run it with pipelines/ablate_frames.py")
-    known_keys(fields, FIELDS, "field")
-    for key in PROSE:
-        if not isinstance(fields.get(key), str) or not fields[key].strip():
-            raise UserError(f"field {key!r}: got {fields.get(key)!r}, expected a sentence")
-    parts: dict[str, Any] = {
-        "base": settings("base", fields.get("base", {})),
-        "max_failures": fields.get("max_failures", SearchSpec.max_failures),
-        **{key: dict(mapping(key, fields.get(key, {}))) for key in ("resources", "record", "budget")},
-    }
-    apply_overrides(parts, overrides)
-    space = {key: _range(f"space.{key}", value) for key, value in settings("space", fields.get("space", {})).items()}
-    stated_once({"base": parts["base"], "space": space})
-    early = fields.get("early_stopping")
-    spec = SearchSpec(
-        name=name,
-        **{key: fields[key].strip() for key in PROSE},
-        reference=str(fields.get("reference", "")).strip(),
-        method=_one_of("method", fields.get("method", "tpe"), METHODS),
-        objectives=tuple(
-            _one_of("objectives", one, OBJECTIVES)
-            for one in list_of("objectives", fields.get("objectives", ["val_mae"]))
-        ),
-        base=parts["base"],
-        space=space,
-        early_stopping=None if early is None else _early_stopping(mapping("early_stopping", early)),
-        population=_population(mapping("population", fields.get("population", {}))),
-        confirm=_confirm(mapping("confirm", fields.get("confirm", {}))),
-        seed=whole_number("seed", fields.get("seed", 0), least=0),
-        limits=_limits({key: parts["budget"].pop(key) for key in ("trials", "epochs") if key in parts["budget"]}),
-        resources=read_resources(parts["resources"]),
-        max_failures=whole_number("max_failures", parts["max_failures"], least=0),
-        record=read_record(parts["record"]),
-        budget=read_budget(parts["budget"]),
-    )
-    _check(spec)
-    return spec
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        """Raise a `UserError` where the parts do not go together."""
+        if not self.space:
+            raise UserError("field 'space': got nothing, expected at least one setting and where to search it")
+        self._check_stated_once({"space": self.space})
+        if self.objectives[:1] != ("val_mae",) or len(set(self.objectives)) != len(self.objectives):
+            raise UserError(
+                f"field 'objectives': got {list(self.objectives)}, expected val_mae first, and each one once"
+            )
+        for key, where in self.space.items():
+            for value in where.corners():
+                self.config({key: value})  # a range that leaves what a setting may be shows here
+        epochs = self.default.train.epochs
+        if self.early_stopping is not None and not self.early_stopping.rungs(epochs):
+            raise UserError(f"early_stopping.min_epochs: leaves no rung below train.epochs ({epochs})")
+        if self.method == "pbt":
+            _check_population(self, epochs)
+        return self
 
 
-def _check(spec: SearchSpec) -> None:
-    """Raise a `UserError` where the parts of a search do not go together."""
-    if not spec.space:
-        raise UserError("field 'space': got nothing, expected at least one setting and where to search it")
-    for key in spec.space:
-        if key in _NOT_SEARCHED or key.endswith(".preset"):
-            raise UserError(f"space.{key}: is not searched; state it in base")
-    if spec.objectives[0] != "val_mae" or len(set(spec.objectives)) != len(spec.objectives):
-        raise UserError(f"field 'objectives': got {list(spec.objectives)}, expected val_mae first, and each one once")
-    for key, where in spec.space.items():
-        for value in where.corners():
-            spec.config({key: value})  # a range that leaves what a setting may be shows here
-    epochs = spec.default.train.epochs
-    if spec.early_stopping is not None and not spec.early_stopping.rungs(epochs):
-        raise UserError(f"early_stopping.min_epochs: leaves no rung below train.epochs ({epochs})")
-    if spec.method == "pbt":
-        _check_population(spec, epochs)
+load_search = Search.load
+SearchSpec = Search
 
 
-def _check_population(spec: SearchSpec, epochs: int) -> None:
+def _check_population(spec: Search, epochs: int) -> None:
     if spec.early_stopping is not None or len(spec.objectives) > 1 or spec.confirm.best:
         raise UserError("method pbt: has neither early_stopping nor a second objective nor confirm; leave them out")
     for key, where in spec.space.items():
@@ -263,69 +172,28 @@ def _check_population(spec: SearchSpec, epochs: int) -> None:
         raise UserError(f"population.interval: expected less than train.epochs ({epochs})")
 
 
-def _range(where: str, content: Any) -> Range:
-    fields = dict(mapping(where, content))
-    step = whole_number(f"{where}.step", fields.pop("step", 1), least=1)
+def _range(key: str, content: Any) -> Range:
+    where, fields = f"space.{key}", dict(mapping(f"space.{key}", content))
+    step = number(fields.pop("step", 1))
+    if not isinstance(step, int) or step < 1:
+        raise UserError(f"{where}.step: got {quote(step)}, expected a whole number, at least 1")
     if len(fields) != 1:
-        raise UserError(f"{where}: got {content!r}, expected one of {', '.join(KINDS)}, e.g. {{uniform: [0, 1]}}")
-    ((name, bounds),) = fields.items()
-    kind = _one_of(where, name, KINDS)
-    if kind == "choice":
-        options = tuple(list_of(f"{where}.choice", bounds))
-        if len(options) < 2 or len({repr(option) for option in options}) != len(options):
-            raise UserError(f"{where}.choice: got {bounds!r}, expected at least two different values")
-        return Range(kind, options=options)
+        raise UserError(f"{where}: got {quote(content)}, expected one of {', '.join(KINDS)}, e.g. {{uniform: [0, 1]}}")
+    ((kind, bounds),) = fields.items()
+    if kind not in KINDS:
+        raise UserError(f"{where}: unknown {quote(kind)}{near_matches(kind, KINDS)}")
     values = list_of(f"{where}.{kind}", bounds)
-    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
-        raise UserError(f"{where}.{kind}: got {bounds!r}, expected two numbers (YAML reads 5e-4 as text: 5.0e-4)")
-    low, high = values
-    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (kind == "loguniform" and low <= 0):
-        raise UserError(f"{where}.{kind}: got {bounds!r}, expected a lower and a higher number, above 0 for loguniform")
-    if kind == "int" and any(not isinstance(value, int) for value in values):
-        raise UserError(f"{where}.int: got {bounds!r}, expected whole numbers")
-    return Range(kind, float(low), float(high), step)
-
-
-def _early_stopping(content: Mapping[str, Any]) -> EarlyStopping:
-    known_keys(content, ("min_epochs", "reduction"), "field in early_stopping:")
-    first = whole_number("early_stopping.min_epochs", content.get("min_epochs", 1), least=1)
-    return EarlyStopping(first, whole_number("early_stopping.reduction", content.get("reduction", 3), least=2))
-
-
-def _population(content: Mapping[str, Any]) -> Population:
-    known_keys(content, ("members", "interval", "replaced", "factor"), "field in population:")
-    replaced = positive_number("population.replaced", content.get("replaced", Population.replaced))
-    factor = positive_number("population.factor", content.get("factor", Population.factor))
-    if replaced > 0.5 or factor <= 1:
-        raise UserError("population: expected replaced at most 0.5 and factor above 1")
-    members = whole_number("population.members", content.get("members", Population.members), least=2)
-    return Population(
-        members, whole_number("population.interval", content.get("interval", 1), least=1), replaced, factor
-    )
-
-
-def _confirm(content: Mapping[str, Any]) -> Confirm:
-    known_keys(content, ("best", "seeds"), "field in confirm:")
-    seeds = [
-        whole_number("confirm.seeds", seed, least=0)
-        for seed in list_of("confirm.seeds", content.get("seeds", []), empty=True)
-    ]
-    best = whole_number("confirm.best", content.get("best", 0), least=0)
-    if bool(best) != bool(seeds):
-        raise UserError("confirm: expected both best and seeds, e.g. {best: 3, seeds: [1, 2, 3]}")
-    return Confirm(best, tuple(seeds))
-
-
-def _limits(content: Mapping[str, Any]) -> Limits:
-    trials = whole_number("budget.trials", content.get("trials", Limits.trials), least=1)
-    epochs = content.get("epochs")
-    return Limits(trials, None if epochs is None else whole_number("budget.epochs", epochs, least=1))
-
-
-def _one_of(where: str, value: Any, known: Sequence[Any]) -> Any:
-    if value not in known:
-        raise UserError(f"{where}: unknown {value!r}{near_matches(str(value), known)}")
-    return value
-
-
-assert set(_NOT_SEARCHED) <= set(setting_names())
+    if kind == "choice":
+        options = setting_value(key, values)
+        if len(options) < 2 or len(set(map(repr, options))) != len(options):
+            raise UserError(f"{where}.choice: got {quote(bounds)}, expected at least two different values")
+        return Range(kind, options=tuple(options))
+    ends = [end for end in map(number, values) if isinstance(end, int if kind == "int" else int | float)]
+    if len(values) != 2 or len(ends) != 2:
+        raise UserError(f"{where}.{kind}: got {quote(bounds)}, expected two {'whole ' * (kind == 'int')}numbers")
+    low, high = map(float, ends)
+    if not -math.inf < low < high < math.inf or (kind == "loguniform" and low <= 0):
+        raise UserError(
+            f"{where}.{kind}: got {quote(bounds)}, expected a lower and a higher number, above 0 for loguniform"
+        )
+    return Range(kind, low, high, step)

@@ -35,7 +35,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_ru
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"replace a setting of the file's base, resources or budget, e.g. {example}; may be repeated",
+        help=f"replace a setting of the file's base or another field, e.g. {example}; may be repeated",
     )
     add_runs_argument(parser, "folder of the results, on a cluster one that all nodes share")
     parser.add_argument("--dry-run", action="store_true", help=dry_run)

@@ -17,11 +17,11 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import standard_policies
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs
-from crystalframer.orchestration.cluster.jobs import JobSource, Resources, TrialJob
+from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
 from crystalframer.orchestration.sweeps.screen import Board, screen_for, summary
-from crystalframer.orchestration.sweeps.spec import Record
+from crystalframer.orchestration.sweeps.spec import Experiment
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, is_away
-from crystalframer.runs.budget import Budget, Ledger
+from crystalframer.runs.budget import Ledger
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import Planned, append_plan, write_plan, write_report
 from crystalframer.runs.tracker import RunStatus, StepMetrics
@@ -61,42 +61,6 @@ class SweepOptions:
     """Where trials train, None for CUDA where they ask for GPUs and the CPU otherwise."""
 
 
-class Undertaking(Protocol):
-    """What a driver needs to know of a sweep or a search."""
-
-    @property
-    def name(self) -> str:
-        """The YAML file's stem."""
-
-    @property
-    def question(self) -> str:
-        """What it asks."""
-
-    @property
-    def expectation(self) -> str:
-        """What should come out."""
-
-    @property
-    def reference(self) -> str:
-        """Where it comes from."""
-
-    @property
-    def resources(self) -> Resources:
-        """What one trial occupies."""
-
-    @property
-    def max_failures(self) -> int:
-        """How often a failed trial is started again."""
-
-    @property
-    def record(self) -> Record:
-        """What a trial leaves behind."""
-
-    @property
-    def budget(self) -> Budget:
-        """What it may use."""
-
-
 class Tracking(Protocol):
     """The tracking server of a sweep."""
 
@@ -112,7 +76,7 @@ class Tracking(Protocol):
 class Driver:
     """Runs the jobs of a source and keeps MLflow, the screen and the sweep's folder in step with them."""
 
-    def __init__(self, sweep: Undertaking, options: SweepOptions, console: Console) -> None:
+    def __init__(self, sweep: Experiment, options: SweepOptions, console: Console) -> None:
         """Prepare to run; `add` every trial known beforehand, then `run`."""
         self.sweep = sweep
         self.folder = options.runs.absolute() / sweep.name

@@ -1,42 +1,41 @@
-"""A sweep file, read strictly: what it asks, what it varies, and the trials that follow from it."""
+"""Experiment files: what a sweep and a search state alike, read strictly, and the trials that follow from a sweep."""
 
+import dataclasses
 import itertools
+import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self, get_args
+
+import pydantic
+from pydantic import Field
 
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.cluster.jobs import Resources
-from crystalframer.orchestration.sweeps.yaml_reading import (
-    known_keys,
-    list_of,
-    mapping,
-    parse_yaml,
-    positive_number,
-    settings,
-    whole_number,
-)
 from crystalframer.runs.budget import Budget
 from crystalframer.runs.trial import Trial
+from crystalframer.validation import STRICT, Whole, number, quote, sentence, unknown
+from crystalframer.yaml_reading import list_of, mapping, parse_set, read_yaml, settings
 
-PROSE = ("question", "expectation", "command", "duration")
-"""Fields that every sweep file states in words before it runs."""
-_FIELDS = (*PROSE, "reference", "base", "grid", "resources", "max_failures", "record", "budget")
+MOST_TRIALS = 20_000
 _ALWAYS_NAMED = ("data.task", "model.frame", "train.seed")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+Prose = Annotated[str, Field(pattern=r"\S")]
+Seeds = tuple[Annotated[Whole, Field(ge=0, lt=2**31)], ...]
 
 
 @dataclass(frozen=True)
 class Record:
     """What a trial leaves behind beside its last checkpoint; changes no result."""
 
-    snapshots: int = 0
+    snapshots: Annotated[Whole, Field(ge=0, le=10_000)] = 0
     """Models to keep from evenly spaced epochs, the last one included."""
-    seeds: tuple[int, ...] | None = None
+    seeds: Annotated[Seeds, Field(min_length=1)] | None = None
     """Seeds whose trials keep them, None for all."""
 
     def snapshots_of(self, config: TrialConfig) -> int:
@@ -44,30 +43,152 @@ class Record:
         return self.snapshots if self.seeds is None or config.train.seed in self.seeds else 0
 
 
-@dataclass(frozen=True)
-class SweepSpec:
-    """A sweep: one question, and the trials that answer it."""
+class Experiment(pydantic.BaseModel):
+    """What a sweep and a search have in common: a question, what all trials share, and what they may use."""
+
+    model_config = pydantic.ConfigDict(**STRICT, frozen=True, str_strip_whitespace=True)
+    kind: ClassVar[str]
+    """What the file is called in messages."""
+    not_here: ClassVar[tuple[str, str]]
+    """A field of the other kind of file, and what to do with a file that has it."""
 
     name: str
-    """The YAML file's stem."""
-    question: str
-    expectation: str
+    """The YAML file's stem; also MLflow's experiment."""
+    question: Prose
+    expectation: Prose
     """What should come out, written down before it runs."""
-    command: str
-    duration: str
+    command: Prose
+    duration: Prose
     reference: str = ""
     """Where the question or the settings come from."""
-    base: Mapping[str, Any] = field(default_factory=dict)
+    base: dict[str, Any] = Field(default_factory=dict)
     """Differences to the defaults by dotted key, the same in every trial."""
-    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Values by dotted key; all combinations are run."""
-    cases: tuple[Mapping[str, Any], ...] = ()
-    """Settings that belong together, e.g. a data set, its task and its preset; varied as one."""
-    resources: Resources = field(default_factory=Resources)
-    max_failures: int = 3
+    resources: Resources = Resources()
+    max_failures: Annotated[Whole, Field(ge=0, le=1_000_000)] = 3
     """How often a trial whose worker died or raised is started again."""
     record: Record = Record()
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget = Budget()
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read and check a file.
+
+        Args:
+            path: the YAML file; its stem is the name.
+            overrides: ``KEY=VALUE`` texts that replace settings of `base` and fields such as ``budget.hours``.
+
+        Raises:
+            UserError: the file is missing or no YAML, a key is unknown or stated twice, a field is missing, or a value
+                has the wrong type or range.
+        """
+        if not path.is_file():
+            beside = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
+            hint = near_matches(str(path), beside) if beside else " (no YAML file is in that folder)"
+            raise UserError(f"no {cls.kind} file {str(path)!r}{hint}")
+        if not _STEM.fullmatch(path.stem):
+            raise UserError(
+                f"{cls.kind} file {str(path)!r}: the stem names the experiment, use letters, digits, '_', '-', '.'"
+            )
+        try:
+            content = cls._content(mapping("the file", read_yaml(path)), parse_set(overrides))
+            return cls.model_validate_json(json.dumps({"name": path.stem, **content}))
+        except pydantic.ValidationError as error:
+            raise UserError(f"{path}: {sentence(error, cls._place, cls._unknown_key)}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    @classmethod
+    def _content(cls, content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a file's fields but empty ones, with what the command line puts in their place."""
+        field, remedy = cls.not_here
+        if field in content:
+            raise UserError(f"field {field!r}: {remedy}")
+        fields = {key: value for key, value in content.items() if value is not None}
+        base = settings("base", fields.get("base", {}))
+        for key, value in overrides.items():
+            field, _, name = key.partition(".")
+            if field == "base" or field not in cls.model_fields:
+                base |= settings("--set", {key: value})
+            else:
+                fields[field] = {**mapping(field, fields.get(field, {})), name: value} if name else value
+        if "name" in fields:
+            raise UserError("unknown field 'name'; an experiment is called as its file")
+        return {**fields, "base": base}
+
+    @classmethod
+    def _place(cls, key: str) -> str:
+        return f"field {key!r}" if key in ("question", "expectation", "command", "duration", "reference") else key
+
+    @classmethod
+    def _unknown_key(cls, parts: list[str]) -> str:
+        if len(parts) == 1:
+            return unknown("field", parts[0], [name for name in cls.model_fields if name != "name"])
+        field = cls.model_fields[parts[0]].annotation
+        kind = next(one for one in (field, *get_args(field)) if dataclasses.is_dataclass(one))
+        return unknown(f"field in {parts[0]}:", parts[-1], [one.name for one in dataclasses.fields(kind)])
+
+    def _check_stated_once(self, varied: Mapping[str, Iterable[str]]) -> None:
+        """Raise a `UserError` for a setting that stands in two of a file's places."""
+        places = {"base": set(self.base), **{place: set(keys) for place, keys in varied.items()}}
+        for one, other in itertools.combinations(places, 2):
+            for key in sorted(places[one] & places[other]):
+                raise UserError(f"setting {key!r} is stated in {one} and in {other}; keep one of them")
+
+    @pydantic.field_validator("resources", mode="before")
+    @classmethod
+    def _share_of_a_gpu(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "gpus_per_trial" not in content:
+            return content
+        if (gpus := number(content["gpus_per_trial"])) == "auto":
+            return {**content, "gpus_per_trial": 1.0, "measured": True}
+        if not isinstance(gpus, int | float) or not 0 <= gpus < 1e3 or (gpus > 1 and gpus != int(gpus)):
+            raise UserError(
+                f"resources.gpus_per_trial: got {quote(gpus)}, expected a whole number, a fraction below 1, or auto "
+                "for as many trials on a GPU as its memory holds"
+            )
+        return {**content, "gpus_per_trial": float(gpus)}
+
+    @pydantic.field_validator("budget")
+    @classmethod
+    def _has_a_price(cls, budget: Budget) -> Budget:
+        if budget.max_cost is not None and not budget.cost_per_hour:
+            raise UserError(
+                "budget.max_cost: needs budget.cost_per_hour, the price of what one trial occupies for an hour"
+            )
+        return budget
+
+
+class Sweep(Experiment):
+    """A sweep: one question, and the trials that answer it."""
+
+    kind = "sweep"
+    not_here = ("space", "this is a search; run it with pipelines/tune_hyperparameters.py")
+
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Values by dotted key, all combinations of which are run. `cases` lists settings that belong together, e.g. a data
+    set, its task and its preset, and are varied as one."""
+
+    @property
+    def cases(self) -> list[dict[str, Any]]:
+        """Settings that are varied as one."""
+        return self.grid.get("cases") or [{}]
+
+    @pydantic.field_validator("grid", mode="before")
+    @classmethod
+    def _flatten_grid(cls, content: Any) -> dict[str, list[Any]]:
+        lists = dict(mapping("grid", content))
+        cases = [settings("grid.cases", case) for case in list_of("grid.cases", lists.pop("cases", None) or [{}])]
+        return {"cases": cases, **{key: list_of(f"grid.{key}", one) for key, one in settings("grid", lists).items()}}
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        lists = {key: values for key, values in self.grid.items() if key != "cases"}
+        self._check_stated_once({"grid": lists, "grid.cases": itertools.chain.from_iterable(self.cases)})
+        lengths = [len(values) for values in self.grid.values() if len(values) > 1]
+        if (count := math.prod(lengths)) > MOST_TRIALS:
+            product = " × ".join(map(str, lengths))
+            raise UserError(f"field 'grid': {product} = {count:,} trials, expected at most {MOST_TRIALS:,}")
+        return self
 
     def trials(self) -> list[Trial]:
         """Return the trials, seeds outermost and frames innermost so that a table fills evenly.
@@ -91,15 +212,15 @@ class SweepSpec:
         return trials
 
     def _points(self) -> Iterator[dict[str, Any]]:
-        inner = [key for key in self.grid if key not in ("train.seed", "model.frame")]
+        inner = [key for key in self.grid if key not in ("train.seed", "model.frame", "cases")]
         for seed in self._options("train.seed"):
-            for case in self.cases or ({},):
+            for case in self.cases:
                 for values in itertools.product(*(self.grid[key] for key in inner)):
                     for frame in self._options("model.frame"):
                         yield {**case, **dict(zip(inner, values, strict=True)), **frame, **seed}
 
     def _options(self, key: str) -> list[dict[str, Any]]:
-        return [{key: value} for value in self.grid[key]] if key in self.grid else [{}]
+        return [{key: value} for value in self.grid.get(key, ())] or [{}]
 
     def _trial_name(self, config: TrialConfig, varied: Mapping[str, Any]) -> str:
         flat = config.to_flat_dict()
@@ -118,127 +239,7 @@ class SweepSpec:
         return len(pairs) == len({dataset for dataset, _ in pairs})
 
 
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """Read and check a sweep file.
-
-    Args:
-        path: the YAML file; its stem is the sweep's name.
-        overrides: ``key=value`` texts, values in YAML, that replace settings of `base`, `resources`, `record`, `budget`
-            or `max_failures`.
-
-    Raises:
-        UserError: the file is missing or no YAML, a key is unknown or stated twice, a field is missing, or a value
-            has the wrong type or range.
-    """
-    if not path.is_file():
-        raise UserError(f"no sweep file {str(path)!r}{_sweeps_beside(path)}")
-    if not NAME.fullmatch(path.stem):
-        raise UserError(f"sweep file {str(path)!r}: the stem names the experiment, use letters, digits, '_', '-', '.'")
-    try:
-        return _spec_from(path.stem, parse_yaml(path.read_text(encoding="utf-8")), overrides)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _sweeps_beside(path: Path) -> str:
-    known = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
-    return near_matches(str(path), known) if known else " (no YAML file is in that folder)"
-
-
-def _spec_from(name: str, content: Any, overrides: Sequence[str]) -> SweepSpec:
-    fields = mapping("the file", content)
-    if "space" in fields:
-        raise UserError("field 'space': this is a search; run it with pipelines/tune_hyperparameters.py")
-    known_keys(fields, _FIELDS, "field")
-    for key in PROSE:
-        if not isinstance(fields.get(key), str) or not fields[key].strip():
-            raise UserError(f"field {key!r}: got {fields.get(key)!r}, expected a sentence")
-    grid = dict(mapping("grid", fields.get("grid", {})))
-    cases = tuple(settings("grid.cases", case) for case in list_of("grid.cases", grid.pop("cases", []), empty=True))
-    spec_parts: dict[str, Any] = {
-        "base": settings("base", fields.get("base", {})),
-        "resources": dict(mapping("resources", fields.get("resources", {}))),
-        "record": dict(mapping("record", fields.get("record", {}))),
-        "budget": dict(mapping("budget", fields.get("budget", {}))),
-        "max_failures": fields.get("max_failures", SweepSpec.max_failures),
-    }
-    values = {key: tuple(list_of(f"grid.{key}", options)) for key, options in settings("grid", grid).items()}
-    apply_overrides(spec_parts, overrides)
-    _stated_once(spec_parts["base"], values, cases)
-    return SweepSpec(
-        name=name,
-        **{key: fields[key].strip() for key in PROSE},
-        reference=str(fields.get("reference", "")).strip(),
-        base=spec_parts["base"],
-        grid=values,
-        cases=cases,
-        resources=read_resources(spec_parts["resources"]),
-        max_failures=whole_number("max_failures", spec_parts["max_failures"], least=0),
-        record=read_record(spec_parts["record"]),
-        budget=read_budget(spec_parts["budget"]),
-    )
-
-
-def apply_overrides(parts: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Put ``key=value`` texts in place of what a file's parts say."""
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set {text!r}: expected key=value, e.g. --set train.epochs=10")
-        section, _, rest = key.partition(".")
-        if key == "max_failures":
-            parts["max_failures"] = parse_yaml(value)
-        elif section in parts and section != "base" and rest:
-            parts[section][rest] = parse_yaml(value)
-        else:
-            parts["base"] |= settings("--set", {key: parse_yaml(value)})
-
-
-def _stated_once(base: Mapping[str, Any], grid: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> None:
-    stated_once({"base": base, "grid": grid, "grid.cases": {key for case in cases for key in case}})
-
-
-def stated_once(content: Mapping[str, Iterable[str]]) -> None:
-    """Raise a `UserError` for a setting that stands in two of a file's places."""
-    places = {place: set(keys) for place, keys in content.items()}
-    for one, other in itertools.combinations(places, 2):
-        for key in sorted(places[one] & places[other]):
-            raise UserError(f"setting {key!r} is stated in {one} and in {other}; keep one of them")
-
-
-def read_resources(content: Mapping[str, Any]) -> Resources:
-    """Read the field `resources`."""
-    known_keys(content, ("cpus_per_trial", "gpus_per_trial"), "field in resources:")
-    cpus = whole_number("resources.cpus_per_trial", content.get("cpus_per_trial", Resources.cpus_per_trial), least=1)
-    gpus = content.get("gpus_per_trial", Resources.gpus_per_trial)
-    if gpus == "auto":
-        return Resources(cpus, 1.0, measured=True)
-    if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 <= gpus < 1e3:
-        raise UserError(
-            f"resources.gpus_per_trial: got {gpus!r}, expected a number that is not negative, or auto for as many "
-            "trials on a GPU as its memory holds"
-        )
-    if gpus > 1 and gpus != int(gpus):
-        raise UserError(f"resources.gpus_per_trial: got {gpus!r}, expected a whole number or a fraction below 1")
-    return Resources(cpus, float(gpus))
-
-
-def read_record(content: Mapping[str, Any]) -> Record:
-    """Read the field `record`."""
-    known_keys(content, ("snapshots", "seeds"), "field in record:")
-    seeds = content.get("seeds")
-    if seeds is not None:
-        seeds = tuple(whole_number("record.seeds", seed, least=0) for seed in list_of("record.seeds", seeds))
-    return Record(whole_number("record.snapshots", content.get("snapshots", Record.snapshots), least=0), seeds)
-
-
-def read_budget(content: Mapping[str, Any]) -> Budget:
-    """Read the field `budget`."""
-    known_keys(content, ("hours", "cost_per_hour", "max_cost"), "field in budget:")
-    values = {key: positive_number(f"budget.{key}", value, zero=True) for key, value in content.items()}
-    if "max_cost" in values and not values.get("cost_per_hour"):
-        raise UserError("budget.max_cost: needs budget.cost_per_hour, the price of what one trial occupies for an hour")
-    return Budget(**values)
+load_sweep = Sweep.load
 
 
 def _token(key: str, value: Any) -> str:

@@ -23,7 +23,7 @@ from crystalframer.orchestration.sweeps.driver import (
     SweepOptions,
     full_disk,
 )
-from crystalframer.orchestration.sweeps.spec import SweepSpec
+from crystalframer.orchestration.sweeps.spec import Sweep
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.orchestration.tracking.server import LocalMlflowServer, is_answering
 from crystalframer.runs.trial import Trial
@@ -59,7 +59,7 @@ def check_trial(trial: Trial, data: TaskData) -> None:
         )
 
 
-def run_sweep(spec: SweepSpec, options: SweepOptions, console: Console) -> int:
+def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:
     """Run what is not done yet of a sweep, and return the exit code.
 
     Finished trials are kept, unfinished ones go on from their checkpoints, and runs in MLflow that the sweep, as its
