@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from crystalframer.data.published import OFFICIAL
 from crystalframer.data.sample import load_sample
 from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.published import PUBLISHED
 
 BATCH = 1000
 """Records written at a time."""
@@ -43,16 +43,16 @@ def write_source(name: str, count: int, path: Path, seed: int = 0) -> int:
 
 
 def _records(name: str, count: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    official, sample = OFFICIAL[name], load_sample()
+    published, sample = PUBLISHED[name], load_sample()
     symbols = np.array(["", *ELEMENTS])[sample.atomic_numbers].tolist()
     extra = {f"_{name}_field_{number}": "a value that nothing here reads" for number in range(13)}
     for position in range(count):
         row = int(rng.integers(len(sample)))
         atoms = slice(int(sample.offsets[row]), int(sample.offsets[row + 1]))
         lattice = sample.lattice[row] @ (np.eye(3) + 0.003 * rng.standard_normal((3, 3)))
-        targets = rng.standard_normal(len(official.fields)).tolist()
+        targets = rng.standard_normal(len(published.fields)).tolist()
         yield {
-            official.id_fields[0]: f"{name}-{position}",
+            published.id_fields[0]: f"{name}-{position}",
             "atoms": {
                 "lattice_mat": lattice,
                 "coords": (sample.frac_coords[atoms] + rng.random(3)) % 1.0,
@@ -62,6 +62,6 @@ def _records(name: str, count: int, rng: np.random.Generator) -> Iterator[dict[s
                 "cartesian": False,
                 "props": [""] * (atoms.stop - atoms.start),
             },
-            **dict(zip(official.fields.values(), targets, strict=True)),
+            **dict(zip(published.fields.values(), targets, strict=True)),
             **extra,
         }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from crystalframer import __version__
 from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
 
 if TYPE_CHECKING:
     from crystalframer.data.dataset import CrystalDataset
@@ -119,9 +120,9 @@ def local_models(models: Sequence[str], tracking_uri: str | None) -> Iterator[li
 
 def show_data() -> int:
     """List every data set: its crystals, tasks, units and splits, or how to prepare it."""
-    from crystalframer.data.registry import DATASETS, load_dataset, own_datasets
+    from crystalframer.data.registry import load_dataset, own_datasets
 
-    for name in (*DATASETS, *own_datasets()):
+    for name in (*PUBLISHED, *own_datasets()):
         try:
             print(f"{name}: {describe(load_dataset(name))}")
         except UserError as error:

@@ -19,6 +19,7 @@ import pydantic
 from pydantic import Field
 
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
 from crystalframer.validation import STRICT, Positive, Real, Whole, number, quote, sentence, unknown
 
 FrameName = Literal["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
@@ -236,9 +237,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 """The paper's two settings of the angular encoding, as differences to `ModelConfig`."""
 
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
-    "jarvis": {"epochs": 2000, "batch_size": 256, "average_epochs": 50},
-    "mp": {"epochs": 800, "batch_size": 128, "average_epochs": 50},
-    "oqmd": {"epochs": 200, "batch_size": 1024, "average_epochs": 20},
+    name: dict(published.training) for name, published in PUBLISHED.items() if published.training
 }
 """Published training lengths per data set, as differences to `TrainConfig`."""
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
 
 if TYPE_CHECKING:
     from crystalframer.data.dataset import CrystalDataset
@@ -54,7 +55,6 @@ def verify_sample(arguments: Any) -> int:
 def prepare_published(arguments: Any) -> int:
     """Prepare `jarvis`, `mp` or `oqmd`."""
     from crystalframer.data import store
-    from crystalframer.data.preparation.catalogue import PUBLICATIONS
     from crystalframer.data.preparation.prepare import prepare
     from crystalframer.data.progress import on_stderr
 
@@ -66,7 +66,7 @@ def prepare_published(arguments: Any) -> int:
         processes=arguments.processes,
         watch=on_stderr,
     )
-    publication, rejects = PUBLICATIONS[arguments.dataset], done.manifest["rejects"]
+    published, rejects = PUBLISHED[arguments.dataset], done.manifest["rejects"]
     print(summary(store.read_store(done.directory), rejects, done.directory))
     if not done.made:
         print("it was prepared already and is unchanged; --force makes it again")
@@ -74,15 +74,13 @@ def prepare_published(arguments: Any) -> int:
         print(f"the reasons of the {rejects:,} rejected records are in {done.directory / store.REJECTS}")
     if arguments.partial:
         print("not the published split (--partial): results are not comparable with published ones")
-    print(f"terms: {publication.terms}; cite: {'; '.join(publication.cite)}")
+    print(f"terms: {published.licence}; cite: {'; '.join(published.cite)}")
     return 0
 
 
 def is_own(text: str) -> bool:
     """Return whether the command line names a user's own path and not a published data set."""
-    from crystalframer.data.registry import TASKS
-
-    return text not in TASKS and (Path(text).exists() or "/" in text or bool(Path(text).suffix))
+    return text not in PUBLISHED and (Path(text).exists() or "/" in text or bool(Path(text).suffix))
 
 
 def prepare_own_data(arguments: Any) -> int:

@@ -8,27 +8,7 @@ from crystalframer.config import DataConfig
 from crystalframer.data import sample, store
 from crystalframer.data.dataset import CrystalDataset, TaskData, select_task
 from crystalframer.errors import UserError, near_matches
-
-TASKS: dict[str, dict[str, str]] = {
-    "sample": sample.UNITS,
-    "jarvis": {
-        "formation_energy": "eV/atom",
-        "total_energy": "eV/atom",
-        "bandgap_opt": "eV",
-        "bandgap_mbj": "eV",
-        "e_hull": "eV",
-    },
-    "mp": {
-        "formation_energy": "eV/atom",
-        "bandgap": "eV",
-        "bulk_modulus": "log10(GPa)",
-        "shear_modulus": "log10(GPa)",
-    },
-    "oqmd": {"formation_energy": "eV/atom", "bandgap": "eV", "e_hull": "eV/atom"},
-}
-"""Tasks and their units of the published data sets."""
-DATASETS: tuple[str, ...] = tuple(TASKS)
-"""Names of the published data sets."""
+from crystalframer.published import PUBLISHED
 
 
 def data_directory() -> Path:
@@ -42,7 +22,7 @@ def own_datasets() -> list[str]:
     if not folder.is_dir():
         return []
     found = [path.name for path in folder.iterdir() if store.is_store(path)]
-    return sorted(name for name in found if name not in TASKS and not name.startswith("."))
+    return sorted(name for name in found if name not in PUBLISHED and not name.startswith("."))
 
 
 def tasks_of(name: str) -> dict[str, str]:
@@ -52,8 +32,8 @@ def tasks_of(name: str) -> dict[str, str]:
         UserError: the data set is unknown; near matches are listed.
     """
     check_dataset(name)
-    if name in TASKS:
-        return TASKS[name]
+    if name in PUBLISHED:
+        return PUBLISHED[name].units
     units: dict[str, str] = store.read_manifest(data_directory() / name)["units"]
     return units
 
@@ -64,9 +44,9 @@ def check_dataset(name: str) -> None:
     Raises:
         UserError: it is neither a published one nor prepared; near matches are listed.
     """
-    if name not in TASKS and name not in own_datasets():
+    if name not in PUBLISHED and name not in own_datasets():
         raise UserError(
-            f"unknown data set {name!r}{near_matches(name, [*DATASETS, *own_datasets()])}; your own crystals "
+            f"unknown data set {name!r}{near_matches(name, [*PUBLISHED, *own_datasets()])}; your own crystals "
             f"become one with `python pipelines/prepare_data.py PATH --name {name}`"
         )
 

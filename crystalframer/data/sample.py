@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from crystalframer.data.dataset import CrystalDataset, Task, split_by_hash
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
 
 DIRECTORY = Path(__file__).parent / "embedded"
 """Where ``sample.npz``, ``sample.json`` (the manifest) and ``ATTRIBUTION.md`` stand."""
@@ -30,14 +31,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "dielectric": ("bandgap",),
 }
 """The three sets in the order of their rows, and the tasks each one brings."""
-UNITS: dict[str, str] = {
-    "formation_energy": "eV/atom",
-    "e_hull": "eV/atom",
-    "bulk_modulus": "log10(GPa)",
-    "shear_modulus": "log10(GPa)",
-    "bandgap": "eV",
-}
-"""Unit of each task."""
 
 
 @functools.cache
@@ -91,14 +84,14 @@ def dataset_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> CrystalDataset:
     """
     materials = arrays["material_ids"].astype(np.str_)
     sources = arrays["sources"]
-    names = list(SOURCES)
+    names, units = list(SOURCES), PUBLISHED["sample"].units
     split = split_by_hash(materials.tolist())
     tasks = {}
     for code, name in enumerate(names):
         for task in SOURCES[name]:
             targets = np.full(len(materials), np.nan)
             targets[sources == code] = arrays[f"targets_{task}"]
-            tasks[task] = Task(task, UNITS[task], targets, np.where(sources == code, split, -1).astype(np.int8))
+            tasks[task] = Task(task, units[task], targets, np.where(sources == code, split, -1).astype(np.int8))
     return CrystalDataset(
         name="sample",
         ids=np.array([f"{names[code]}:{material}" for code, material in zip(sources, materials, strict=True)]),

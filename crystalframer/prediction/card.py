@@ -13,6 +13,7 @@ from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.nn.model import count_parameters
 from crystalframer.prediction.cutoff import TruncationError, truncation_error
 from crystalframer.prediction.evaluation import data_of
+from crystalframer.published import PUBLISHED
 from crystalframer.training.inference import predict_rows
 from crystalframer.training.metrics import TaskErrors, evaluate_predictions
 from crystalframer.training.trained_model import TrainedModel, load_model
@@ -22,13 +23,6 @@ MEASURED_CRYSTALS = 8
 """Crystals on which the cutoff's error is measured."""
 MEASURED_ATOMS = 64
 """Larger crystals are not taken for that."""
-LICENCES = {
-    "sample": "Materials Project data, CC BY 4.0 (crystalframer/data/embedded/ATTRIBUTION.md)",
-    "jarvis": "JARVIS-DFT of NIST; see its terms at jarvis.nist.gov, and cite it",
-    "mp": "Materials Project data, CC BY 4.0",
-    "oqmd": "OQMD, CC BY 4.0",
-}
-"""Licence of the data by data set."""
 
 
 def write_card(
@@ -175,5 +169,6 @@ def _use(trained: TrainedModel) -> str:
 
 
 def _licence(trained: TrainedModel) -> str:
-    licence = LICENCES.get(trained.trial.data.dataset, "your own; the weights inherit what it asks for")
+    published = PUBLISHED.get(trained.trial.data.dataset)
+    licence = published.licence if published else "your own; the weights inherit what it asks for"
     return f"Code: MIT. Training data: {licence}."

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from crystalframer.config import FRAMES, FrameName, TrialConfig, build_trial
-from crystalframer.data.published import OFFICIAL
 from crystalframer.errors import UserError
 from crystalframer.nn.released_names import from_official_state, with_sizes_of
+from crystalframer.published import PUBLISHED
 from crystalframer.training.metrics import Target
 from crystalframer.training.safe_files import read_archive
 from crystalframer.training.trained_model import TrainedModel, build_model
@@ -47,18 +47,10 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "cos_abs": (0, False),
 }
 """Settings that have one meaning here, and the values that mean it; a file that lacks one means it too."""
-_UNITS = {
-    "formation_energy": "eV/atom",
-    "total_energy": "eV/atom",
-    "bandgap": "eV",
-    "bandgap_opt": "eV",
-    "bandgap_mbj": "eV",
-    "e_hull": "eV",
-    "bulk_modulus": "log10(GPa)",
-    "shear_modulus": "log10(GPa)",
-}
+_UNITS = PUBLISHED["oqmd"].units | PUBLISHED["mp"].units | PUBLISHED["jarvis"].units
+"""Unit by task; `jarvis` decides where they differ."""
 _TASKS = {
-    **{field: task for source in OFFICIAL.values() for task, field in source.fields.items()},
+    **{field: task for source in PUBLISHED.values() for task, field in source.fields.items()},
     "bulk_modulus": "bulk_modulus",
     "bulk modulus": "bulk_modulus",
     "shear_modulus": "shear_modulus",

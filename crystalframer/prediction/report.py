@@ -14,14 +14,11 @@ import numpy as np
 
 from crystalframer import __version__
 from crystalframer.data.dataset import CrystalDataset
-from crystalframer.data.published import OFFICIAL
 from crystalframer.prediction.evaluation import ElementError, TargetEvaluation, element_errors
+from crystalframer.published import PUBLISHED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LEADERBOARD_DATASETS = {"jarvis": "dft_3d", "mp": "megnet"}
-"""The leaderboard's name of a data set; the property has the name it has in the source."""
 
 
 def write_report(folder: Path, dataset: CrystalDataset, evaluations: Sequence[TargetEvaluation]) -> list[Path]:
@@ -37,9 +34,10 @@ def write_report(folder: Path, dataset: CrystalDataset, evaluations: Sequence[Ta
         written.append(_write_elements(folder / f"element_errors_{evaluation.name}.csv", elements, evaluation.unit))
         written += _save(parity_plot(evaluation), folder / f"parity_{evaluation.name}")
         written += _save(element_plot(elements, evaluation), folder / f"element_errors_{evaluation.name}")
-        quantity = OFFICIAL[dataset.name].fields.get(evaluation.name) if dataset.name in LEADERBOARD_DATASETS else None
-        if evaluation.split == "test" and quantity is not None:
-            written += write_submission(folder, quantity, LEADERBOARD_DATASETS[dataset.name], evaluation)
+        published = PUBLISHED.get(dataset.name)
+        if published and published.leaderboard and evaluation.split == "test" and evaluation.name in published.fields:
+            quantity = published.fields[evaluation.name]
+            written += write_submission(folder, quantity, published.leaderboard, evaluation)
     return written
 
 

@@ -9,7 +9,7 @@ import yaml
 from analysis.comparison import paper_setting
 from analysis.published import Published, load_efficiency, load_published, load_sources
 from crystalframer.config import ModelConfig, build_trial
-from crystalframer.data.registry import TASKS
+from crystalframer.data.registry import tasks_of
 
 PAPERS = ("jarvis", "mp", "oqmd")
 
@@ -19,7 +19,7 @@ def test_tasks_units_and_sources_are_known(dataset: str) -> None:
     published = load_published(dataset)
     assert published is not None
     assert published.dataset == dataset
-    assert {name: task.unit for name, task in published.tasks.items()} == TASKS[dataset]
+    assert {name: task.unit for name, task in published.tasks.items()} == tasks_of(dataset)
     for method in published.methods:
         assert set(method.mae) == set(published.tasks), method.name
         assert method.source in load_sources(), method.name

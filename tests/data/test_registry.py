@@ -25,8 +25,8 @@ def test_the_sample_is_always_there() -> None:
     data = registry.load_task(DataConfig(train_size=10))
     assert len(data.rows["train"]) == 10
     assert data.unit == "eV/atom"
-    for task in registry.TASKS["sample"]:
-        assert registry.load_task(DataConfig(task=task)).unit == registry.TASKS["sample"][task]
+    for task in registry.tasks_of("sample"):
+        assert registry.load_task(DataConfig(task=task)).unit == registry.tasks_of("sample")[task]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_prepared_store_is_found(data_directory: Path) -> None:
 
 def test_looking_at_the_names_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from crystalframer.data.registry import TASKS, check_names; check_names('sample', 'bandgap');"
+        "import sys; from crystalframer.data.registry import check_names; check_names('sample', 'bandgap');"
         "print([name for name in ('torch', 'pandas', 'pymatgen', 'ray', 'mlflow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

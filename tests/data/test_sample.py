@@ -15,6 +15,7 @@ from crystalframer.config import DataConfig
 from crystalframer.data import sample
 from crystalframer.data.dataset import require_elements, select_task
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -34,9 +35,10 @@ def test_contents_match_the_manifest() -> None:
     dataset, manifest = sample.load_sample(), sample.read_manifest()
     assert (len(dataset), len(dataset.atomic_numbers)) == (6175, 69115) == (manifest["crystals"], manifest["atoms"])
     assert dataset.fingerprint == manifest["fingerprint"]
-    assert {name: task.unit for name, task in dataset.tasks.items()} == sample.UNITS
+    assert {name: task.unit for name, task in dataset.tasks.items()} == PUBLISHED["sample"].units
     for name, task in dataset.tasks.items():
         counts = [int((task.split == code).sum()) for code in range(3)]
+        assert tuple(counts) == PUBLISHED["sample"].tasks[name].counts
         assert counts == [manifest["tasks"][name][split] for split in ("train", "val", "test")], name
     assert np.isfinite(dataset.tasks["formation_energy"].targets).sum() == 3938
     assert np.isfinite(dataset.tasks["bulk_modulus"].targets).sum() == 1181

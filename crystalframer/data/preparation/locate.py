@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from crystalframer.data.preparation.catalogue import PUBLICATIONS, Source
 from crystalframer.data.progress import Watch
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED, PublishedFile
 
 
 @dataclass(frozen=True)
 class Located:
     """A source and where its file is."""
 
-    source: Source
+    source: PublishedFile
     path: Path
     fetched: bool = False
     """It is a download of ours."""
@@ -34,7 +34,7 @@ def locate(name: str, source: str | None, downloads: Path, *, partial: bool, wat
     Raises:
         UserError: a file is missing or cannot be fetched.
     """
-    sources = PUBLICATIONS[name].sources
+    sources = PUBLISHED[name].files
     if source is None:
         return [_fetched(entry, entry.addresses, downloads, watch) for entry in sources]
     if urlsplit(source).scheme in ("http", "https"):
@@ -55,12 +55,12 @@ def locate(name: str, source: str | None, downloads: Path, *, partial: bool, wat
     return [Located(_named(sources, path.name), path)]
 
 
-def _named(sources: Sequence[Source], file: str) -> Source:
+def _named(sources: Sequence[PublishedFile], file: str) -> PublishedFile:
     """Return the source that a file is by its name; by any other name, the main one."""
     return next((source for source in sources if file in (source.file, source.inside)), sources[0])
 
 
-def _fetched(source: Source, addresses: tuple[str, ...], downloads: Path, watch: Watch) -> Located:
+def _fetched(source: PublishedFile, addresses: tuple[str, ...], downloads: Path, watch: Watch) -> Located:
     from crystalframer.data.preparation.download import fetch
 
     path = downloads / source.file
@@ -70,7 +70,7 @@ def _fetched(source: Source, addresses: tuple[str, ...], downloads: Path, watch:
 
 def _in_folder(name: str, folder: Path, partial: bool) -> list[Located]:
     found, missing = [], []
-    for source in PUBLICATIONS[name].sources:
+    for source in PUBLISHED[name].files:
         names = [entry for entry in (source.file, source.inside) if entry and (folder / entry).is_file()]
         if names:
             found.append(Located(source, folder / names[0]))
@@ -79,6 +79,6 @@ def _in_folder(name: str, folder: Path, partial: bool) -> list[Located]:
     if not found or (missing and not partial):
         raise UserError(
             f"folder {folder} lacks {', '.join(missing)}: fetch {'it' if len(missing) == 1 else 'them'} from "
-            f"{PUBLICATIONS[name].sources[0].addresses[0].rsplit('/', 1)[0]}/NUMBER, or pass --partial to do without"
+            f"{PUBLISHED[name].files[0].addresses[0].rsplit('/', 1)[0]}/NUMBER, or pass --partial to do without"
         )
     return found

@@ -19,18 +19,20 @@ from crystalframer import __version__
 from crystalframer.data import store
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.data.parallel import in_order, usable_processors
-from crystalframer.data.preparation.catalogue import PUBLICATIONS, Source
 from crystalframer.data.preparation.columns import Columns, Layout, chunk_to_columns, records_to_columns
 from crystalframer.data.preparation.locate import Located, locate
 from crystalframer.data.preparation.pickles import pickled_records
+from crystalframer.data.preparation.splits import published_split
 from crystalframer.data.progress import Watch, silent
-from crystalframer.data.published import MODULUS_RANGE, OFFICIAL, official_split
-from crystalframer.data.registry import TASKS, data_directory
+from crystalframer.data.registry import data_directory
 from crystalframer.data.structures.records import split_records
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED, PublishedFile
 
 PREPARATION = 1
 """Version of the way from records to rows; stores of another one are made again."""
+MODULUS_RANGE = (-3.0, 4.0)
+"""What a modulus in log10(GPa) can be; anything beyond is taken to be in another unit and refused."""
 _BLOCK = 1000
 
 
@@ -108,7 +110,7 @@ def _is_complete(name: str, manifest: Mapping[str, Any], partial: bool) -> bool:
     """Return whether a store holds all published files; their splits were compared when it was made."""
     same = manifest.get("preparation") == PREPARATION and manifest.get("published_split") is not partial
     names = [source["source"] for source in manifest.get("sources", ())]
-    return same and names == [source.name for source in PUBLICATIONS[name].sources]
+    return same and names == [source.name for source in PUBLISHED[name].files]
 
 
 def make_tasks(name: str, rows: "Rows", spans: Mapping[Located, slice], partial: bool) -> list[Task]:
@@ -120,7 +122,7 @@ def make_tasks(name: str, rows: "Rows", spans: Mapping[Located, slice], partial:
     kept, count = np.array(rows.kept, dtype=bool), len(rows.kept)
     ids = np.array(rows.ids, dtype=np.str_)
     tasks = []
-    for task, unit in TASKS[name].items():
+    for task, unit in PUBLISHED[name].units.items():
         targets, split = np.full(count, np.nan), np.full(count, -1, dtype=np.int8)
         for file, span in spans.items():
             if task in rows.targets[file]:
@@ -136,12 +138,12 @@ def make_tasks(name: str, rows: "Rows", spans: Mapping[Located, slice], partial:
 
 
 def _split(
-    name: str, task: str, source: Source, ids: NDArray[np.str_], targets: NDArray[np.float64], partial: bool
+    name: str, task: str, source: PublishedFile, ids: NDArray[np.str_], targets: NDArray[np.float64], partial: bool
 ) -> NDArray[np.int8]:
     if source.part is None:
-        return official_split(name, task, ids, targets, partial=partial)
+        return published_split(name, task, ids, targets, partial=partial)
     finite, code = np.isfinite(targets), SPLITS.index(source.part)
-    expected = OFFICIAL[name].counts[task][code]
+    expected = PUBLISHED[name].tasks[task].counts[code]
     if not partial and (finite.sum() != expected or not finite.all()):
         raise UserError(
             f"data set {name!r}, task {task!r}: {source.file} has {finite.sum()} targets in {targets.size} records, "
@@ -170,8 +172,8 @@ class Rows:
 
     def read(self, file: Located, name: str, processes: int, watch: Watch) -> slice:
         """Append the records of a source and return which rows they are."""
-        start, official = len(self.ids), OFFICIAL[name]
-        total = official.rows if file.source.part is None else None
+        start, published = len(self.ids), PUBLISHED[name]
+        total = published.records if file.source.part is None else None
         self.targets[file] = {}
         with (
             watch(f"reading {file.path.name}", total, "records") as update,
@@ -235,10 +237,10 @@ class Rows:
 
 def _columns(file: Located, name: str, processes: int) -> Iterator[Columns]:
     """Read a source; what is wrong with a download is said with the way to have it fetched again."""
-    official, source = OFFICIAL[name], file.source
+    published, source = PUBLISHED[name], file.source
     try:
         if source.part is None:
-            layout = Layout(official.id_fields, {task: key for task, key in official.fields.items() if key})
+            layout = Layout(published.id_fields, published.fields)
             yield from in_order(partial(chunk_to_columns, layout=layout), split_records(file.path), processes)
             return
         key = source.task.replace("_", " ")

@@ -19,6 +19,7 @@ from crystalframer import __version__
 from crystalframer.data import registry, store
 from crystalframer.data.dataset import CrystalDataset, DatasetBuilder, Task, unit_token
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
+from crystalframer.data.preparation.splits import split_by_formula
 from crystalframer.data.preparation.targets import (
     SPLIT_COLUMN,
     TargetTable,
@@ -32,11 +33,10 @@ from crystalframer.data.progress import Watch, silent
 from crystalframer.data.structures.formats import ID_KEYS
 from crystalframer.errors import UserError, near_matches
 from crystalframer.geometry.crystal import Crystal
+from crystalframer.published import PUBLISHED
 
 UNSPECIFIED = "unspecified"
 """Unit of a task of which none was given."""
-FEW_MATERIALS = 200
-"""Fewer formulas are cut in order of their hashes, so that no part of the split is empty."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def own_name(data: OwnData) -> str:
         UserError: it is a published data set's, or not fit for a folder and a metric.
     """
     name = data.name or re.sub(r"[^0-9A-Za-z_.-]+", "_", data.source.absolute().name.split(".")[0]).strip("_.-")
-    if name in registry.TASKS:
+    if name in PUBLISHED:
         raise UserError(f"{name!r} is the name of a published data set: give yours another one with --name")
     if not re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,99}", name) or name == "downloads":
         raise UserError(f"{name!r} is no name for a data set, expected letters, digits, '_', '-' and '.': give --name")
@@ -237,30 +237,6 @@ def _make_split(
     formulas = [reduced_formula(crystal) for crystal in kept.crystals]
     described = {"by": "hash of the reduced formula", "seed": data.split, "train": data.train, "val": data.val}
     return split_by_formula(formulas, data.split, data.train, data.val), described
-
-
-def split_by_formula(formulas: Sequence[str], seed: int, train: float, val: float) -> NDArray[np.int8]:
-    """Split materials by the hash of their reduced formula: one material is never on both sides.
-
-    The first 16 hexadecimal digits of SHA-256("split:SEED:FORMULA"), divided by 2⁶⁴, are a number u in [0, 1): below
-    `train` it is trained on, below `train` + `val` validated on, else tested on; more crystals move none of these.
-    Of fewer than `FEW_MATERIALS` formulas, u is replaced by the formula's rank, so that each part gets its share and,
-    of three formulas or more, at least one.
-    """
-    hashed = {
-        formula: int(hashlib.sha256(f"split:{seed}:{formula}".encode()).hexdigest()[:16], 16) / 2**64
-        for formula in set(formulas)
-    }
-    count = len(hashed)
-    if count < FEW_MATERIALS:
-        num_val = max(1, round(val * count))
-        num_test = max(1, round((1 - train - val) * count))
-        num_train = max(1, count - num_val - num_test)
-        ranked = sorted(hashed, key=hashed.__getitem__)
-        code = {name: 0 if k < num_train else 1 if k < num_train + num_val else 2 for k, name in enumerate(ranked)}
-    else:
-        code = {name: 0 if u < train else 1 if u < train + val else 2 for name, u in hashed.items()}
-    return np.array([code[formula] for formula in formulas], dtype=np.int8)
 
 
 def _to_dataset(

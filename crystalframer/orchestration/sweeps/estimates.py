@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalframer.config import TrialConfig
+from crystalframer.config import DataConfig, TrialConfig
 from crystalframer.orchestration.cluster.jobs import Resources
+from crystalframer.published import PUBLISHED
 from crystalframer.runs.trial import Trial
 
 PUBLISHED_SECONDS = {
@@ -25,9 +26,7 @@ PUBLISHED_SECONDS = {
     "max": 74.0,
 }
 """Per epoch of JARVIS; published for none and max, the others are put between them by their number of axes."""
-PUBLISHED_CRYSTALS = 44_578
-CRYSTALS = {"sample": 3150, "jarvis": 44_578, "mp": 60_000, "oqmd": 654_108}
-"""Training crystals, about."""
+PUBLISHED_CRYSTALS = PUBLISHED["jarvis"].tasks["formation_energy"].counts[0]
 _NOT_ABOUT_PACE = ("seed", "epochs", "learning_rate", "beta_1", "beta_2", "weight_decay", "clip_norm", "decay_steps")
 
 
@@ -63,9 +62,15 @@ class Pace:
         measured = self._by_kind.get(_kind(config.to_dict()))
         if measured is not None:
             return Estimate(measured, True, config.train.epochs)
-        crystals = config.data.train_size or CRYSTALS.get(config.data.dataset, PUBLISHED_CRYSTALS)
+        crystals = config.data.train_size or _training_crystals(config.data)
         seconds = PUBLISHED_SECONDS[config.model.frame] * crystals / PUBLISHED_CRYSTALS
         return Estimate(seconds, False, config.train.epochs)
+
+
+def _training_crystals(data: DataConfig) -> int:
+    """Return how many crystals a trial learns from; of a data set that is not published, as many as of JARVIS."""
+    tasks = PUBLISHED[data.dataset].tasks if data.dataset in PUBLISHED else {}
+    return max((tasks[name].counts[0] for name in data.task.split(",") if name in tasks), default=PUBLISHED_CRYSTALS)
 
 
 def _seconds(path: Path) -> list[float]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crystalframer import published
 from crystalframer.config import DataConfig
-from crystalframer.data.preparation import catalogue, download
+from crystalframer.data.preparation import download
 from crystalframer.data.preparation.download import Policy
 from crystalframer.data.registry import load_dataset, load_task
 from crystalframer.data.sample import load_sample
@@ -167,8 +168,8 @@ def test_no_server(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_figshare_is_asked_at_both_addresses(
     server: FileServer, data: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [address.split("/")[2] for address in catalogue.FIGSHARE] == ["ndownloader.figshare.com", "api.figshare.com"]
-    monkeypatch.setattr(catalogue, "FIGSHARE", (f"{server.address}/files/{{}}", f"{server.address}/v2/{{}}"))
+    assert [address.split("/")[2] for address in published.FIGSHARE] == ["ndownloader.figshare.com", "api.figshare.com"]
+    monkeypatch.setattr(published, "FIGSHARE", (f"{server.address}/files/{{}}", f"{server.address}/v2/{{}}"))
     server.every["/files/29204826"] = "challenge"
     server.files["/v2/29204826"] = JARVIS
     assert main(["jarvis", "--partial", "--processes", "1"]) == 0

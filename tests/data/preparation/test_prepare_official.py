@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from crystalframer.data.dataset import SPLITS
-from crystalframer.data.published import OFFICIAL, split_indices
+from crystalframer.data.preparation.splits import split_indices
 from crystalframer.data.registry import load_dataset
 from crystalframer.data.sample import load_sample
 from crystalframer.data.store import read_manifest
 from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.published import PUBLISHED
 from pipelines.prepare_data import main
 from tests.fixtures.file_server import FileServer, serve
 from tests.fixtures.published import ONE_ATOM, moduli, zipped
@@ -72,7 +73,7 @@ def test_mp_as_published(server: FileServer, data: Path, capsys: pytest.CaptureF
     ]
     server.files["/mirror/megnet.json.zip"] = zipped(records, "megnet.json")
     for kind in ("bulk", "shear"):
-        for part, count in zip(SPLITS, OFFICIAL["mp"].counts[f"{kind}_modulus"], strict=True):
+        for part, count in zip(SPLITS, PUBLISHED["mp"].tasks[f"{kind}_modulus"].counts, strict=True):
             server.files[f"/mirror/{kind}_megnet_{part}.pkl"] = moduli(sample, range(count), kind)
     assert main(["mp", "--source", f"{server.address}/mirror", "--processes", "2"]) == 0
     assert len(server.requests) == 7
@@ -86,7 +87,7 @@ def test_mp_as_published(server: FileServer, data: Path, capsys: pytest.CaptureF
         assert np.array_equal(stored.targets[: len(ids)], official[key].astype(np.float64))
     for task in ("bulk_modulus", "shear_modulus"):
         sizes = [int((dataset.tasks[task].split == code).sum()) for code in range(3)]
-        assert tuple(sizes) == OFFICIAL["mp"].counts[task]
+        assert tuple(sizes) == PUBLISHED["mp"].tasks[task].counts
     row = next(row for row, id in enumerate(ids) if id in atoms)
     assert dataset[row].lattice.tolist() == real(atoms[ids[row]])["lattice_mat"]
     assert read_manifest(data / "mp")["published_split"] is True
@@ -104,21 +105,21 @@ def test_jarvis_as_published(data: Path, tmp_path: Path) -> None:
         codes[task] = np.full(55723, -1, dtype=np.int8)
         for code, part in enumerate(SPLITS):
             codes[task][published[f"jarvis__dft_3d_2021{suffix}__SPLIT__{part}"]] = code
-    official = OFFICIAL["jarvis"]
+    jarvis = PUBLISHED["jarvis"]
     ids = [f"row-{row}" for row in range(55723)]
-    for task, ends in official.ends.items():
+    for task, entry in jarvis.tasks.items():
         suffix = {"bandgap_mbj": "-mbj_bandgap", "e_hull": "-ehull"}.get(task, "")
-        for part, names in ends.items():
-            rows = published[f"jarvis__dft_3d_2021{suffix}__SPLIT__{part}"]
+        for split, names in entry.ends.items():
+            rows = published[f"jarvis__dft_3d_2021{suffix}__SPLIT__{split}"]
             ids[rows[0]], ids[rows[-1]] = names
-    present = {task: with_gap(codes[task], official.counts[task]) for task in ("bandgap_mbj", "e_hull")}
+    present = {task: with_gap(codes[task], jarvis.tasks[task].counts) for task in ("bandgap_mbj", "e_hull")}
     records = [
         {
             "jid": ids[row],
             "atoms": ONE_ATOM,
             **{
                 field: 0.5 if task not in present or present[task][row] else "na"
-                for task, field in official.fields.items()
+                for task, field in jarvis.fields.items()
             },
         }
         for row in range(55723)

@@ -17,7 +17,8 @@ from crystalframer.config import DataConfig
 from crystalframer.data import registry, store
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
-from crystalframer.data.preparation.user_data import OwnData, own_name, prepare_own, split_by_formula
+from crystalframer.data.preparation.splits import split_by_formula
+from crystalframer.data.preparation.user_data import OwnData, own_name, prepare_own
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from pipelines import prepare_data

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from crystalframer.data.dataset import SPLITS, SplitName
-from crystalframer.data.published import OFFICIAL, official_split, split_counts, split_indices
-from crystalframer.data.registry import TASKS
+from crystalframer.data.preparation.splits import published_split, split_counts, split_indices
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="development data ../shared/data is not there")
 
 
@@ -28,18 +28,20 @@ def published() -> dict[str, NDArray[Any]]:
 
 
 def test_tasks_have_units_and_published_counts() -> None:
-    for name, source in OFFICIAL.items():
-        assert set(source.fields) <= set(source.counts) == set(TASKS[name]), name
-        assert set(source.ends) <= set(source.fields)
+    for name, published in PUBLISHED.items():
+        for task in published.tasks.values():
+            assert task.unit, name
+            assert min(task.counts) > 0, name
+            assert bool(task.ends) <= bool(task.record_field), name
 
 
 def test_counts_follow_from_the_number_of_rows() -> None:
     rows = {"formation_energy": 55723, "bandgap_mbj": 18172, "e_hull": 55371}
     assert {task: split_counts(n) for task, n in rows.items()} == {
-        task: OFFICIAL["jarvis"].counts[task] for task in rows
+        task: PUBLISHED["jarvis"].tasks[task].counts for task in rows
     }
-    assert split_counts(817636) == OFFICIAL["oqmd"].counts["formation_energy"]
-    assert split_counts(816735) == OFFICIAL["oqmd"].counts["bandgap"]
+    assert split_counts(817636) == PUBLISHED["oqmd"].tasks["formation_energy"].counts
+    assert split_counts(816735) == PUBLISHED["oqmd"].tasks["bandgap"].counts
 
 
 @needs_shared
@@ -54,7 +56,7 @@ def test_counts_follow_from_the_number_of_rows() -> None:
 def test_indices_of_complete_targets(
     published: dict[str, NDArray[Any]], key: str, name: str, task: str, rows: int
 ) -> None:
-    indices = split_indices(rows, OFFICIAL[name].counts[task])
+    indices = split_indices(rows, PUBLISHED[name].tasks[task].counts)
     parts = [part for part in indices if f"{key}__SPLIT__{part}" in published]
     assert parts == (["val", "test"] if name == "oqmd" else ["train", "val", "test"])
     for part in parts:
@@ -79,17 +81,17 @@ def test_jarvis_splits_equal_the_published_rows(
     ids = np.array([f"row-{row}" for row in range(rows)], dtype=object)
     for code, part in enumerate(SPLITS):
         codes[parts[part]] = code
-        if part in OFFICIAL[name].ends[task]:
-            ids[parts[part][[0, -1]]] = OFFICIAL[name].ends[task][part]
+        if part in PUBLISHED[name].tasks[task].ends:
+            ids[parts[part][[0, -1]]] = PUBLISHED[name].tasks[task].ends[part]
     targets = np.where(codes >= 0, 1.0, np.nan)
     left_over = next(iter(set(range(usable)) - {int(i) for x in our_indices(name, task, usable).values() for i in x}))
     with_target = np.flatnonzero(codes >= 0)  # the row in no split is the left_over-th of those with a target
     gap = np.arange(with_target[left_over - 1] + 1, with_target[left_over])
     assert gap.size, "no room for the row that is in no split"
     targets[gap[0]] = 1.0
-    assert np.array_equal(official_split(name, task, ids, targets), codes)
+    assert np.array_equal(published_split(name, task, ids, targets), codes)
     with pytest.raises(UserError, match=r"the train split begins and ends with .* not in the published order"):
-        official_split(name, task, ids[::-1], targets)
+        published_split(name, task, ids[::-1], targets)
 
 
 @needs_shared
@@ -123,12 +125,12 @@ def test_jarvis_ids_agree_with_the_published_rows(published: dict[str, NDArray[A
 def test_mp_ids_and_splits_are_the_published_ones() -> None:
     official = load("mp2018_megnet_targets_official.npz")
     for task, key in (("formation_energy", "y_e_form"), ("bandgap", "y_bandgap")):
-        split = official_split("mp", task, official["ids"], official[key])
+        split = published_split("mp", task, official["ids"], official[key])
         assert np.array_equal(split, official["split"].astype(np.int8))
 
 
 def our_indices(name: str, task: str, usable: int) -> dict[SplitName, NDArray[np.int64]]:
-    return split_indices(usable, OFFICIAL[name].counts[task])
+    return split_indices(usable, PUBLISHED[name].tasks[task].counts)
 
 
 def test_a_source_that_is_not_the_published_one() -> None:
@@ -136,15 +138,15 @@ def test_a_source_that_is_not_the_published_one() -> None:
     with pytest.raises(
         UserError, match=r"80 of 100 records .* splits into \(64, 8, 8\), expected \(60000, 5000, 4239\)"
     ):
-        official_split("mp", "bandgap", ids, targets)
-    split = official_split("mp", "bandgap", ids, targets, partial=True)
+        published_split("mp", "bandgap", ids, targets)
+    split = published_split("mp", "bandgap", ids, targets, partial=True)
     assert [int((split == code).sum()) for code in (-1, 0, 1, 2)] == [20, 64, 8, 8]
     assert (split[np.isnan(targets)] == -1).all()
     with pytest.raises(UserError, match="9 records with a finite target are too few to split"):
-        official_split("mp", "bandgap", ids[:9], np.ones(9), partial=True)
+        published_split("mp", "bandgap", ids[:9], np.ones(9), partial=True)
 
 
 def test_rows_in_another_order_are_noticed() -> None:
     ids = np.array([f"mp-{i}" for i in range(69239)])
     with pytest.raises(UserError, match=r"begins and ends with .*, expected \('mp-569112', 'mvc-6917'\)"):
-        official_split("mp", "bandgap", ids, np.ones(69239))
+        published_split("mp", "bandgap", ids, np.ones(69239))
