@@ -311,16 +311,17 @@ def file_hash(path: Path) -> str:
         ) from error
 
 
-def trial_from_dict(settings: Mapping[str, Any]) -> TrialConfig:
+def trial_from_dict(settings: Mapping[str, Any], source: Path | None = None) -> TrialConfig:
     """Build a trial from nested settings, as `TrialConfig.to_dict` writes them.
 
     Raises:
-        UserError: a key is unknown, or a value has the wrong type or range.
+        UserError: a key is unknown, or a value has the wrong type or range; it names the file they are from, if any.
     """
     try:
         return _ADAPTER.validate_json(json.dumps(settings, default=quote))
     except pydantic.ValidationError as error:
-        raise UserError(sentence(error, "setting {!r}".format, _unknown_key)) from error
+        origin = "" if source is None else f"{source}: "
+        raise UserError(origin + sentence(error, "setting {!r}".format, _unknown_key)) from error
 
 
 def _unknown_key(parts: list[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from crystalframer.errors import UserError
 from crystalframer.runs.run_directory import replace_text
 from crystalframer.validation import Real
 
@@ -35,6 +36,10 @@ class Budget:
     """Price of what one trial occupies, for an hour."""
     max_cost: Annotated[Real, Field(ge=0.0)] | None = None
     """In the same currency."""
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and not self.cost_per_hour:
+            raise UserError("budget.max_cost: needs budget.cost_per_hour, what one trial costs for an hour")
 
     def used_up(self, account: "Account") -> str:
         """Return what is used up, in a few words; "" while nothing is."""

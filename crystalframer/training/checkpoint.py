@@ -108,7 +108,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name != "elements"}
     elements = content.get("elements")
     known["elements"] = None if elements is None else tuple(elements)
-    known["trial"] = trial_from_dict(content["trial"])
+    known["trial"] = trial_from_dict(content["trial"], path)
     known["targets"] = tuple(Target(**target) for target in content["targets"])
     known["progress"] = Progress(**content["progress"])
     return Checkpoint(**known)

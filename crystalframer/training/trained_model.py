@@ -159,7 +159,7 @@ def _from_model_file(path: Path, content: dict[str, Any], device: str | torch.de
             "read it with the version of this program that wrote it"
         )
     try:
-        trial = trial_from_dict(content["trial"])
+        trial = trial_from_dict(content["trial"], path)
         targets = tuple(Target(**target) for target in content["targets"])
         elements: Sequence[int] | None = content["elements"]
         trained = TrainedModel(

@@ -14,7 +14,7 @@ from crystalframer.orchestration.cluster.failures import Failure, standard_polic
 from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
 from crystalframer.orchestration.search.population import PopulationSource
 from crystalframer.orchestration.search.search import SearchSource
-from crystalframer.orchestration.search.search_spec import SearchSpec, load_search
+from crystalframer.orchestration.search.search_spec import Search, load_search
 from crystalframer.orchestration.search.study import Study, study_url
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.screen import Screen
@@ -70,7 +70,7 @@ class Bench:
     def __init__(self, folder: Path, **fields: Any) -> None:
         """Write the search file."""
         self.folder = folder
-        self.spec: SearchSpec = load_search(write_search(folder, **fields))
+        self.spec: Search = load_search(write_search(folder, **fields))
         self.runs: dict[str, MemoryRun] = {}
 
     def start(self) -> tuple[Dispatcher, Here, Study]:

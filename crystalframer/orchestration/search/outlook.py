@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from crystalframer.orchestration.search.search_spec import SearchSpec
+from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.sweeps.estimates import Pace, hours_of, total_of
 
 
-def describe_search(spec: SearchSpec, runs: Path) -> str:
+def describe_search(spec: Search, runs: Path) -> str:
     """Return what a search would run at most, with estimated hours."""
     one = Pace(runs).of(spec.default)
     confirming = spec.confirm.best * len(spec.confirm.seeds)

@@ -19,7 +19,7 @@ import numpy as np
 
 from crystalframer.data.registry import load_task_once
 from crystalframer.orchestration.cluster.jobs import TrialJob
-from crystalframer.orchestration.search.search_spec import Range, SearchSpec
+from crystalframer.orchestration.search.search_spec import Range, Search
 from crystalframer.orchestration.search.study import Study
 from crystalframer.orchestration.sweeps.driver import Driver
 from crystalframer.runs.run_directory import EarlyStop
@@ -40,7 +40,7 @@ class Stretch:
     """Member whose last stretch this one continues, None for the first generation."""
 
 
-def first_generation(spec: SearchSpec) -> list[Stretch]:
+def first_generation(spec: Search) -> list[Stretch]:
     """Return the members' first stretches, with settings drawn from the space."""
     stretches = []
     for member in range(spec.population.members):
@@ -50,7 +50,7 @@ def first_generation(spec: SearchSpec) -> list[Stretch]:
     return stretches
 
 
-def next_generation(spec: SearchSpec, stretches: Sequence[Stretch], errors: Mapping[int, float]) -> list[Stretch]:
+def next_generation(spec: Search, stretches: Sequence[Stretch], errors: Mapping[int, float]) -> list[Stretch]:
     """Return what follows a generation.
 
     Args:
@@ -86,7 +86,7 @@ def _draw(where: Range, random: np.random.Generator) -> float:
     return float(random.uniform(where.low, where.high))
 
 
-def _perturb(value: float, spec: SearchSpec, key: str, random: np.random.Generator) -> float:
+def _perturb(value: float, spec: Search, key: str, random: np.random.Generator) -> float:
     where, factor = spec.space[key], spec.population.factor
     changed = value * factor if random.random() < 0.5 else value / factor
     return float(min(where.high, max(where.low, changed)))
@@ -95,7 +95,7 @@ def _perturb(value: float, spec: SearchSpec, key: str, random: np.random.Generat
 class PopulationSource:
     """Population-based training as a source of jobs."""
 
-    def __init__(self, spec: SearchSpec, study: Study, driver: Driver) -> None:
+    def __init__(self, spec: Search, study: Study, driver: Driver) -> None:
         """Train the population; `resume` comes first."""
         self._spec = spec
         self._study = study

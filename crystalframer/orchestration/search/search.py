@@ -20,7 +20,7 @@ from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.search.halving import SuccessiveHalving
 from crystalframer.orchestration.search.population import PopulationSource
 from crystalframer.orchestration.search.search_results import best_first, result_files, write_results
-from crystalframer.orchestration.search.search_spec import SearchSpec
+from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.search.study import Asked, Study, objective_values, study_url
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.sweep import check_trial, mlflow_of, only_one_driver
@@ -33,7 +33,7 @@ AHEAD_ON_A_CLUSTER = 8
 """Trials that wait for resources, which is what makes a cluster grow; each is chosen without knowing the others."""
 
 
-def run_search(spec: SearchSpec, options: SweepOptions, console: Console, *, storage: str | None = None) -> int:
+def run_search(spec: Search, options: SweepOptions, console: Console, *, storage: str | None = None) -> int:
     """Run what is left of a search, and return the exit code, as `run_sweep` does.
 
     Args:
@@ -63,7 +63,7 @@ def run_search(spec: SearchSpec, options: SweepOptions, console: Console, *, sto
 class SearchSource:
     """The search as a source of jobs."""
 
-    def __init__(self, spec: SearchSpec, study: Study, driver: Driver) -> None:
+    def __init__(self, spec: Search, study: Study, driver: Driver) -> None:
         """Search with a study; `resume` comes first."""
         self._spec = spec
         self._study = study
@@ -229,7 +229,7 @@ class SearchSource:
                 self._confirming.append(trial)
 
 
-def confirmations(spec: SearchSpec, ranked: Sequence[Asked]) -> list[Trial]:
+def confirmations(spec: Search, ranked: Sequence[Asked]) -> list[Trial]:
     """Return the trials that run the best settings with the seeds asked for, seeds outermost."""
     trials = []
     for seed in spec.confirm.seeds:

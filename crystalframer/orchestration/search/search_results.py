@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crystalframer.config import TrialConfig
-from crystalframer.orchestration.search.search_spec import SearchSpec
+from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.search.study import Asked, Study, importances
 from crystalframer.orchestration.sweeps.driver import Driver
 from crystalframer.runs.run_directory import replace_text
@@ -44,7 +44,7 @@ class Tried:
         """The last epoch's."""
         return self.val_maes[max(self.val_maes)] if self.val_maes else None
 
-    def objectives(self, spec: SearchSpec) -> list[float]:
+    def objectives(self, spec: Search) -> list[float]:
         """Return what a finished trial comes to."""
         found = {
             "val_mae": self.val_mae,
@@ -83,7 +83,7 @@ def read_tried(asked: Asked, driver: Driver) -> Tried:
     )
 
 
-def best_first(spec: SearchSpec, driver: Driver, study: Study) -> list[Asked]:
+def best_first(spec: Search, driver: Driver, study: Study) -> list[Asked]:
     """Return the trials of a search, best first.
 
     Finished ones lead, in the order of their errors; of several objectives those that no other one beats in all come
@@ -99,7 +99,7 @@ def best_first(spec: SearchSpec, driver: Driver, study: Study) -> list[Asked]:
     return [asked[tried.name] for tried in (*ranked, *early)]
 
 
-def pareto_front(spec: SearchSpec, done: Sequence[Tried]) -> list[Tried]:
+def pareto_front(spec: Search, done: Sequence[Tried]) -> list[Tried]:
     """Return the trials that no other one equals or beats in every objective and beats in one."""
     values = {tried.name: tried.objectives(spec) for tried in done}
 
@@ -110,7 +110,7 @@ def pareto_front(spec: SearchSpec, done: Sequence[Tried]) -> list[Tried]:
     return [tried for tried in done if not beaten(tried)]
 
 
-def write_results(spec: SearchSpec, study: Study, driver: Driver) -> dict[str, Any]:
+def write_results(spec: Search, study: Study, driver: Driver) -> dict[str, Any]:
     """Write both files and return what the first one holds."""
     tried = [read_tried(asked, driver) for asked in study.trials() if asked.name]
     ranked = [read_tried(asked, driver) for asked in best_first(spec, driver, study)]
@@ -146,7 +146,7 @@ def result_files(folder: Path) -> list[Path]:
     return [folder / RESULTS, folder / HISTORY]
 
 
-def _importance(spec: SearchSpec, tried: Sequence[Tried]) -> dict[str, dict[str, float]]:
+def _importance(spec: Search, tried: Sequence[Tried]) -> dict[str, dict[str, float]]:
     """Return fANOVA's shares, of the final errors and of those that all trials reached: the first rung's."""
     final = [(one.values, one.val_mae) for one in tried if one.fate == "done" and one.val_mae is not None]
     found = {"final": importances(spec, final)}
@@ -158,7 +158,7 @@ def _importance(spec: SearchSpec, tried: Sequence[Tried]) -> dict[str, dict[str,
     return found
 
 
-def _best(one: Tried, spec: SearchSpec, driver: Driver) -> dict[str, Any]:
+def _best(one: Tried, spec: Search, driver: Driver) -> dict[str, Any]:
     confirmed = []
     for seed in spec.confirm.seeds:
         if spec.method == "pbt":
@@ -203,7 +203,7 @@ def _entry(one: Tried) -> dict[str, Any]:
     }
 
 
-def _history_csv(spec: SearchSpec, tried: Sequence[Tried]) -> str:
+def _history_csv(spec: Search, tried: Sequence[Tried]) -> str:
     columns = ["number", "trial", "fate", "epochs", "val_mae", "test_mae", "seconds_per_epoch", "num_parameters"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

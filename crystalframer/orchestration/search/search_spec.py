@@ -156,7 +156,6 @@ class Search(Experiment):
 
 
 load_search = Search.load
-SearchSpec = Search
 
 
 def _check_population(spec: Search, epochs: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.errors import UserError
-from crystalframer.orchestration.search.search_spec import Objective, Range, SearchSpec
+from crystalframer.orchestration.search.search_spec import Objective, Range, Search
 from crystalframer.orchestration.tracking.database_url import database_address
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Asked:
 class Study:
     """A study of the search's name, found or created."""
 
-    def __init__(self, url: str, spec: SearchSpec) -> None:
+    def __init__(self, url: str, spec: Search) -> None:
         """Open the study in a database, e.g. ``sqlite:///runs/optuna.db`` or ``postgresql://optuna@HOST/optuna``.
 
         Raises:
@@ -195,9 +195,7 @@ def distribution(where: Range) -> "BaseDistribution":
     return FloatDistribution(where.low, where.high, log=where.kind == "loguniform")
 
 
-def importances(
-    spec: SearchSpec, tried: Sequence[tuple[Mapping[str, Any], float]], fewest: int = 8
-) -> dict[str, float]:
+def importances(spec: Search, tried: Sequence[tuple[Mapping[str, Any], float]], fewest: int = 8) -> dict[str, float]:
     """Return the share of the variance of the errors that each setting explains (fANOVA); empty for too few trials.
 
     Args:

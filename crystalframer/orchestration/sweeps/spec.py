@@ -91,7 +91,7 @@ class Experiment(pydantic.BaseModel):
             )
         try:
             content = cls._content(mapping("the file", read_yaml(path)), parse_set(overrides))
-            return cls.model_validate_json(json.dumps({"name": path.stem, **content}))
+            return cls.model_validate_json(json.dumps({**content, "name": path.stem}))
         except pydantic.ValidationError as error:
             raise UserError(f"{path}: {sentence(error, cls._place, cls._unknown_key)}") from error
         except UserError as error:
@@ -147,15 +147,6 @@ class Experiment(pydantic.BaseModel):
                 "for as many trials on a GPU as its memory holds"
             )
         return {**content, "gpus_per_trial": float(gpus)}
-
-    @pydantic.field_validator("budget")
-    @classmethod
-    def _has_a_price(cls, budget: Budget) -> Budget:
-        if budget.max_cost is not None and not budget.cost_per_hour:
-            raise UserError(
-                "budget.max_cost: needs budget.cost_per_hour, the price of what one trial occupies for an hour"
-            )
-        return budget
 
 
 class Sweep(Experiment):
