@@ -133,6 +133,9 @@ def _report(predictor: Predictor, predictions: Predictions, reading: _Watched, s
     if failed:
         label, reason = failed[0]
         _say(f"{len(failed):,} could not be predicted (column error), the first: {label}: {reason}")
+    doubtful = [(i, text) for i, text in zip(predictions.ids, predictions.warnings, strict=True) if text]
+    if doubtful:
+        _say(f"{len(doubtful):,} are doubtful (column warnings), the first: {doubtful[0][0]}: {doubtful[0][1]}")
     for warning in warnings_for(predictor, predictions, reading.elements):
         _say(f"warning: {warning}")
 

@@ -38,6 +38,8 @@ class Predictions:
     """(S, T) standard deviation over the models of an ensemble; None for a single model."""
     errors: tuple[str, ...]
     """Why a structure has no prediction; empty where it has one."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about how each structure was read, empty where nothing is; a column where there is any."""
     sigma_max: float = 0.0
     """Largest σ met, in Å: how far the model's heads look in these structures."""
 
@@ -47,12 +49,12 @@ class Predictions:
         return sum(not error for error in self.errors)
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """Return a table with the columns id, source, ``<name> [<unit>]``, its spread if there is one, and error."""
+        """Return a table with the columns id, source, ``<name> [<unit>]`` and its spread, warnings if any, error."""
         import pandas as pd
 
         columns: dict[str, Any] = {"id": list(self.ids), "source": list(self.sources)}
         columns |= self._numbers()
-        columns["error"] = list(self.errors)
+        columns |= {name: list(texts) for name, texts in self._texts().items()}
         return pd.DataFrame(columns)
 
     def write(self, path: Path) -> None:
@@ -82,6 +84,9 @@ class Predictions:
         for row in self._csv_rows():
             yield _Line.of(row)
 
+    def _texts(self) -> dict[str, tuple[str, ...]]:
+        return ({"warnings": self.warnings} if any(self.warnings) else {}) | {"error": self.errors}
+
     def _numbers(self) -> dict[str, NDArray[np.float64]]:
         columns = {}
         for index, (name, unit) in enumerate(zip(self.names, self.units, strict=True)):
@@ -92,17 +97,19 @@ class Predictions:
 
     def _csv_rows(self) -> Iterator[list[str]]:
         numbers = self._numbers()
-        yield ["id", "source", *numbers, "error"]
-        for row, (label, source, error) in enumerate(zip(self.ids, self.sources, self.errors, strict=True)):
+        texts = self._texts()
+        yield ["id", "source", *numbers, *texts]
+        for row, (label, source) in enumerate(zip(self.ids, self.sources, strict=True)):
             values = [_text(column[row]) for column in numbers.values()]
-            yield [_plain(label), _plain(source), *values, _plain(error)]
+            yield [_plain(label), _plain(source), *values, *(_plain(column[row]) for column in texts.values())]
 
     def _records(self) -> Iterator[dict[str, Any]]:
         numbers = self._numbers()
-        for row, (label, source, error) in enumerate(zip(self.ids, self.sources, self.errors, strict=True)):
+        for row, (label, source) in enumerate(zip(self.ids, self.sources, strict=True)):
             values = {name: float(column[row]) for name, column in numbers.items()}
             known = {name: value if np.isfinite(value) else None for name, value in values.items()}
-            yield {"id": _encodable(label), "source": _encodable(source), **known, "error": _encodable(error) or None}
+            texts = {name: _encodable(column[row]) or None for name, column in self._texts().items()}
+            yield {"id": _encodable(label), "source": _encodable(source), **known, **texts}
 
 
 def require_suffix(path: Path) -> None:

@@ -106,6 +106,7 @@ class Predictor:
         """Predict structures that were read already, or whose reading failed; held in memory chunk by chunk."""
         ids: list[str] = []
         sources: list[str] = []
+        warnings: list[str] = []
         errors: list[str] = []
         values: list[NDArray[np.float64]] = []
         sigma_max = 0.0
@@ -115,6 +116,7 @@ class Predictor:
             sigma_max = max(sigma_max, sigma.value)
             ids += [entry.id for entry in chunk]
             sources += [entry.source for entry in chunk]
+            warnings += ["; ".join(entry.warnings) for entry in chunk]
             errors += outcome.errors
             values.append(outcome.values)
         shape = (len(self.members), 0, len(self.names))
@@ -126,6 +128,7 @@ class Predictor:
             units=self.units,
             values=stacked.mean(axis=0),
             spread=stacked.std(axis=0, ddof=1) if len(self.members) > 1 else None,
+            warnings=tuple(warnings),
             errors=tuple(errors),
             sigma_max=sigma_max,
         )

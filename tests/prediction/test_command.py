@@ -14,7 +14,9 @@ from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction import Predictor, load_predictor
 from crystalframer.prediction.cutoff import neglected_share, truncation_error
 from crystalframer.training.trained_model import write_model
+from tests.fixtures.structure_texts import cif_text, cubic
 from tests.prediction.conftest import MakeModel
+from tests.prediction.hostile import FRAME
 
 
 def test_a_folder_and_files_become_a_table(
@@ -55,6 +57,24 @@ def test_the_same_table_in_three_formats_and_on_stdout(
     assert records[0]["error"] is None
     assert table["formation_energy_std [eV/atom]"][0] == 0
     assert records[0]["bandgap [eV]"] == table["bandgap [eV]"][0]
+
+
+def test_what_is_doubtful_has_a_warning_and_a_prediction(
+    model_file: Path, cif_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dots.cif").write_text(cif_text(cubic(4.2), "Mg1 Mg . . .\nO1 O 0.5 0.5 0.5"))
+    (tmp_path / "frames.extxyz").write_text(FRAME.replace("pbc", "id=mine pbc") + FRAME)
+    command = ["predict", str(model_file), str(cif_folder / "c00.cif"), str(tmp_path), "--output"]
+    assert cli.main([*command, str(tmp_path / "out.csv")]) == 0
+    assert "1 are doubtful (column warnings), the first: dots: a coordinate is given as '.'" in capsys.readouterr().err
+    assert cli.main([*command, str(tmp_path / "out.json")]) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["c00", "dots", "mine", "frames#2"]
+    assert [bool(row["warnings"]) for row in rows] == [False, True, False, False]
+    assert not any(row["error"] for row in rows)
+    records = json.loads((tmp_path / "out.json").read_text())
+    assert [record["warnings"] for record in records] == [None, rows[1]["warnings"], None, None]
 
 
 def test_nothing_predicted_is_exit_code_2(model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

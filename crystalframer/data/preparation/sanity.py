@@ -7,13 +7,12 @@ from math import gcd
 
 import numpy as np
 
+from crystalframer.data.structures.formats import MIN_VOLUME_PER_ATOM
 from crystalframer.geometry.crystal import ELEMENTS, Crystal, close_pair
 from crystalframer.geometry.lattice_frame import shortest_independent_vectors
 
 MIN_SEPARATION = 0.5
 """Atoms nearer than this, in Å, overlap; the shortest bond there is, in H₂, has 0.74 Å."""
-MIN_VOLUME_PER_ATOM = 1.5
-"""Å³; diamond has 5.7, hydrogen at the pressures of giant planets about 2."""
 MAX_VOLUME_PER_ATOM = 2000.0
 """Å³; more is a cell in other units, or an atom alone in a box."""
 LENGTH_TOLERANCE = 0.01

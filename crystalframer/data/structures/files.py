@@ -4,7 +4,6 @@ for result in read_structures(find_structure_files(Path("my_crystals"))):
     print(result.id, result.crystal.num_atoms if result.crystal else result.reason)
 """
 
-import gzip
 import io
 import multiprocessing
 import os
@@ -14,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from crystalframer.data.parallel import start_worker
+from crystalframer.data.structures.content import decode, lines_of, open_regular, read_bytes
 from crystalframer.data.structures.formats import (
     PARSE_ERRORS,
     TEXT_READERS,
@@ -42,7 +42,9 @@ FORMAT_OF_SUFFIX = {
     ".db": "ase",
     ".json": "json",
 }
-"""Format by suffix, after ``.gz`` is taken off; POSCAR and CONTCAR (also ``POSCAR_1``) go by their name."""
+"""Format by suffix, after ``.gz`` is taken off; without one of these, POSCAR and CONTCAR go by their name."""
+MAX_REFUSED = 1000
+"""Structures of one file that may be refused in a row before the rest of it is left."""
 _CHUNK = 16
 _MIN_PARALLEL = 64
 """Fewer files are read in this process: starting others would take longer."""
@@ -57,9 +59,8 @@ def find_structure_files(folder: Path) -> list[Path]:
 def format_of(path: Path) -> str:
     """Return the format that a file's name tells, or an empty string."""
     name = path.name.removesuffix(".gz")
-    if name.upper().startswith(("POSCAR", "CONTCAR")):
-        return "poscar"
-    return FORMAT_OF_SUFFIX.get(Path(name).suffix.lower(), "")
+    named = "poscar" if name.upper().startswith(("POSCAR", "CONTCAR")) else ""
+    return FORMAT_OF_SUFFIX.get(Path(name).suffix.lower(), named)
 
 
 def read_structures(
@@ -85,9 +86,6 @@ def read_structures(
 def read_file(path: Path, limits: ReadLimits) -> Iterator[Reading]:
     """Read one file, one structure after another."""
     try:
-        if not path.is_file():
-            yield Reading(reason="the file does not exist" if not path.exists() else "this is not a file")
-            return
         yield from _read(path, limits)
     except UnicodeDecodeError:
         yield Reading(reason="the file is not text")
@@ -121,36 +119,18 @@ def unique_ids(files: Sequence[Path]) -> list[str]:
     return ids
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Return a file's bytes, unpacked where it is gzip.
-
-    Raises:
-        UserError: there are more than `max_bytes`.
-        OSError, EOFError, zlib.error: it cannot be read or unpacked.
-    """
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        stream = gzip.GzipFile(fileobj=raw) if packed else raw
-        content = stream.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise UserError(f"the file has more than {max_bytes} bytes{' unpacked' if packed else ''}")
-    return content
-
-
 def _read(path: Path, limits: ReadLimits) -> Iterator[Reading]:
     kind = format_of(path)
     if kind == "ase":
         yield from read_ase_db(path, limits)
     elif kind == "extxyz" and path.suffix != ".gz":
-        with path.open(encoding="utf-8") as stream:
-            yield from read_extxyz(_lines(stream, limits.max_bytes), limits)
+        with open_regular(path) as stream:
+            yield from read_extxyz(lines_of(stream), limits)
     else:
         content = read_bytes(path, limits.max_bytes)
         if b"\0" in content:
             raise UserError("the file is binary, expected text")
-        # CIFs carry names and titles in any encoding; what matters in them is ASCII.
-        text = content.decode("utf-8", errors="replace") if kind == "cif" else content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig") if kind == "json" else decode(content)
         kind = kind or sniff(text)
         if kind == "extxyz":
             yield from read_extxyz(iter(io.StringIO(text)), limits)
@@ -165,15 +145,6 @@ def _stem(path: Path) -> str:
     return Path(name).stem if FORMAT_OF_SUFFIX.get(Path(name).suffix.lower()) else name
 
 
-def _lines(stream: io.TextIOWrapper, max_bytes: int) -> Iterator[str]:
-    while line := stream.readline(2**20):
-        if len(line) == 2**20:
-            raise UserError("a line is longer than 1 MiB")
-        if "\0" in line:
-            raise UserError("the file is binary, expected text")
-        yield line
-
-
 def _named(path: Path, id: str, parsed: Iterator[Reading]) -> Iterator[Reading]:
     """Give each structure its id; only a file with more than one numbers them."""
     first = list(islice(parsed, 2))
@@ -182,8 +153,14 @@ def _named(path: Path, id: str, parsed: Iterator[Reading]) -> Iterator[Reading]:
     if len(first) == 1:
         yield first[0].renamed(id, str(path))
         return
-    for number, entry in enumerate((*first, *parsed), start=1):
+    refused = 0
+    for number, entry in enumerate(chain(first, parsed), start=1):
+        refused = refused + 1 if entry.crystal is None else 0
         yield entry.renamed(f"{id}#{number}", str(path))
+        if refused > MAX_REFUSED:
+            reason = f"{refused} structures in a row cannot be read: the rest of the file is left"
+            yield Reading(f"{id}#{number + 1}", str(path), reason=reason)
+            return
 
 
 class _OutOfTimeError(BaseException):

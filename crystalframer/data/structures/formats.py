@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from crystalframer.data.structures.cif import element_of, read_cif
+from crystalframer.data.structures.cif import VOLUME_TOLERANCE, read_cif
+from crystalframer.data.structures.content import open_regular
+from crystalframer.data.structures.elements import element_of, strange_elements
 from crystalframer.data.structures.poscar import read_poscar_text
 from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
@@ -35,8 +37,13 @@ PARSE_ERRORS = (
     sqlite3.Error,
 )
 """What third-party parsers raise on damaged files; here alone is it turned into a reason, naming type and message."""
+MAX_OFFSET = 0.05
+"""Å between a site's place by fractional and by Cartesian coordinates."""
+MIN_VOLUME_PER_ATOM = 1.5
+"""Å³; diamond has 5.7, hydrogen at the pressures of giant planets about 2."""
 MAX_SITES = 10**6
 """Atoms that a CIF's symmetry may expand to before special positions are merged."""
+_JSON_VALUE = re.compile(r'([\w.-]+)="_JSON\s+([^"\s]+)\s*"')
 ID_KEYS = ("id", "material_id", "entry_id", "jid", "name", "file", "filename")
 """Where a record or frame may say which structure it is, in this order."""
 
@@ -61,21 +68,19 @@ def describe(error: BaseException) -> str:
 
 def read_cif_file(text: str, limits: ReadLimits) -> Iterator[Reading]:
     """Read every block of a CIF that holds atoms; the blocks' names count where there are several."""
-    for name, result in read_cif(text, MAX_SITES, 2 * limits.max_atoms):
-        if isinstance(result, Crystal):
-            yield _limited(Reading(crystal=result, name=name), limits)
-        else:
-            yield Reading(reason=result, name=name)
+    for reading in read_cif(text, MAX_SITES, 2 * limits.max_atoms):
+        yield _limited(reading, limits)
 
 
 def read_poscar(text: str, limits: ReadLimits) -> Iterator[Reading]:
     """Read a POSCAR or CONTCAR."""
-    yield Reading(crystal=read_poscar_text(text, limits.max_atoms))
+    yield _limited(read_poscar_text(text, limits.max_atoms), limits)
 
 
 def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Reading]:
     """Read extended XYZ frame by frame; a frame needs its cell (``Lattice=``)."""
     for line in lines:
+        line = line.removeprefix("\ufeff")
         if not line.strip():
             continue
         if not line.strip().isdecimal() or len(line) > 20:
@@ -99,7 +104,7 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Reading]:
     """Read an ASE database row by row: key-value pairs, then ``data``, are its properties."""
     import ase.db
 
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         if stream.read(16) != b"SQLite format 3\0":
             raise UserError("the file is no SQLite database")
     database: Any = ase.db.connect(path.absolute(), type="db", use_lock_file=False)  # type: ignore[no-untyped-call]
@@ -188,7 +193,8 @@ def name_in(properties: Mapping[str, Any]) -> str:
 
 def sniff(text: str) -> str:
     """Guess a text's format from how it begins: cif, json, extxyz, poscar, or an empty string."""
-    head = text[:4096].lstrip("\ufeff \t\r\n")
+    begin = text[:4096].removeprefix("\ufeff")
+    head = begin.lstrip()
     if re.search(r"^\s*data_", head, re.MULTILINE) or "_cell_length_a" in text[:65536]:
         return "cif"
     if head[:1] in ("{", "["):
@@ -196,7 +202,7 @@ def sniff(text: str) -> str:
     lines = head.splitlines()
     if lines and lines[0].strip().isdecimal():
         return "extxyz"
-    vectors = [line.split()[:3] for line in lines[2:5]]
+    vectors = [line.split()[:3] for line in begin.split("\n")[2:5]]  # the title may be blank
     if len(vectors) == 3 and all(len(row) == 3 and all(_is_number(word) for word in row) for row in vectors):
         return "poscar"
     return ""
@@ -236,13 +242,36 @@ def _read_value(value: Any, limits: ReadLimits) -> Reading:
     ]
     numbers, mixture = occupied_sites(*zip(*entries, strict=True))
     coords = np.array([_field(site, "abc") for site in sites])
-    return Reading(crystal=Crystal(_field(value["lattice"], "matrix"), coords, numbers, mixture=mixture))
+    crystal = Crystal(_field(value["lattice"], "matrix"), coords, numbers, mixture=mixture)
+    _check_dictionary(crystal, value["lattice"].get("volume"), [site.get("xyz") for site in sites])
+    return Reading(crystal=crystal)
+
+
+def _check_dictionary(crystal: Crystal, volume: Any, places: list[Any]) -> None:
+    """Compare the cell and the fractional coordinates with the volume and the places in Å that stand beside them."""
+    if isinstance(volume, int | float) and abs(crystal.volume - volume) > VOLUME_TOLERANCE * abs(volume):
+        raise UserError(
+            f"the lattice's matrix has {crystal.volume:.6g} Å³, but its volume is given as {volume:.6g} Å³: "
+            "one of them is wrong"
+        )
+    if all(isinstance(place, list) and len(place) == 3 for place in places):
+        offset = np.linalg.norm(np.array(places, dtype=np.float64) - crystal.cart_coords, axis=1)
+        if offset.max() > MAX_OFFSET:
+            site = int(offset.argmax())
+            raise UserError(
+                f"the places abc and xyz of site {site} are {offset[site]:.3g} Å apart: one of them is wrong"
+            )
 
 
 def _field(record: Mapping[str, Any], name: str) -> Any:
     if name not in record:
         raise UserError(f"a part of the structure has no {name!r}")
     return record[name]
+
+
+def _plain_value(match: re.Match[str]) -> str:
+    """Return a number that an older ASE wrote as ``key="_JSON -1.5"`` as ``key=-1.5``; other values stay."""
+    return f"{match.group(1)}={match.group(2)}" if _is_number(match.group(2)) else match.group(0)
 
 
 def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
@@ -253,18 +282,35 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
     with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
         # ASE warns of unknown data types in comments; what is no number is no target anyway.
         warnings.simplefilter("ignore")
+        frame[1] = _JSON_VALUE.sub(_plain_value, frame[1])
         atoms: Any = read(StringIO("".join(frame)), format="extxyz", index=0)
     properties = dict(atoms.info)
     if atoms.calc is not None:
-        properties = {key: value for key, value in atoms.calc.results.items() if np.ndim(value) == 0} | properties
+        properties = dict(atoms.calc.results) | properties
+    properties = {
+        key: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+        for key, value in properties.items()
+        if np.ndim(value) == 0 or key in atoms.info
+    }
     return from_atoms(atoms, limits, properties=properties)
 
 
 def _limited(reading: Reading, limits: ReadLimits) -> Reading:
-    if reading.crystal is None or reading.crystal.num_atoms <= limits.max_atoms:
+    """Refuse a crystal that is too large or too dense; warn of elements that crystals hardly hold."""
+    crystal = reading.crystal
+    if crystal is None:
         return reading
-    reason = f"the structure has {reading.crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
-    return replace(reading, crystal=None, reason=reason)
+    if crystal.num_atoms > limits.max_atoms:
+        reason = f"the structure has {crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
+        return replace(reading, crystal=None, reason=reason)
+    elements, amount = set(crystal.atomic_numbers.tolist()), float(crystal.num_atoms)
+    if (mixture := crystal.mixture) is not None:
+        elements |= set(mixture.elements.tolist())
+        amount += float(mixture.weights.sum()) - len(np.unique(mixture.sites))
+    if crystal.volume < MIN_VOLUME_PER_ATOM * amount:
+        reason = f"the cell has {crystal.volume / amount:.3g} Å³ per atom, expected at least {MIN_VOLUME_PER_ATOM:g}"
+        return replace(reading, crystal=None, reason=f"{reason}: check the lattice (Å) and the symmetry")
+    return replace(reading, warnings=(*reading.warnings, *strange_elements(elements)))
 
 
 def _is_number(word: str) -> bool:

@@ -5,36 +5,45 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.data.structures.cif import NUMBER_OF
+from crystalframer.data.structures.elements import NUMBER_OF
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import Crystal
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
 
 
-def read_poscar_text(text: str, max_atoms: int) -> Crystal:
-    """Read a POSCAR: VASP 5 and later, or VASP 4 with the symbols in the first line.
+def read_poscar_text(text: str, max_atoms: int) -> Reading:
+    """Read a POSCAR: VASP 5 and later, or VASP 4 with the symbols in the first line or behind the coordinates.
+
+    Comments behind ``#`` or ``!`` are left out; lists of symbols and counts may go over several lines.
 
     Raises:
-        UserError: it is malformed, or no valid crystal.
+        UserError: it is malformed, or no valid crystal, or states two elements for an atom.
         ArithmeticError: its numbers leave the range of numbers.
     """
-    lines = text.splitlines()
+    title, *rest = text.split("\n")
+    lines = [title.strip(), *(re.split("[#!]", line)[0].strip() for line in rest)]
+    while lines and not lines[-1]:
+        lines.pop()
     with np.errstate(all="raise", under="ignore"):
         lattice, factor = _lattice(lines)
-        numbers, mode = _numbers(lines, max_atoms)
-        coords = _floats(lines, mode + 1, len(numbers), "an atom's coordinates")
-        kind = lines[mode].strip()[:1].lower()
+        symbols, counts, mode = _header(lines, max_atoms)
+        coords = _floats(lines, mode + 1, sum(counts), "an atom's coordinates")
+        _require_end(lines, mode + 1 + sum(counts))
+        behind = _symbols_behind(lines[mode + 1 : mode + 1 + sum(counts)])
+        numbers, warnings = _numbers(symbols, _symbols_in_title(title, len(counts)), behind, counts, title)
+        kind = lines[mode][:1].lower()
         if kind in ("c", "k"):
             coords = np.linalg.solve(lattice.T, (coords * factor).T).T.astype(np.float64)
-        elif kind != "d":
+        elif kind not in ("d", "f"):
             raise UserError(f"line {mode + 1} is {lines[mode][:20]!r}, expected Direct or Cartesian")
-        return Crystal(lattice, coords, numbers)
+        return Reading(crystal=Crystal(lattice, coords, numbers), warnings=warnings)
 
 
 def _lattice(lines: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the lattice, and the scale of Cartesian coordinates: one number, or one for each of x, y and z."""
     words = lines[1].split() if len(lines) > 1 else []
     try:
-        factor = np.array([float(word) for word in words])
+        factor = np.array([_float(word) for word in words])
     except ValueError as error:
         raise UserError(f"line 2 is {lines[1][:20]!r}, expected a scale") from error
     if len(factor) not in (1, 3) or (len(factor) == 3 and (factor <= 0).any()) or (factor == 0).any():
@@ -48,26 +57,102 @@ def _lattice(lines: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return lattice * factor, factor
 
 
-def _numbers(lines: list[str], max_atoms: int) -> tuple[NDArray[np.int64], int]:
-    """Return the atomic numbers, and the index of the line that says Direct or Cartesian."""
+def _header(lines: list[str], max_atoms: int) -> tuple[list[str], list[int], int]:
+    """Return the symbols (none in VASP 4), the counts, and the index of the line that says Direct or Cartesian."""
     if len(lines) < 8:
         raise UserError(f"the POSCAR has {len(lines)} lines, expected at least 8: it is cut off")
-    has_symbols = not re.match(r"\s*\d", lines[5])
-    symbols = [re.split("[_/]", word)[0] for word in lines[5 if has_symbols else 0].split()]
-    row = 6 if has_symbols else 5
-    words = lines[row].split("!")[0].split()
-    if not words or not all(word.isdecimal() and len(word) < 9 for word in words) or len(words) != len(symbols):
-        raise UserError(f"the symbols {symbols[:9]} and counts {words[:9]} do not fit together")
-    unknown = [symbol for symbol in symbols if symbol not in NUMBER_OF]
-    if unknown:
-        raise UserError(f"{unknown[0]!r} is not an element")
+    row, symbols, words = 5, list[str](), list[str]()
+    while row < len(lines) and re.match(r"[A-Za-z]", lines[row]) and not words:
+        symbols += lines[row].split()
+        row += 1
+    while row < len(lines) and re.fullmatch(r"[\d\s]+", lines[row]):
+        words += lines[row].split()
+        row += 1
+        if symbols and len(words) >= len(symbols):
+            break
+    if not words or not all(len(word) < 9 for word in words) or (symbols and len(words) != len(symbols)):
+        raise UserError(
+            f"the symbols {symbols[:9]} and counts {(words or lines[row : row + 1])[:9]} do not fit together"
+        )
     counts = [int(word) for word in words]
     if not 0 < sum(counts) <= max_atoms:
         raise UserError(f"the structure has {sum(counts)} atoms, expected 1 to {max_atoms}")
-    mode = row + (2 if lines[row + 1].strip()[:1] in ("S", "s") else 1)
+    mode = row + (1 if row < len(lines) and lines[row][:1] in ("S", "s") else 0)
     if mode + sum(counts) >= len(lines):
         raise UserError(f"the POSCAR has {len(lines)} lines, expected {mode + 1 + sum(counts)}: it is cut off")
-    return np.repeat(np.array([NUMBER_OF[symbol] for symbol in symbols], dtype=np.int64), counts), mode
+    return [re.split("[_/]", symbol)[0] for symbol in symbols], counts, mode
+
+
+def _numbers(
+    symbols: list[str], title_symbols: list[str], behind: list[str], counts: list[int], title: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the atomic numbers, by the line of symbols, the rows or the title, once they agree."""
+    unknown = [symbol for symbol in symbols if symbol not in NUMBER_OF]
+    if unknown:
+        raise UserError(f"{unknown[0]!r} is not an element")
+    warnings: tuple[str, ...] = ()
+    stated = symbols or title_symbols
+    if stated:
+        numbers = np.repeat(np.array([NUMBER_OF[symbol] for symbol in stated], dtype=np.int64), counts)
+        for row, symbol in enumerate(behind):
+            if NUMBER_OF[symbol] != numbers[row]:
+                where = "line of symbols" if symbols else "title"
+                raise UserError(
+                    f"the {where} makes atom {row + 1} {ELEMENTS[numbers[row] - 1]}, but its row names {symbol}"
+                )
+        if symbols and title_symbols and sorted(set(title_symbols)) != sorted(set(symbols)):
+            warnings = (
+                f"the title {title.strip()[:40]!r} names other elements than the line of symbols, which counts",
+            )
+        return numbers, warnings
+    if behind:
+        return np.array([NUMBER_OF[symbol] for symbol in behind], dtype=np.int64), ()
+    said = f"its title {title.strip()[:20]!r} is not an element for each of {len(counts)} counts"
+    raise UserError(f"the POSCAR has no symbols: {said}")
+
+
+def _symbols_in_title(title: str, count: int) -> list[str]:
+    """Return the symbols of a title such as ``Cs Cl`` or ``Cs1 Cl1``, none where it is any other text."""
+    words = re.split("[#!]", title)[0].split()
+    if len(words) == 1 != count:
+        words = re.findall(r"[A-Z][a-z]?\d*", words[0]) if re.fullmatch(r"(?:[A-Z][a-z]?\d*)+", words[0]) else []
+    symbols = [re.sub(r"\d+$", "", re.split("[_/]", word)[0]) for word in words]
+    return symbols if len(symbols) == count and all(symbol in NUMBER_OF for symbol in symbols) else []
+
+
+def _symbols_behind(rows: list[str]) -> list[str]:
+    """Return the symbols behind the coordinates, and behind flags of selective dynamics; none unless all have one."""
+    symbols = []
+    for row in rows:
+        words = row.split()[3:]
+        words = (
+            words[3:]
+            if len(words) > 3 and all(word.strip(".")[:1].upper() in ("T", "F") for word in words[:3])
+            else words
+        )
+        symbol = re.sub(r"\d+$", "", re.split("[_/]", words[0])[0]) if words else ""
+        symbols.append(symbol)
+    return symbols if all(symbol in NUMBER_OF for symbol in symbols) else []
+
+
+def _require_end(lines: list[str], row: int) -> None:
+    """Raise a `UserError` where the positions go on: behind them stands a blank line, a heading or nothing."""
+    words = lines[row].split()[:3] if row < len(lines) else []
+    if len(words) == 3 and all(_is_float(word) for word in words):
+        raise UserError(f"line {row + 1} holds another position than the counts tell: one of them is wrong")
+
+
+def _float(word: str) -> float:
+    """Return a number as Fortran writes it, 1.0D0 included."""
+    return float(re.sub("[dD]", "e", word)) if re.fullmatch(r"[-+.\d]+[dD][-+\d]+", word) else float(word)
+
+
+def _is_float(word: str) -> bool:
+    try:
+        _float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _floats(lines: list[str], first: int, count: int, what: str) -> NDArray[np.float64]:
@@ -75,11 +160,8 @@ def _floats(lines: list[str], first: int, count: int, what: str) -> NDArray[np.f
     rows = []
     for number in range(first, first + count):
         line = lines[number] if number < len(lines) else ""
-        try:
-            row = [float(word) for word in line.split()[:3]]
-        except ValueError:
-            row = []
-        if len(row) != 3:
+        words = line.split()[:3]
+        if len(words) != 3 or not all(_is_float(word) for word in words):
             raise UserError(f"line {number + 1} is {line[:40]!r}, expected {what}: three numbers")
-        rows.append(row)
+        rows.append([_float(word) for word in words])
     return np.array(rows)

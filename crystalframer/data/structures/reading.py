@@ -26,9 +26,15 @@ class Reading:
     """Values that stand beside the structure, e.g. targets."""
     warnings: tuple[str, ...] = ()
     """What is doubtful about a crystal that can be used, a sentence each."""
+    established: Mapping[str, str] = field(default_factory=dict)
+    """How symmetry, elements and occupancies were established, where the format leaves them open."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", " ".join(self.reason.split()).removeprefix("crystal without id: "))
+
+    def called(self, name: str) -> "Reading":
+        """Return the same with the name that its file gives it."""
+        return replace(self, name=name)
 
     def renamed(self, id: str, source: str | None = None) -> "Reading":
         """Return the same under another id, its crystal included, and of another source where one is given."""

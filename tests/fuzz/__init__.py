@@ -1,0 +1,1 @@
+"""Damaged input by the thousand: nothing crashes, nothing hangs, nothing changes without a word."""
