@@ -28,32 +28,7 @@ from crystalframer.data.structures.formats import ReadLimits
 from crystalframer.data.structures.reading import Reading
 from tests.fixtures.structure_texts import formula_of
 
-WORDS = [
-    "0",
-    "1",
-    "-1",
-    "2",
-    "4",
-    "1e9",
-    "nan",
-    "?",
-    ".",
-    "1/3",
-    "Fe",
-    "CO",
-    "NH4",
-    "Fe/Ni",
-    "T",
-    "x,y,z",
-    "'P_1'",
-    "P4/mmm",
-    "225",
-    "loop_",
-    "data_x",
-    "0.5",
-    "90",
-    "120",
-]
+WORDS = ("0", "1", "-1", "4", "1e9", "nan", "?", ".", "1/3", "Fe", "CO", "NH4", "Fe/Ni", "T", "x,y,z", "225", "loop_")
 """What a word of a file may become."""
 CORPUS = Path(__file__).with_name("corpus")
 """Inputs that failed once, one a file; its name begins with the name of its seed."""
