@@ -1,12 +1,14 @@
 """What every command-line program of the package shares: how it ends when the user made a mistake or stopped it."""
 
 import functools
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TextIO, cast
 
 from crystalframer.errors import UserError
 
@@ -37,6 +39,52 @@ def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
             return EXIT_INTERRUPTED
 
     return wrapped
+
+
+class _LastingStream:
+    """A text stream that swallows what it can no longer write, since a pipe or a terminal is gone or a disk is full."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (None: closed by the shell)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone shows a question mark
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let what is still buffered, and what other code writes to the same place, go nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def outliving_the_screen() -> Iterator[None]:
+    """Let a program run on, within the context, when its terminal is closed or whoever reads its output ends."""
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    former = None if hangup is None else signal.signal(hangup, signal.SIG_IGN)  # child processes inherit it
+    out, err = (cast(TextIO, _LastingStream(stream)) for stream in (sys.stdout, sys.stderr))
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
+            out.flush()
+    finally:
+        if hangup is not None:
+            signal.signal(hangup, former)
 
 
 @contextmanager

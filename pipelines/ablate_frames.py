@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from crystalframer.command_line import reports_user_errors
+from crystalframer.command_line import outliving_the_screen, reports_user_errors
 from crystalframer.orchestration.cluster.surroundings import surroundings
 from crystalframer.orchestration.sweeps.arguments import add_sweep_arguments, sweep_options
 
@@ -36,8 +36,8 @@ where things are, for a sweep NAME:
 
   runs/NAME/report.md        what became of every trial; python pipelines/status.py NAME says so meanwhile
 
-exit codes: 0 all trials are done, 1 some failed, 2 a mistake in the input (one line says which), 3 the budget is used
-up, 130 stopped by Ctrl-C
+exit codes: 0 all trials are done and the table is made, 1 some failed or the table could not be made, 2 a mistake in
+the input (one line says which), 3 the budget is used up, 130 stopped by Ctrl-C
 """
 
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @reports_user_errors
+@outliving_the_screen()
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from crystalframer.orchestration.sweeps.estimates import describe_sweep
 
-        print(describe_sweep(spec.trials(), spec.resources, options.runs))
+        print(describe_sweep(spec.trials(), spec.resources, options.runs, spec.name))
         return 0
     with surroundings(options.address, options.runs, options.tracking_uri) as place:
         where = sweep_options(options, place, device=options.device)
@@ -67,18 +68,19 @@ def _run(options: argparse.Namespace) -> int:
         if code > EXIT_FAILED:
             return code
         output = options.output or (options.runs.absolute().parent / "analysis" if place.address else None)
-        _analyse(spec.name, options.runs, place.tracking_uri, output)
+        made = _analyse(spec.name, options.runs, place.tracking_uri, output)
     _say_where(place.tracking_uri, options.runs)
-    return code
+    return code if made else EXIT_FAILED
 
 
-def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> None:
+def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> bool:
+    """Draw the table and the learning curves, and return whether both could be drawn."""
     from analysis import ablation_table, learning_curves
 
     source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
     arguments = ["--sweep", sweep, *source, *(["--output", str(output)] if output else [])]
-    for script in (ablation_table, learning_curves):
-        script.main(arguments)
+    codes = [script.main(arguments) for script in (ablation_table, learning_curves)]
+    return not any(codes)
 
 
 def _say_where(tracking_uri: str | None, runs: Path) -> None:

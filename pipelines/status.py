@@ -2,22 +2,28 @@
 
 import argparse
 import json
+import platform
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crystalframer.command_line import reports_user_errors
 from crystalframer.orchestration.sweeps.arguments import add_runs_argument
+
+if TYPE_CHECKING:
+    from crystalframer.runs.status import Summary, TrialStatus
 
 DESCRIPTION = """\
 Say where a sweep or search stands: trials by state, the best of each frame, rate, time left, cost.
 
 It reads the run directories alone, so it works from any machine that sees them, while the driver runs and after it
-died.
+died. With --watch it stays until the driver ends: a table that is drawn again on a terminal, one line an event
+elsewhere.
 """
-RATE_SECONDS = 600.0
-"""A trial that has written nothing for so long does not count for the rate."""
+WATCH_SECONDS = 2.0
+"""How often --watch looks."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,60 +33,89 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @reports_user_errors
 def _run(options: argparse.Namespace) -> int:
-    from crystalframer.runs.budget import Account
-    from crystalframer.runs.status import Fate, count, read_fates, sentence
+    from crystalframer.runs.status import read_summary
 
-    fates, account = read_fates(options.runs / options.name)
+    folder: Path = options.runs / options.name
+    if options.watch:
+        _watch(folder)
+    summary = read_summary(folder)
     if options.json:
-        content = {"account": asdict(account), "alive": account.is_alive(), "trials": [asdict(fate) for fate in fates]}
-        print(json.dumps(content, indent=1))
+        print(json.dumps(summary.to_dict(), indent=1))
         return 0
-
-    def heading(account: Account, fates: Sequence[Fate]) -> str:
-        driver = "running" if account.is_alive() else ("ended" if account.ended else "dead")
-        cost = f", cost {account.cost:.2f}" if account.cost_per_hour else ""
-        return (
-            f"{options.name}: {len(fates)} trials: {count(fates)}\n"
-            f"driver {driver} (process {account.pid} on {account.machine}), {account.seconds / 3600:.2f} hours in all, "
-            f"{account.trial_seconds / 3600:.2f} hours of trials{cost}"
-        )
-
-    print(heading(account, fates))
-    if account.over_budget:
-        print(account.over_budget)
-    if account.is_alive():
-        print(_speed(fates))
-    best: dict[tuple[str, str], Fate] = {}
-    for fate in fates:
-        key = (fate.task, fate.frame)
-        if fate.val_mae is not None and (key not in best or fate.val_mae < (best[key].val_mae or 0.0)):
-            best[key] = fate
-    for (task, frame), fate in sorted(best.items()):
-        print(f"best of {task}, {frame}: validation MAE {fate.val_mae:.4f} {fate.unit} ({fate.name})")
-    for fate in fates:
-        if options.all or fate.fate in ("running", "failed", "interrupted"):
-            print(f"  {fate.name}: {sentence(fate)}")
+    print("\n".join(_heading(options.name, summary)))
+    if summary.alive:
+        left = " if every trial runs to its last epoch" if summary.rate() else ""
+        print(f"{summary.speed()}{left}")
+    for trial in summary.best():
+        print(f"best of {trial.task}, {trial.row}: validation MAE {trial.val_mae:.4f} {trial.unit} ({trial.name})")
+    for trial in summary.trials:
+        if options.all or trial.standing in ("running", "failed", "interrupted"):
+            print(f"  {trial.name}: {trial.sentence()}")
     return 0
 
 
-def _speed(fates: Sequence[object]) -> str:
-    """Return the rate of the running trials and the time left."""
-    from crystalframer.orchestration.sweeps.screen import duration
-    from crystalframer.runs.status import Fate
+def _heading(name: str, summary: "Summary") -> list[str]:
+    """Return the counts, what is known of the driver, what the sweep has used, and what could not be read."""
+    from crystalframer.runs.status import duration
 
-    known = [fate for fate in fates if isinstance(fate, Fate)]
-    recent = [fate for fate in known if fate.fate == "running" and fate.updated > time.time() - RATE_SECONDS]
-    rate = sum(1 / fate.seconds_per_epoch for fate in recent if fate.seconds_per_epoch)
-    left = sum(fate.epochs - fate.epoch for fate in known if fate.fate in ("running", "interrupted", "not started"))
-    if not rate:
-        return "no rate yet"
-    return f"{rate:.2f} epochs/s, about {duration(left / rate)} left if every trial runs to its last epoch"
+    driver = summary.driver
+    if summary.alive:
+        found = "running"
+    elif driver.ended:
+        found = "ended"
+    elif driver.machine == platform.node():
+        found = "dead"
+    else:  # a lock of another machine need not be visible
+        found = f"silent for {duration(driver.silence())}" if driver.updated else "unknown"
+    where = f" on {driver.machine}" if driver.machine else ""
+    cost = f", cost {driver.cost:.2f}" if driver.cost_per_hour else ""
+    return [
+        f"{name}: {len(summary.trials)} trials: {summary.counts()}",
+        f"driver {found} (process {driver.pid}{where}), {driver.seconds / 3600:.2f} hours in all, "
+        f"{driver.trial_seconds / 3600:.2f} hours of trials{cost}",
+        *([driver.over_budget] if driver.over_budget else []),
+        *summary.remarks,
+    ]
+
+
+def _watch(folder: Path) -> None:
+    """Show how the trials come along until the driver ends."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from crystalframer.orchestration.sweeps.screen import event, live_view
+
+    console = Console()
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            for summary in _looks(folder):
+                live.update(live_view(summary, console), refresh=True)
+        return
+    before: dict[str, TrialStatus] = {}
+    for summary in _looks(folder):
+        if not before:
+            print("\n".join(_heading(folder.name, summary)), flush=True)
+        for trial in summary.trials:
+            for line in event(before.get(trial.name, trial), trial, summary):
+                print(line, flush=True)
+            before[trial.name] = trial
+
+
+def _looks(folder: Path) -> "Iterator[Summary]":
+    """Look at a sweep every few seconds, and a last time when its driver has ended."""
+    from crystalframer.runs.status import read_summary
+
+    while (summary := read_summary(folder)).alive:
+        yield summary
+        time.sleep(WATCH_SECONDS)
+    yield summary
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the sweep's name, its file's stem")
     add_runs_argument(parser)
+    parser.add_argument("--watch", action="store_true", help="show it all along, until the driver ends")
     parser.add_argument("--all", action="store_true", help="list every trial, not only those that run or failed")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from crystalframer.command_line import reports_user_errors
+from crystalframer.command_line import outliving_the_screen, reports_user_errors
 from crystalframer.orchestration.cluster.surroundings import surroundings
 from crystalframer.orchestration.sweeps.arguments import add_sweep_arguments, sweep_options
 
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @reports_user_errors
+@outliving_the_screen()
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 

@@ -13,7 +13,6 @@ import contextlib
 import glob
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
 
+from crystalframer.atomic_files import flush_to_disk, locked
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.data.disk import room
 from crystalframer.errors import UserError
@@ -51,15 +51,11 @@ def preparing(directory: Path) -> Iterator[Path]:
     Raises:
         UserError: another process holds the lock, or the folder cannot be written to.
     """
-    import fcntl  # not on Windows, where stores can be read
-
-    lock = directory.parent / f".{directory.name}.lock"
-    with room(directory.parent):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        handle = lock.open("a")
-    with handle:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with room(directory.parent):
+                directory.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(directory.parent / f".{directory.name}.lock"))
         except BlockingIOError as error:
             raise UserError(f"{directory} is being prepared by another process: wait for it to end") from error
         except OSError as error:
@@ -121,7 +117,7 @@ def write_store(
         (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
         fresh.chmod(0o755)
         for path in (fresh / TABLE, fresh / REJECTS, fresh / MANIFEST, fresh):
-            _to_disk(path)
+            flush_to_disk(path)
         _replace(fresh, directory)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -262,15 +258,6 @@ def _describe_split(task: Task) -> dict[str, Any]:
 
 def _temporary(directory: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{directory.name}.tmp-", dir=directory.parent))
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file or folder is on the disk, so that a power cut after the renaming loses nothing."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _replace(fresh: Path, directory: Path) -> None:

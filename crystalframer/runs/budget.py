@@ -1,29 +1,33 @@
-"""What a sweep has used up, and what it may: hours and money, kept across the driver's lives.
+"""What a sweep may use, hours and money, and what its driver says of it in ``runs/<sweep>/driver.json``.
 
-``runs/<sweep>/driver.json`` is the driver's sign of life and its account: replaced about once every two seconds, it
-says for how long the sweep has run, over all its drivers, and for how long its trials have occupied a place.
+The file is replaced about every two seconds while the driver runs. It adds up, over all drivers of the sweep, how long
+they ran and how long trials occupied a place; and it says what only the driver knows: which trials run, and which it
+gave up.
 """
 
 import json
 import os
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, with_config
 
+from crystalframer.atomic_files import is_locked, replace_text
 from crystalframer.errors import UserError
-from crystalframer.runs.run_directory import replace_text
+from crystalframer.runs.run_directory import read_json
 from crystalframer.validation import Real
 
 FILE = "driver.json"
+LOCK = ".driver.lock"
+"""The file in a sweep's folder that its driver holds locked; it contains the driver's process id."""
 WRITE_SECONDS = 2.0
-"""How often a driver writes its account, and so what a kill can leave out of it."""
+"""How often a driver writes, and so what a kill can leave out."""
 ALIVE_SECONDS = 15.0
-"""A driver that has not written for so long is taken for dead."""
+"""A driver that wrote within this time is taken to run, even where its lock cannot be seen."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,19 @@ class Budget:
         if self.max_cost is not None and not self.cost_per_hour:
             raise UserError("budget.max_cost: needs budget.cost_per_hour, what one trial costs for an hour")
 
-    def used_up(self, account: "Account") -> str:
+    def used_up(self, driver: "DriverState") -> str:
         """Return what is used up, in a few words; "" while nothing is."""
-        if self.hours is not None and account.seconds >= 3600 * self.hours:
+        if self.hours is not None and driver.seconds >= 3600 * self.hours:
             return f"the budget of {self.hours:g} hours is used up"
-        if self.max_cost is not None and account.cost >= self.max_cost:
+        if self.max_cost is not None and driver.cost >= self.max_cost:
             return f"the budget of {self.max_cost:g} is used up"
         return ""
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
-class Account:
-    """What a sweep has used so far."""
+class DriverState:
+    """The content of ``driver.json``."""
 
     pid: int = 0
     machine: str = ""
@@ -69,6 +74,10 @@ class Account:
     """What was used up, if that ended the sweep."""
     ended: bool = False
     """Whether the driver came to its end."""
+    running: tuple[str, ...] | None = None
+    """Names of the trials that run; None in files written before this was kept."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Why trials were given up, by name."""
 
     @property
     def cost(self) -> float:
@@ -76,61 +85,80 @@ class Account:
         return self.trial_seconds / 3600 * self.cost_per_hour
 
     def is_alive(self, now: float | None = None) -> bool:
-        """Return whether the driver that wrote this seems to be running."""
+        """Return whether the driver that wrote this seems to run."""
         return not self.ended and (time.time() if now is None else now) - self.updated < ALIVE_SECONDS
 
-
-def read_account(folder: Path) -> Account | None:
-    """Return what the driver of a sweep wrote last, None where none ever did."""
-    try:
-        return Account(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
+    def silence(self) -> float:
+        """Return for how many seconds nothing was written."""
+        return max(0.0, time.time() - self.updated)
 
 
-@dataclass
-class Ledger:
-    """Keeps a sweep's account while its driver runs."""
+def read_driver(folder: Path) -> tuple[DriverState, bool]:
+    """Return what the driver of a sweep wrote last, and whether it runs.
 
-    folder: Path
-    budget: Budget
-    clock: Callable[[], float] = time.monotonic
-    _before: Account = field(init=False)
-    _account: Account = field(init=False)
+    It runs if it holds its lock: it may be busy, e.g. with the start of Ray, and write nothing. Where locks of other
+    machines cannot be seen, it runs if it wrote lately.
 
-    def __post_init__(self) -> None:
-        self._before = read_account(self.folder) or Account()
-        self._started = time.time()
-        self._counted_at = self._written_at = self._began = self.clock()
-        self._trial_seconds = self._before.trial_seconds
-        self.write()
+    Raises:
+        DamagedError: the file is damaged.
+    """
+    state = read_json(folder / FILE, DriverState) or DriverState()
+    if not is_locked(folder / LOCK):
+        return state, state.is_alive()
+    holder = (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+    if holder.isdigit() and int(holder) != state.pid:  # a new driver that has written nothing yet
+        state = replace(state, pid=int(holder), machine="", running=(), failed={}, over_budget="")
+    return state, True
 
-    @property
-    def account(self) -> Account:
-        """The account as written last."""
-        return self._account
 
-    def tick(self, running: int) -> str:
-        """Count the time since the last call for so many trials, and return what is used up, "" while nothing is."""
-        now = self.clock()
-        self._trial_seconds += running * (now - self._counted_at)
-        self._counted_at = now
-        if now - self._written_at >= WRITE_SECONDS:
-            self._written_at = now
-            self.write()
-        return self.budget.used_up(self._account)
+class Heartbeat:
+    """Keeps ``driver.json`` while a sweep's driver runs."""
 
-    def write(self, *, over_budget: str = "", ended: bool = False) -> None:
-        """Write the account."""
-        self._account = Account(
+    def __init__(self, folder: Path, budget: Budget, clock: Callable[[], float] = time.monotonic) -> None:
+        """Go on from what earlier drivers used, and write.
+
+        Raises:
+            DamagedError: what they wrote is damaged.
+        """
+        self._path = folder / FILE
+        self._budget = budget
+        self._clock = clock
+        self._counted_at = self._written_at = clock()
+        before = read_json(self._path, DriverState) or DriverState()
+        self.state = DriverState(
             pid=os.getpid(),
             machine=platform.node(),
-            started=self._started,
-            updated=time.time(),
-            seconds=self._before.seconds + self.clock() - self._began,
-            trial_seconds=self._trial_seconds,
-            cost_per_hour=self.budget.cost_per_hour,
-            over_budget=over_budget,
-            ended=ended,
+            started=time.time(),
+            seconds=before.seconds,
+            trial_seconds=before.trial_seconds,
+            cost_per_hour=budget.cost_per_hour,
+            running=(),
         )
-        replace_text(self.folder / FILE, json.dumps(asdict(self._account), indent=1))
+        self._write()
+
+    def tick(self, running: Collection[str], failed: Mapping[str, str] | None = None) -> str:
+        """Count the time since the last call for the trials that run, and return what is used up, "" for nothing."""
+        now, before = self._clock(), self.state
+        passed, self._counted_at = now - self._counted_at, now
+        self.state = replace(
+            self.state,
+            seconds=self.state.seconds + passed,
+            trial_seconds=self.state.trial_seconds + passed * len(running),
+            running=tuple(running),
+            failed=dict(failed or {}),
+        )
+        changed = (self.state.running, self.state.failed) != (before.running, before.failed)
+        if changed or now - self._written_at >= WRITE_SECONDS:
+            self._write()
+        return self._budget.used_up(self.state)
+
+    def end(self, failed: Mapping[str, str], over_budget: str) -> None:
+        """Write that the driver came to its end."""
+        self.tick((), failed)
+        self.state = replace(self.state, over_budget=over_budget, ended=True)
+        self._write()
+
+    def _write(self) -> None:
+        self._written_at = self._clock()
+        self.state = replace(self.state, updated=time.time())
+        replace_text(self._path, json.dumps(asdict(self.state), indent=1))

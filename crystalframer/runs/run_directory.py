@@ -23,30 +23,41 @@ link, never writes over its successor.
 
 import contextlib
 import csv
-import fcntl
+import functools
 import json
 import os
 import time
 import traceback
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from crystalframer.atomic_files import locked, replace_text, replacing
 from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.runs.tracker import StepMetrics
 
 TrialStateName = Literal["waiting", "running", "stopped", "failed", "done"]
+T = TypeVar("T")
 LOCK_SECONDS = 120.0
 """How long a new attempt waits for an older one to notice that it was superseded."""
 
 
+_TAIL_BYTES = 8192
+
+
 class SupersededError(RuntimeError):
     """Another attempt at the same trial has claimed its run directory; this one must stop writing."""
+
+
+class DamagedError(UserError):
+    """A file of a sweep that does not say what it should; the message names it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,39 @@ class EarlyStop:
     reason: str
 
 
+class TrialIdentity(TypedDict):
+    """What ``config.json`` says the trial is."""
+
+    fingerprint: str
+    dataset_fingerprint: str
+    settings: dict[str, dict[str, Any]]
+    """As `TrialConfig.to_dict` writes them."""
+
+
+class StepRecord(TypedDict):
+    """`StepMetrics` as plain values."""
+
+    step: int
+    time_ms: int
+    values: dict[str, float]
+
+
+@with_config(ConfigDict(extra="allow"))
+class TrialResult(TypedDict):
+    """What ``done.json`` says; errors are in the target's unit."""
+
+    trial: str
+    unit: str
+    val_mae: float
+    test_mae: float
+    test_rmse: float
+    baseline_mae: float
+    """Test MAE of predicting the training mean."""
+    tags: dict[str, str]
+    """Those of the MLflow run."""
+    final: StepRecord
+
+
 class RunDirectory:
     """A trial's directory, as anyone may read it; `attempt` opens it for writing."""
 
@@ -109,39 +153,55 @@ class RunDirectory:
         """The test set's targets and predictions, with the columns id, target, prediction."""
         return self.path / "predictions" / "test.csv"
 
-    def result(self) -> dict[str, Any] | None:
-        """Return what the finished trial reported, or None while it is not finished."""
-        return _read_json(self.path / "done.json")
+    def result(self) -> TrialResult | None:
+        """Return what the finished trial reported, or None while it is not finished.
+
+        Raises:
+            DamagedError: here, in `state` and in `stopped_early`: the file is damaged.
+        """
+        return read_json(self.path / "done.json", TrialResult)
 
     def state(self) -> TrialState | None:
         """Return where the trial stands, or None when it was never started."""
-        content = _read_json(self.path / "state.json")
-        return None if content is None else TrialState(**content)
+        return read_json(self.path / "state.json", TrialState)
 
     def stopped_early(self) -> EarlyStop | None:
         """Return the decision that ended the trial before its last epoch, or None while there is none."""
-        content = _read_json(self.path / "stopped_early.json")
-        return None if content is None else EarlyStop(**content)
+        return read_json(self.path / "stopped_early.json", EarlyStop)
 
     def stop_early(self, decision: EarlyStop) -> None:
         """Write that decision down; the driver does so, before anyone acts on it."""
         replace_text(self.path / "stopped_early.json", json.dumps(asdict(decision), indent=1))
 
-    def records(self) -> list[StepMetrics]:
-        """Return the epochs written so far; a last line torn by a kill is left out.
+    def records(self, *, tail: bool = False) -> list[StepMetrics]:
+        """Return the epochs written so far, or the last few of them; a last line torn by a kill is left out.
 
         Raises:
-            UserError: another line is damaged.
+            DamagedError: another line is damaged.
         """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
-        records = []
-        for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is nothing, or torn
-            try:
-                records.append(StepMetrics(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise UserError(f"{path}, line {number} is damaged; delete {self.path} to run it again") from error
-        return records
+        try:
+            with path.open("rb") as file:
+                start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES) if tail else 0
+                file.seek(start)
+                lines = file.read().split(b"\n")[:-1]  # what follows the last newline is nothing, or torn
+        except FileNotFoundError:
+            return []
+        if start:
+            del lines[0]
+        remedy = f"delete {self.path} to run it again"
+        return [
+            parse_json(line, StepMetrics, f"{path}, {'a line near the end' if start else f'line {number}'}", remedy)
+            for number, line in enumerate(lines, start=1)
+        ]
+
+    def identity(self) -> TrialIdentity | None:
+        """Return which settings and data the directory was made for, or None where it was never started.
+
+        Raises:
+            DamagedError: the file is damaged.
+        """
+        return read_json(self.path / "config.json", TrialIdentity)
 
     def check_belongs(self, config: TrialConfig, dataset_fingerprint: str) -> None:
         """Refuse a directory that was made with other settings or other data.
@@ -149,7 +209,7 @@ class RunDirectory:
         Raises:
             UserError: it was; the directory is left as it is.
         """
-        found = _read_json(self.path / "config.json")
+        found = self.identity()
         if found is None:
             return
         if (got := found["fingerprint"]) != (expected := config.fingerprint()):
@@ -173,19 +233,31 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         attempt_id = uuid.uuid4().hex
         replace_text(self.path / "attempt", attempt_id)
-        with (self.path / "lock").open("w") as lock:
-            _wait_for_lock(lock, self.path)
+        with self._lock():
             attempt = Attempt(self, attempt_id, config.train.epochs)
             attempt.check_current()
             if not (self.path / "config.json").exists():
                 self._write_identity(config, dataset_fingerprint)
             yield attempt
 
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / "lock", LOCK_SECONDS))
+            except BlockingIOError:
+                raise TimeoutError(f"an older attempt still holds {self.path} after {LOCK_SECONDS:g} s") from None
+            yield
+
     def _write_identity(self, config: TrialConfig, dataset_fingerprint: str) -> None:
         settings = config.to_dict()
-        identity = {"fingerprint": config.fingerprint(), "dataset_fingerprint": dataset_fingerprint}
+        identity: TrialIdentity = {
+            "fingerprint": config.fingerprint(),
+            "dataset_fingerprint": dataset_fingerprint,
+            "settings": settings,
+        }
         replace_text(self.config_yaml, yaml.safe_dump(settings, sort_keys=False))
-        replace_text(self.path / "config.json", json.dumps({**identity, "settings": settings}, indent=1))
+        replace_text(self.path / "config.json", json.dumps(identity, indent=1))
 
 
 class Attempt:
@@ -256,55 +328,53 @@ class Attempt:
         """
         self.check_current()
         self.directory.predictions.parent.mkdir(exist_ok=True)
-        temporary = _temporary(self.directory.predictions)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(self.directory.predictions) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.writer(file)
             columns = ("target", "prediction")
             writer.writerow(["id", *([f"{name}_{task}" for name in columns for task in tasks] or columns)])
             for name, target, prediction in zip(ids, targets, predictions, strict=True):
                 values = [target, prediction] if not tasks else [*target, *prediction]
                 writer.writerow([name, *("" if value != value else value for value in values)])
-        temporary.replace(self.directory.predictions)
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: TrialResult) -> None:
         """Mark the trial as done."""
         self.check_current()
         replace_text(self.directory.path / "done.json", json.dumps(result, indent=1))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file's content so that a reader, or a kill, sees either the old or the new one."""
-    temporary = _temporary(path)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """Return what a JSON file holds, or None where there is no such file; fields that are not known are passed over.
+
+    Raises:
+        DamagedError: the file is no JSON, or lacks something, or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_json(content, kind, str(path), "delete this file to have it written anew")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+def parse_json(content: bytes, kind: type[T], where: str, remedy: str) -> T:
+    """Return what JSON holds, see `read_json`; the error names the place and the remedy."""
+    try:
+        parsed: T = _adapter(cast("Hashable", kind)).validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise DamagedError(f"{where} is damaged; {remedy} ({reason})") from error
+    return parsed
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _line(record: StepMetrics) -> str:
     return json.dumps(asdict(record)) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-
-
-def _wait_for_lock(lock: IO[str], path: Path) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"an older attempt still holds {path} after {LOCK_SECONDS:g} s") from None
-            time.sleep(0.1)
-        else:
-            return

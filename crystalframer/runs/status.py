@@ -1,29 +1,34 @@
-"""What became of every trial of a sweep, read from its folder alone: while the driver runs and after it died.
+"""Where the trials of a sweep stand, read from its folder alone: while the driver runs and after it ended.
 
-``plan.jsonl`` in the folder lists the trials, a line each; a search appends to it. Nothing here imports Ray, MLflow or
-torch.
+``plan.jsonl`` in the folder lists the trials, a line each; a search appends to it. Screen, status program, report and
+search results all draw from `TrialStatus` and `Summary`. Nothing here imports Ray, MLflow or torch.
 """
 
 import json
+import re
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from crystalframer.atomic_files import replace_text
 from crystalframer.errors import UserError, near_matches
-from crystalframer.runs.budget import Account, read_account
-from crystalframer.runs.run_directory import RunDirectory, replace_text
+from crystalframer.runs.budget import DriverState, read_driver
+from crystalframer.runs.run_directory import DamagedError, RunDirectory, TrialResult, parse_json
+from crystalframer.runs.tracker import StepMetrics
 
 PLAN = "plan.jsonl"
-FateName = Literal["done", "stopped early", "failed", "running", "interrupted", "not started"]
-FATES: tuple[FateName, ...] = ("done", "stopped early", "failed", "running", "interrupted", "not started")
-_TAIL_BYTES = 8192
+Standing = Literal["done", "stopped early", "failed", "running", "interrupted", "not started"]
+STANDINGS: tuple[Standing, ...] = ("done", "stopped early", "failed", "running", "interrupted", "not started")
+_PLANNED = ("name", "task", "frame", "unit", "epochs")
+"""What the plan says of a trial."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A trial as the sweep means to run it."""
+class TrialStatus:
+    """Where a trial stands. As the plan lists it, nothing has happened yet."""
 
     name: str
     task: str
@@ -31,144 +36,259 @@ class Planned:
     frame: str
     unit: str
     epochs: int
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What became of a trial."""
-
-    name: str
-    task: str
-    frame: str
-    unit: str
-    epochs: int
-    fate: FateName
-    epoch: int
-    """Epochs done."""
-    val_mae: float | None
-    """Of the last epoch."""
-    test_mae: float | None
-    reason: str
+    standing: Standing = "not started"
+    epoch: int = 0
+    """Epochs done; of a trial that does not run, those that its checkpoint holds."""
+    val_maes: Mapping[int, float] = field(default_factory=dict)
+    """By epoch: the last few, or all where the whole history was read."""
+    test_mae: float | None = None
+    baseline_mae: float | None = None
+    """Test MAE of predicting the training mean."""
+    reason: str = ""
     """Why it failed or ended early, or why it is not finished."""
-    seconds_per_epoch: float | None
-    updated: float
-    """When its last epoch was written, in seconds since 1970; 0 for never."""
+    seconds_per_epoch: float | None = None
+    """Median over the epochs that were read."""
+    num_parameters: int | None = None
+    started: float = 0.0
+    """When its first epoch was written, in seconds since 1970; 0 for never, or where only the last ones were read."""
+    updated: float = 0.0
+    """When its last epoch was written."""
+    memory: tuple[int, int] | None = None
+    """Most bytes of its device that it has held, and those that the device has; None where there is no such device."""
+
+    @property
+    def val_mae(self) -> float | None:
+        """The last one."""
+        return self.val_maes[max(self.val_maes)] if self.val_maes else None
+
+    @property
+    def row(self) -> str:
+        """Frame and whatever else varies in the sweep but the seed, from the trial's name: what a table averages."""
+        found = re.search(rf"-{re.escape(self.frame)}-(.+)-seed\d+-[0-9a-f]+$", self.name)
+        return f"{self.frame}, {found[1].replace('-', ', ')}" if found else self.frame
+
+    def finished(self, result: TrialResult) -> "TrialStatus":
+        """Return the status of the trial once it has a result."""
+        parameters = result["final"]["values"].get("num_parameters")
+        return replace(
+            self,
+            standing="done",
+            epoch=self.epochs,
+            val_maes={**self.val_maes, self.epochs: result["val_mae"]},
+            test_mae=result["test_mae"],
+            baseline_mae=result["baseline_mae"],
+            num_parameters=None if parameters is None else int(parameters),
+            reason="",
+        )
+
+    def sentence(self) -> str:
+        """Return the standing in a few words."""
+        at = "" if self.standing in ("done", "not started") else f" after epoch {self.epoch} of {self.epochs}"
+        error = "" if self.test_mae is None else f", test MAE {self.test_mae:.4f} {self.unit}"
+        return f"{self.standing}{at}{error}{f': {self.reason}' if self.reason else ''}"
 
 
-def write_plan(folder: Path, trials: Iterable[Planned]) -> None:
-    """Write a sweep's trials down, in place of what was there."""
-    replace_text(folder / PLAN, "".join(json.dumps(asdict(trial)) + "\n" for trial in trials))
+def read_status(
+    folder: Path,
+    planned: TrialStatus,
+    driver: DriverState = DriverState(),  # noqa: B008 (frozen)
+    *,
+    alive: bool = False,
+    whole: bool = False,
+) -> TrialStatus:
+    """Return where a trial of a sweep stands; one whose files are damaged has failed, and the reason names the file.
 
-
-def append_plan(folder: Path, trial: Planned) -> None:
-    """Add a trial to those of a sweep."""
-    with (folder / PLAN).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(trial)) + "\n")
-
-
-def read_plan(folder: Path) -> list[Planned]:
-    """Return a sweep's trials.
-
-    Raises:
-        UserError: there is no such sweep.
+    Args:
+        folder: the sweep's.
+        planned: the trial as the plan lists it.
+        driver: what the sweep's driver wrote, left out by whoever is about to be its driver.
+        alive: whether the driver runs.
+        whole: whether to read all of its epochs, not the last ones.
     """
+    directory = RunDirectory(folder / planned.name)
+    status = planned
     try:
-        lines = (folder / PLAN).read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}"))
-        hint = near_matches(folder.name, known) if known else ""
-        raise UserError(f"no sweep {folder.name!r} in {folder.parent}{hint}; name one that was started") from None
-    return list({trial.name: trial for trial in (Planned(**json.loads(line)) for line in lines)}.values())
-
-
-def read_fates(folder: Path) -> tuple[list[Fate], Account]:
-    """Return what became of each trial of a sweep, and its account.
-
-    Raises:
-        UserError: there is no such sweep.
-    """
-    account = read_account(folder) or Account()
-    return [_fate(folder, trial, account) for trial in read_plan(folder)], account
-
-
-def _fate(folder: Path, trial: Planned, account: Account) -> Fate:
-    directory = RunDirectory(folder / trial.name)
-    last = _last_record(directory.path / "metrics.jsonl")
-    values: dict[str, float] = last["values"] if last else {}
-    val_mae = next((value for key, value in values.items() if key.startswith("val/mae_")), None)
-    state, result, early = directory.state(), directory.result(), directory.stopped_early()
-    epoch = last["step"] if last else 0
-    fate: FateName
-    reason = ""
+        status = _with_records(status, directory.records(tail=not whole), whole=whole)
+        state, result, early = directory.state(), directory.result(), directory.stopped_early()
+    except DamagedError as error:
+        return replace(status, standing="failed", reason=str(error))
+    if state is not None and state.peak_bytes and state.device_bytes:
+        status = replace(status, memory=(state.peak_bytes, state.device_bytes))
     if result is not None:
-        fate, epoch, val_mae = "done", trial.epochs, result["val_mae"]
-    elif early is not None:
-        fate, epoch, val_mae, reason = "stopped early", early.epoch, early.val_mae, early.reason
-    elif state is not None and state.state == "failed":
-        fate, reason = "failed", state.reason
-    elif state is not None:
-        alive = account.is_alive() and state.state == "running"
-        fate, reason = "running" if alive else "interrupted", "" if alive else account.over_budget
-    else:
-        fate, reason = "not started", account.over_budget
-    return Fate(
-        **asdict(trial),
-        fate=fate,
-        epoch=epoch,
-        val_mae=val_mae,
-        test_mae=None if result is None else result["test_mae"],
-        reason=reason,
-        seconds_per_epoch=values.get("seconds_per_epoch"),
-        updated=last["time_ms"] / 1000 if last else 0.0,
+        return status.finished(result)
+    if early is not None:
+        errors = {epoch: mae for epoch, mae in status.val_maes.items() if epoch < early.epoch}
+        errors[early.epoch] = early.val_mae
+        return replace(status, standing="stopped early", epoch=early.epoch, val_maes=errors, reason=early.reason)
+    seems_to_run = state is not None and state.state == "running"
+    if alive and (seems_to_run if driver.running is None else planned.name in driver.running):
+        return replace(status, standing="running")
+    if state is not None:
+        status = replace(status, standing="interrupted", epoch=state.epoch)
+    last = state.reason if state is not None and state.state == "failed" else ""
+    if planned.name in driver.failed or (last and not alive):  # while the driver runs it may try again
+        return replace(status, standing="failed", reason=driver.failed.get(planned.name, last))
+    return replace(status, reason=last if alive else driver.over_budget)
+
+
+def _with_records(status: TrialStatus, records: Sequence[StepMetrics], *, whole: bool) -> TrialStatus:
+    if not records:
+        return status
+    seconds = [record.values["seconds_per_epoch"] for record in records if "seconds_per_epoch" in record.values]
+    return replace(
+        status,
+        epoch=records[-1].step,
+        val_maes={record.step: mae for record in records if (mae := _val_mae(record.values)) is not None},
+        seconds_per_epoch=statistics.median(seconds) if seconds else None,
+        started=records[0].time_ms / 1000 if whole else 0.0,
+        updated=records[-1].time_ms / 1000,
     )
 
 
-def _last_record(path: Path) -> dict[str, Any] | None:
-    """Return the last whole line of a metrics file, from its tail."""
+def _val_mae(values: Mapping[str, float]) -> float | None:
+    return next((value for key, value in values.items() if key.startswith("val/mae_")), None)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Where a sweep stands."""
+
+    trials: tuple[TrialStatus, ...]
+    driver: DriverState = field(default_factory=DriverState)
+    alive: bool = False
+    """Whether the driver runs."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about files that could not be read."""
+
+    def counts(self) -> str:
+        """Return how many trials stand where, e.g. ``3 done, 1 failed``."""
+        counted = Counter(trial.standing for trial in self.trials)
+        return ", ".join(f"{counted[standing]} {standing}" for standing in STANDINGS if counted[standing])
+
+    def of(self, *standings: Standing) -> list[TrialStatus]:
+        """Return the trials that stand there."""
+        return [trial for trial in self.trials if trial.standing in standings]
+
+    def best(self) -> list[TrialStatus]:
+        """Return the trial with the lowest validation error of each task and row, sorted by these."""
+        best: dict[tuple[str, str], TrialStatus] = {}
+        for trial in self.trials:
+            if trial.val_mae is not None:
+                key = trial.task, trial.row
+                best[key] = min(best.get(key, trial), trial, key=lambda one: one.val_mae or 0.0)
+        return [best[key] for key in sorted(best)]
+
+    def rate(self) -> float:
+        """Return the epochs per second of the running trials together, 0 while that is unknown."""
+        return sum(1 / trial.seconds_per_epoch for trial in self.of("running") if trial.seconds_per_epoch)
+
+    def seconds_left(self) -> float | None:
+        """Estimate the time until every trial has run to its last epoch; None while the rate is unknown."""
+        rate = self.rate()
+        left = sum(trial.epochs - trial.epoch for trial in self.of("running", "interrupted", "not started"))
+        return left / rate if rate else None
+
+    def speed(self) -> str:
+        """Return rate and time left in words."""
+        left = self.seconds_left()
+        return "no rate yet" if left is None else f"{self.rate():.2f} epochs/s, about {duration(left)} left"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, under the names that ``report.json`` has always had."""
+        trials = []
+        for trial in self.trials:
+            values = asdict(trial)
+            del values["val_maes"], values["started"]
+            trials.append({**values, "fate": values.pop("standing"), "val_mae": trial.val_mae})
+        return {"account": asdict(self.driver), "alive": self.alive, "remarks": list(self.remarks), "trials": trials}
+
+
+def read_summary(folder: Path) -> Summary:
+    """Return where a sweep stands; what is damaged is remarked upon and hides nothing else.
+
+    Raises:
+        UserError: there is no such sweep.
+    """
+    planned, remarks = read_plan(folder)
     try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
+        driver, alive = read_driver(folder)
+    except DamagedError as error:
+        driver, alive = DriverState(), False
+        remarks = [*remarks, str(error)]
+    trials = tuple(read_status(folder, trial, driver, alive=alive) for trial in planned)
+    return Summary(trials, driver, alive, tuple(remarks))
+
+
+def write_plan(folder: Path, trials: Iterable[TrialStatus]) -> None:
+    """Write a sweep's trials down, in place of what was there."""
+    replace_text(folder / PLAN, "".join(map(_plan_line, trials)))
+
+
+def append_plan(folder: Path, trial: TrialStatus) -> None:
+    """Add a trial to those of a sweep."""
+    with (folder / PLAN).open("a", encoding="utf-8") as file:
+        file.write(_plan_line(trial))
+
+
+def _plan_line(trial: TrialStatus) -> str:
+    return json.dumps({key: getattr(trial, key) for key in _PLANNED}) + "\n"
+
+
+def read_plan(folder: Path) -> tuple[list[TrialStatus], list[str]]:
+    """Return a sweep's trials as planned, and a sentence where lines of the plan are damaged.
+
+    Raises:
+        UserError: there is no such sweep.
+    """
+    path = folder / PLAN
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
-        return None
-    record: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
-    return record
-
-
-def count(fates: Iterable[Fate]) -> str:
-    """Return how many trials came to which fate."""
-    counted = Counter(fate.fate for fate in fates)
-    return ", ".join(f"{counted[name]} {name}" for name in FATES if counted[name])
-
-
-def sentence(fate: Fate) -> str:
-    """Return a trial's fate in a few words."""
-    at = "" if fate.fate in ("done", "not started") else f" after epoch {fate.epoch} of {fate.epochs}"
-    error = "" if fate.test_mae is None else f", test MAE {fate.test_mae:.4f} {fate.unit}"
-    return f"{fate.fate}{at}{error}{f': {fate.reason}' if fate.reason else ''}"
+        known = sorted(other.parent.name for other in folder.parent.glob(f"*/{PLAN}"))
+        hint = near_matches(folder.name, known) if known else ""
+        raise UserError(f"no sweep {folder.name!r} in {folder.parent}{hint}; name one that was started") from None
+    trials: dict[str, TrialStatus] = {}
+    damaged = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            trial = parse_json(line, TrialStatus, "", "")
+        except DamagedError:
+            damaged.append(str(number))
+        else:
+            trials[trial.name] = trial
+    remark = f"{path} is damaged in line {', '.join(damaged)}; the sweep's own command writes it anew"
+    return list(trials.values()), [remark] if damaged else []
 
 
 def write_report(folder: Path, corrections: Sequence[tuple[str, int]]) -> Path:
-    """Write every trial's fate to ``report.md`` and ``report.json`` in a sweep's folder, and return the former.
+    """Write where every trial stands to ``report.md`` and ``report.json`` in a sweep's folder; return the former.
 
     Args:
         folder: the sweep's folder.
         corrections: by failure policy, how often it started a trial again.
     """
-    fates, account = read_fates(folder)
+    summary = read_summary(folder)
+    driver = summary.driver
+    cost = f", at a cost of {driver.cost:.2f}" if driver.cost_per_hour else ""
     lines = [
-        f"# {folder.name}: what became of its {len(fates)} trials",
+        f"# {folder.name}: what became of its {len(summary.trials)} trials",
         "",
-        f"{count(fates)}. The sweep ran for {account.seconds / 3600:.2f} hours, its trials for "
-        f"{account.trial_seconds / 3600:.2f} hours"
-        + (f", at a cost of {account.cost:.2f}." if account.cost_per_hour else "."),
-        *([f"It ended because {account.over_budget}."] if account.over_budget else []),
+        f"{summary.counts()}. The sweep ran for {driver.seconds / 3600:.2f} hours, its trials for "
+        f"{driver.trial_seconds / 3600:.2f} hours{cost}.",
+        *([f"It ended because {driver.over_budget}."] if driver.over_budget else []),
         *(f"Started again for {name}: {times} times." for name, times in corrections),
         "",
-        *(f"- `{fate.name}`: {sentence(fate)}" for fate in fates),
+        *(f"- `{trial.name}`: {trial.sentence()}" for trial in summary.trials),
     ]
-    content = {"account": asdict(account), "corrections": dict(corrections), "trials": [asdict(fate) for fate in fates]}
+    content = {**summary.to_dict(), "corrections": dict(corrections)}
     replace_text(folder / "report.json", json.dumps(content, indent=1))
     replace_text(folder / "report.md", "\n".join(lines) + "\n")
     return folder / "report.md"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as a person would say it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -3,15 +3,16 @@
 import platform
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.errors import UserError
 from crystalframer.runs.inherit import inherit
-from crystalframer.runs.run_directory import Attempt, RunDirectory, SupersededError
+from crystalframer.runs.run_directory import Attempt, RunDirectory, SupersededError, TrialResult
+from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import StepMetrics, Tracker
 
 if TYPE_CHECKING:  # they import torch, which the driver does without
@@ -33,6 +34,11 @@ class Trial:
 
     name: str
     config: TrialConfig
+
+    def planned(self, unit: str = "") -> TrialStatus:
+        """Return the trial's status before anything has happened; `unit` is its target's."""
+        data, config = self.config.data, self.config
+        return TrialStatus(self.name, f"{data.dataset} {data.task}", config.model.frame, unit, config.train.epochs)
 
 
 class NamesItsKernel(Protocol):
@@ -89,7 +95,7 @@ class TrialProgress:
     """In the target's unit."""
     seconds: float
     """Of this epoch."""
-    result: dict[str, Any] | None = None
+    result: TrialResult | None = None
     """What `done.json` holds, once it is written."""
     peak_bytes: int | None = None
     """Most memory of the device held so far, None where there is no such device."""
@@ -269,7 +275,7 @@ class _Run:
         self._attempt.check_current()
         write_snapshot(self._directory.checkpoint, self._directory.snapshot(epoch))
 
-    def conclude(self, trainer: TrialTrainer) -> dict[str, Any]:
+    def conclude(self, trainer: TrialTrainer) -> TrialResult:
         """Evaluate on the test set, record everything, and mark the trial as done."""
         from crystalframer.nn.model import CrystalFramer
         from crystalframer.prediction.card import write_card
@@ -281,16 +287,11 @@ class _Run:
         self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist(), tasks)
         if isinstance(trainer.model, CrystalFramer):  # a stand-in has nothing to describe
             write_card(self._directory.checkpoint, self._data, test.by_task)
-        final = StepMetrics(
-            self._epoch,
-            _now_ms(),
-            {
-                **final_metrics(test, self._data.unit, num_parameters=trainer.num_parameters),
-                "test/ms_per_material": milliseconds / len(test.ids),
-            },
-        )
+        values = final_metrics(test, self._data.unit, num_parameters=trainer.num_parameters)
+        values["test/ms_per_material"] = milliseconds / len(test.ids)
+        final = StepMetrics(self._epoch, _now_ms(), values)
         conclude_tracking(self._tracker, self._directory, final)
-        result = {
+        result: TrialResult = {
             "trial": self._trial.name,
             "unit": self._data.unit,
             "val_mae": trainer.history[-1].val_mae,
@@ -298,7 +299,7 @@ class _Run:
             "test_rmse": test.rmse,
             "baseline_mae": test.baseline_mae,
             "tags": self._tags,
-            "final": asdict(final),
+            "final": {"step": final.step, "time_ms": final.time_ms, "values": values},
         }
         self._attempt.write_result(result)
         self._attempt.write_state("done", self._epoch)
@@ -322,7 +323,7 @@ class _Run:
         if self._tracked:
             self._tracker.finish("FAILED")
 
-    def progress(self, epoch: "EpochResult", result: dict[str, Any] | None = None) -> TrialProgress:
+    def progress(self, epoch: "EpochResult", result: TrialResult | None = None) -> TrialProgress:
         """Return what to report."""
         epochs, memory = self._trial.config.train.epochs, _device_memory(self.device) or (None, None)
         return TrialProgress(epoch.epoch, epochs, epoch.val_mae, epoch.seconds, result, *memory)

@@ -1,9 +1,7 @@
 """Files of plain values and tensors: written atomically, read without running any code of theirs."""
 
-import os
 import pickle
 import time
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import torch
 
+from crystalframer.atomic_files import replacing
 from crystalframer.errors import UserError
 
 _LEFTOVER_SECONDS = 3600.0
@@ -39,17 +38,8 @@ def write_archive(path: Path, content: Mapping[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        torch.save(dict(content), file)
 
 
 def read_archive(path: Path) -> Any:
@@ -83,14 +73,3 @@ def _remove_leftovers(path: Path) -> None:
                 leftover.unlink()
         except FileNotFoundError:
             continue  # another process was faster
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the rename itself, where the system can open folders (not on Windows)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -85,7 +85,7 @@ class Bench:
         else:
             source = SearchSource(self.spec, study, driver)
         source.resume()
-        screen = Screen(Console(quiet=True), driver._board)
+        screen = Screen(Console(quiet=True), driver.statuses)
         return Dispatcher(source, standard_policies(2), screen), driver, study
 
     def run(self, workers: int = 4, steps: int | None = None) -> tuple[Outcome, Here, Study]:

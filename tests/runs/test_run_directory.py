@@ -12,11 +12,21 @@ import pytest
 from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.runs import run_directory
-from crystalframer.runs.run_directory import RunDirectory, SupersededError
+from crystalframer.runs.run_directory import RunDirectory, SupersededError, TrialResult
 from crystalframer.runs.tracker import StepMetrics
 
 CONFIG = TrialConfig()
 DATA = "d" * 64
+RESULT: TrialResult = {
+    "trial": "trial",
+    "unit": "eV",
+    "val_mae": 0.1,
+    "test_mae": 1 / 3,
+    "test_rmse": 0.5,
+    "baseline_mae": 0.8,
+    "tags": {"kernel": "reference"},
+    "final": {"step": 4, "time_ms": 1000, "values": {"test/mae_eV": 1 / 3}},
+}
 
 
 def steps(last: int) -> list[StepMetrics]:
@@ -91,8 +101,8 @@ def test_state_and_result_are_read_back(tmp_path: Path) -> None:
         assert (state.state, state.epoch, state.epochs, state.reason) == ("failed", 4, 2000, "why")
         assert state.attempt == attempt.id
         attempt.write_predictions(["a,b", "c"], [0.1, 1 / 3], [0.2, 3.0])
-        attempt.write_result({"test_mae": 1 / 3})
-    assert directory.result() == {"test_mae": 1 / 3}
+        attempt.write_result(RESULT)
+    assert directory.result() == RESULT
     assert directory.predictions.read_text() == 'id,target,prediction\n"a,b",0.1,0.2\nc,0.3333333333333333,3.0\n'
     leftovers = [path.name for path in directory.path.rglob(".*")]
     assert leftovers == []
@@ -118,7 +128,7 @@ def test_a_newer_attempt_takes_over_and_the_older_one_writes_no_more(tmp_path: P
             lambda: older.append(steps(9)[-1]),
             lambda: older.rewind(0),
             lambda: older.write_state("done", 9),
-            lambda: older.write_result({}),
+            lambda: older.write_result(RESULT),
             lambda: older.write_predictions([], [], []),
             older.check_current,
         ):

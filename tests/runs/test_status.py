@@ -2,34 +2,49 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crystalframer.atomic_files import locked
 from crystalframer.config import build_trial
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs, gpu_share, trials_per_gpu
 from crystalframer.orchestration.cluster.jobs import JobList, Resources, TrialJob
 from crystalframer.orchestration.sweeps.estimates import Pace, describe_sweep
-from crystalframer.runs.budget import ALIVE_SECONDS, Account, Budget, Ledger, read_account
-from crystalframer.runs.run_directory import EarlyStop, RunDirectory
-from crystalframer.runs.status import Planned, append_plan, count, read_fates, write_plan, write_report
+from crystalframer.runs.budget import ALIVE_SECONDS, LOCK, Budget, DriverState, Heartbeat, read_driver
+from crystalframer.runs.run_directory import EarlyStop, RunDirectory, TrialResult
+from crystalframer.runs.status import TrialStatus, append_plan, read_summary, write_plan, write_report
 from crystalframer.runs.tracker import StepMetrics
 from crystalframer.runs.trial import Trial, TrialProgress
 from pipelines.status import main as status
 
+ROOT = Path(__file__).parents[2]
 GIB = 1024**3
+RESULT: TrialResult = {
+    "trial": "finished",
+    "unit": "eV",
+    "val_mae": 0.1,
+    "test_mae": 0.2,
+    "test_rmse": 0.3,
+    "baseline_mae": 0.8,
+    "tags": {},
+    "final": {"step": 10, "time_ms": 1, "values": {"num_parameters": 100.0}},
+}
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep with a trial of every fate, under a driver that seems to live."""
+    """A sweep with a trial of every standing, under a driver that seems to live."""
     folder = tmp_path / "asweep"
     folder.mkdir()
     names = ("finished", "early", "broken", "busy", "untouched")
-    write_plan(folder, (Planned(name, "sample formation_energy", "max", "eV", 10) for name in names))
+    write_plan(folder, (TrialStatus(name, "sample formation_energy", "max", "eV", 10) for name in names))
     config = build_trial({"train.epochs": 10, "train.average_epochs": 0})
     for name in names[:4]:
         with RunDirectory(folder / name).attempt(config, "data") as attempt:
@@ -38,40 +53,42 @@ def sweep(tmp_path: Path) -> Path:
                 attempt.append(StepMetrics(epoch, round(time.time() * 1000), values))
             attempt.write_state("running", 2)
             if name == "finished":
-                attempt.write_result({"val_mae": 0.1, "test_mae": 0.2})
+                attempt.write_result(RESULT)
             if name == "broken":
                 attempt.write_state("failed", 2, "OSError: no space left")
     RunDirectory(folder / "early").stop_early(EarlyStop(2, 0.25, "not among the best"))
-    ledger = Ledger(folder, Budget(cost_per_hour=3.0))
-    ledger.tick(2)
-    ledger.write()
+    Heartbeat(folder, Budget(cost_per_hour=3.0)).tick(["busy"], {"broken": "OSError: no space left"})
     return folder
 
 
-def fates_of(folder: Path) -> dict[str, str]:
-    return {fate.name: fate.fate for fate in read_fates(folder)[0]}
+def standings_of(folder: Path) -> dict[str, str]:
+    return {trial.name: trial.standing for trial in read_summary(folder).trials}
 
 
-def set_account(folder: Path, **changes: object) -> None:
-    account = read_account(folder)
-    assert account is not None
-    (folder / "driver.json").write_text(json.dumps(asdict(replace(account, **changes))))  # type: ignore[arg-type]
+def trial_of(folder: Path, name: str) -> TrialStatus:
+    (found,) = [trial for trial in read_summary(folder).trials if trial.name == name]
+    return found
 
 
-def test_every_fate_is_told(sweep: Path) -> None:
+def set_driver(folder: Path, **changes: Any) -> None:
+    state, _ = read_driver(folder)
+    (folder / "driver.json").write_text(json.dumps(asdict(replace(state, **changes))))
+
+
+def test_every_standing_is_told(sweep: Path) -> None:
     expected = {"finished": "done", "early": "stopped early", "broken": "failed", "busy": "running"}
-    assert fates_of(sweep) == {**expected, "untouched": "not started"}
-    set_account(sweep, updated=time.time() - 2 * ALIVE_SECONDS)  # killed: nobody wrote that it ended
-    assert fates_of(sweep)["busy"] == "interrupted"
-    set_account(sweep, ended=True, over_budget="the budget of 2 hours is used up")
-    (untouched,) = [fate for fate in read_fates(sweep)[0] if fate.name == "untouched"]
-    assert (untouched.fate, untouched.reason) == ("not started", "the budget of 2 hours is used up")
+    assert standings_of(sweep) == {**expected, "untouched": "not started"}
+    set_driver(sweep, updated=time.time() - 2 * ALIVE_SECONDS)  # killed: nobody wrote that it ended
+    assert standings_of(sweep)["busy"] == "interrupted"
+    set_driver(sweep, ended=True, over_budget="the budget of 2 hours is used up")
+    untouched = trial_of(sweep, "untouched")
+    assert (untouched.standing, untouched.reason) == ("not started", "the budget of 2 hours is used up")
 
 
 def test_a_half_written_line_is_left_out(sweep: Path) -> None:
     with (sweep / "busy" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "time')
-    (busy,) = [fate for fate in read_fates(sweep)[0] if fate.name == "busy"]
+    busy = trial_of(sweep, "busy")
     assert (busy.epoch, busy.val_mae) == (2, 0.25)
 
 
@@ -83,7 +100,7 @@ def test_status_says_it_from_another_shell(sweep: Path, capsys: pytest.CaptureFi
     assert "0.50 epochs/s, about 36 s left" in said
     assert "best of sample formation_energy, max: validation MAE 0.1000 eV (finished)" in said
     assert "  broken: failed after epoch 2 of 10: OSError: no space left" in said
-    set_account(sweep, updated=0.0)
+    set_driver(sweep, updated=0.0)
     assert status(["asweep", "--runs", str(sweep.parent), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert not content["alive"]
@@ -103,30 +120,141 @@ def test_the_report_lists_every_trial(sweep: Path) -> None:
     assert "- `untouched`: not started" in report
     content = json.loads((sweep / "report.json").read_text())
     assert len(content["trials"]) == 5
-    assert count(read_fates(sweep)[0]) in report
+    assert read_summary(sweep).counts() in report
 
 
 def test_a_plan_can_grow(sweep: Path) -> None:
-    append_plan(sweep, Planned("one-more", "sample formation_energy", "max", "eV", 10))
-    assert fates_of(sweep)["one-more"] == "not started"
+    append_plan(sweep, TrialStatus("one-more", "sample formation_energy", "max", "eV", 10))
+    assert standings_of(sweep)["one-more"] == "not started"
     with pytest.raises(UserError, match="no sweep"):
-        read_fates(sweep.parent / "elsewhere")
+        read_summary(sweep.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"epoch": "x"}\n', b"\xff\xfe\x00\n", b"null\n"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "finished/done.json",
+        "finished/metrics.jsonl",
+        "early/stopped_early.json",
+        "busy/state.json",
+        "driver.json",
+        "plan.jsonl",
+    ],
+)
+def test_one_damaged_file_hides_nothing_else(
+    sweep: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    whole = standings_of(sweep)
+    path = sweep / name
+    if path.suffix == ".jsonl":
+        _, *lines = path.read_bytes().splitlines(keepends=True)
+        if not content.endswith(b"\n"):
+            content += b"\n"
+        path.write_bytes(content + b"".join(lines))
+        whole.pop("finished")
+    else:
+        path.write_bytes(content)
+    assert status(["asweep", "--runs", str(sweep.parent), "--all"]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if str(path) in line]
+    assert "is damaged" in said
+    owner = name.partition("/")[0]
+    found = standings_of(sweep)
+    if name == "driver.json":  # what the trials' own files say
+        whole |= {"busy": "interrupted"}
+    elif name != "plan.jsonl":
+        assert found.pop(owner) == "failed"
+        whole.pop(owner, None)
+    assert found == whole
+    report = write_report(sweep, []).read_text()
+    assert name == "driver.json" or name == "plan.jsonl" or str(path) in report
+
+
+def test_a_driver_that_is_busy_and_one_that_starts_are_running(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_driver(sweep, updated=time.time() - 300)  # Ray takes its time
+    with locked(sweep / LOCK) as lock:
+        lock.write(str(os.getpid()))
+        lock.flush()
+        status(["asweep", "--runs", str(sweep.parent)])
+        assert "driver running" in capsys.readouterr().out
+        assert standings_of(sweep)["busy"] == "running"
+        set_driver(sweep, pid=1, over_budget="the budget of 2 hours is used up", ended=True)  # the one before
+        assert standings_of(sweep) == {**standings_of(sweep), "busy": "interrupted", "untouched": "not started"}
+        assert trial_of(sweep, "untouched").reason == ""
+        assert read_driver(sweep)[1]
+    status(["asweep", "--runs", str(sweep.parent)])
+    assert "driver ended" in capsys.readouterr().out
+    set_driver(sweep, ended=False, machine="another")
+    status(["asweep", "--runs", str(sweep.parent)])
+    assert "driver silent for 5 min (process 1 on another)" in capsys.readouterr().out
+
+
+def test_what_a_killed_driver_left_running_waits_for_its_successor(sweep: Path) -> None:
+    Heartbeat(sweep, Budget())
+    assert RunDirectory(sweep / "busy").state().state == "running"  # type: ignore[union-attr]
+    assert standings_of(sweep)["busy"] == "interrupted"
+    Heartbeat(sweep, Budget()).tick(["busy", "untouched"])
+    assert {standings_of(sweep)[name] for name in ("busy", "untouched")} == {"running"}
+    Heartbeat(sweep, Budget()).end({"busy": "its worker process died (after 3 new attempts)"}, "")
+    assert trial_of(sweep, "busy").sentence() == (
+        "failed after epoch 2 of 10: its worker process died (after 3 new attempts)"
+    )
+
+
+def test_every_setting_that_varies_has_a_row(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"formation_energy-max-num_blocks{blocks}-seed0-1a2b3c4d" for blocks in (1, 2)]
+    write_plan(sweep, (TrialStatus(name, "sample formation_energy", "max", "eV", 10) for name in names))
+    for number, name in enumerate(names):
+        with RunDirectory(sweep / name).attempt(build_trial({"train.seed": number}), "data") as attempt:
+            attempt.write_result({**RESULT, "val_mae": 0.1 + number})
+    status(["asweep", "--runs", str(sweep.parent)])
+    said = capsys.readouterr().out
+    assert f"best of sample formation_energy, max, num_blocks1: validation MAE 0.1000 eV ({names[0]})" in said
+    assert f"best of sample formation_energy, max, num_blocks2: validation MAE 1.1000 eV ({names[1]})" in said
+
+
+def test_watching_says_each_event_once(sweep: Path) -> None:
+    command = [sys.executable, "pipelines/status.py", "asweep", "--runs", str(sweep.parent), "--watch"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as watcher,
+        locked(sweep / LOCK) as lock,
+    ):
+        assert watcher.stdout is not None
+        lock.write(str(os.getpid()))
+        lock.flush()
+        heartbeat = Heartbeat(sweep, Budget())
+        heartbeat.tick(["busy"])
+        said = watcher.stdout.readline()
+        assert said == "asweep: 5 trials: 1 done, 1 stopped early, 1 running, 1 interrupted, 1 not started\n"
+        assert watcher.stdout.readline().startswith(f"driver running (process {os.getpid()}")
+        config = build_trial({"train.epochs": 10, "train.average_epochs": 0})
+        with RunDirectory(sweep / "busy").attempt(config, "data") as attempt:
+            attempt.append(StepMetrics(3, round(time.time() * 1000), {"val/mae_eV": 0.125, "seconds_per_epoch": 2.0}))
+            assert watcher.stdout.readline() == "busy: epoch 3/10, val MAE 0.1250 eV, about 50 s left\n"
+            attempt.write_result(RESULT)
+            assert watcher.stdout.readline().startswith("busy: done, test MAE 0.2000 eV (2 done, 1 stopped early, ")
+        heartbeat.end({}, "")
+        (sweep / LOCK).unlink()  # the lock itself is held until this block ends
+        rest = watcher.stdout.read()
+        assert "driver ended" in rest
+        assert rest.count("busy") == 0
+        assert watcher.wait(60) == 0
 
 
 def test_time_and_money_add_up_over_drivers(tmp_path: Path) -> None:
     clock = [0.0]
     budget = Budget(hours=2.0, cost_per_hour=1.5, max_cost=4.0)
-    first = Ledger(tmp_path, budget, lambda: clock[0])
+    first = Heartbeat(tmp_path, budget, lambda: clock[0])
     clock[0] = 3600.0
-    assert first.tick(2) == ""
-    second = Ledger(tmp_path, budget, lambda: clock[0])  # the first one was killed
-    assert (second.account.seconds, second.account.trial_seconds) == (3600.0, 7200.0)
-    assert second.account.cost == pytest.approx(3.0)
+    assert first.tick(["one", "other"]) == ""
+    second = Heartbeat(tmp_path, budget, lambda: clock[0])  # the first one was killed
+    assert (second.state.seconds, second.state.trial_seconds) == (3600.0, 7200.0)
+    assert second.state.cost == pytest.approx(3.0)
     clock[0] += 1800.0
-    assert second.tick(2) == "the budget of 4 is used up"
+    assert second.tick(["one", "other"]) == "the budget of 4 is used up"
     clock[0] += 1800.0
-    assert second.tick(0) == "the budget of 2 hours is used up"
-    assert Budget().used_up(Account(seconds=1e9)) == ""
+    assert second.tick([]) == "the budget of 2 hours is used up"
+    assert Budget().used_up(DriverState(seconds=1e9)) == ""
 
 
 def test_trials_share_a_gpu_by_what_they_need() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from crystalframer.atomic_files import replace_text
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
-from crystalframer.runs.run_directory import EarlyStop, RunDirectory, SupersededError, replace_text
+from crystalframer.runs.run_directory import EarlyStop, RunDirectory, SupersededError
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import TrainerFactory, Trial, TrialProgress, run_trial, snapshot_epochs
 from crystalframer.training.checkpoint import read_checkpoint

@@ -172,8 +172,10 @@ class PopulationSource:
             self._open.add(name)
             directory = self._driver.directory(name)
             early, result = directory.stopped_early(), directory.result()
-            if early is not None or result is not None:
-                self._settle(name, early.val_mae if early is not None else float((result or {})["val_mae"]))
+            if early is not None:
+                self._settle(name, early.val_mae)
+            elif result is not None:
+                self._settle(name, result["val_mae"])
             else:
                 self._waiting.append(name)
 

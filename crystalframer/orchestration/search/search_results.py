@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crystalframer.atomic_files import replace_text
 from crystalframer.config import TrialConfig
 from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.search.study import Asked, Study, importances
 from crystalframer.orchestration.sweeps.driver import Driver
-from crystalframer.runs.run_directory import replace_text
+from crystalframer.runs.run_directory import TrialResult
 
 RESULTS = "search.json"
 HISTORY = "search_history.csv"
@@ -122,7 +123,7 @@ def write_results(spec: Search, study: Study, driver: Driver) -> dict[str, Any]:
         "method": spec.method,
         "objectives": list(spec.objectives),
         "task": f"{spec.default.data.dataset} {spec.default.data.task}",
-        "unit": "" if trial is None else driver.unit(trial.name),
+        "unit": "" if trial is None else driver.statuses[trial.name].unit,
         "space": {key: _range(where) for key, where in spec.space.items()},
         "default": {key: spec.default.to_flat_dict()[key] for key in spec.space},
         "epochs": {
@@ -178,7 +179,7 @@ def _best(one: Tried, spec: Search, driver: Driver) -> dict[str, Any]:
     return {**_entry(one), "confirmed": confirmed, **means}
 
 
-def _result_of(config: TrialConfig, driver: Driver) -> dict[str, Any] | None:
+def _result_of(config: TrialConfig, driver: Driver) -> TrialResult | None:
     """Return the result of a finished trial with these settings, whatever its name."""
     wanted = config.fingerprint()
     for name, trial in driver.trials.items():

@@ -1,12 +1,13 @@
-"""The program that runs a sweep or a search: MLflow, Ray, screen, accounts and report around a source of jobs."""
+"""The program that runs a sweep or a search: MLflow, Ray, screen, budget and report around a source of jobs."""
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,18 +19,16 @@ from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import standard_policies
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs
 from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
-from crystalframer.orchestration.sweeps.screen import Board, screen_for, summary
+from crystalframer.orchestration.sweeps.screen import Screen, closing_view
 from crystalframer.orchestration.sweeps.spec import Experiment
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, is_away
-from crystalframer.runs.budget import Ledger
-from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.status import Planned, append_plan, write_plan, write_report
+from crystalframer.runs.budget import LOCK, Heartbeat
+from crystalframer.runs.run_directory import DamagedError, RunDirectory
+from crystalframer.runs.status import Summary, TrialStatus, append_plan, read_status, write_plan, write_report
 from crystalframer.runs.tracker import RunStatus, StepMetrics
 from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, conclude_tracking, start_tracking
 
 TRAINER = "crystalframer.training.trainer:Trainer"
-LOCK = ".driver.lock"
-"""The file in a sweep's folder that its driver holds locked."""
 EXIT_FAILED = 1
 """Exit code of a sweep with trials that failed, or that is not recorded in full."""
 EXIT_OVER_BUDGET = 3
@@ -83,10 +82,11 @@ class Driver:
         self.trials: dict[str, Trial] = {}
         self._options = options
         self._console = console
-        self._tasks: dict[str, TaskData] = {}
-        self._board = Board({})
+        self.statuses: dict[str, TrialStatus] = {}
         self._experiment: MlflowExperiment | None = None
         self._planning = False
+        self._unrecorded: set[str] = set()
+        """Why trials that are done could not be recorded."""
 
     def directory(self, name: str) -> RunDirectory:
         """Return a trial's run directory."""
@@ -98,17 +98,20 @@ class Driver:
         Raises:
             UserError: its run directory holds a run of other settings or data.
         """
-        self.directory(trial.name).check_belongs(trial.config, data.fingerprint)
+        with contextlib.suppress(DamagedError):  # it fails on its own, the others go on
+            self.directory(trial.name).check_belongs(trial.config, data.fingerprint)
         self.trials[trial.name] = trial
-        self._tasks[trial.name] = data
-        self._board.add(trial, data.unit)
-        self._show(trial.name)
+        planned = trial.planned(data.unit)
+        status = read_status(self.folder, planned)
+        if status.standing == "failed":  # it is tried again
+            status = replace(status, standing="interrupted", reason="")
+        self.statuses[trial.name] = status
         if self._planning:
-            append_plan(self.folder, self._planned(trial))
+            append_plan(self.folder, planned)
 
-    def unit(self, name: str) -> str:
-        """Return the unit of a trial's target."""
-        return self._tasks[name].unit
+    def unfinished(self) -> list[Trial]:
+        """Return the trials that are not done."""
+        return [trial for name, trial in self.trials.items() if self.statuses[name].standing != "done"]
 
     def record_search(self, results: Mapping[str, Any], files: Iterable[Path]) -> None:
         """Record in MLflow what a search found: a run called ``search`` with the importances and the files."""
@@ -129,18 +132,18 @@ class Driver:
 
     def run(self, source: JobSource, tracking: Tracking, *, anything_to_do: bool = True, ahead: int = 200) -> Outcome:
         """Run the source's jobs to their end, or until the user or the budget stops the sweep."""
-        write_plan(self.folder, map(self._planned, self.trials.values()))
+        write_plan(self.folder, self.statuses.values())
         self._planning = True
-        done = sum(row.state == "done" for row in self._board.rows.values())
+        done = len(self.trials) - len(self.unfinished())
         self.say(f"{self.sweep.name}: {len(self.trials)} trials, {done} of them done; MLflow at {tracking.uri}")
-        ledger = Ledger(self.folder, self.sweep.budget)
-        over = self.sweep.budget.used_up(ledger.account)
+        heartbeat = Heartbeat(self.folder, self.sweep.budget)
+        over = self.sweep.budget.used_up(heartbeat.state)
         outcome = Outcome(over_budget=over)
         if not over and anything_to_do:
-            outcome = self._run_on_ray(source, tracking, ledger, ahead)
+            outcome = self._run_on_ray(source, tracking, heartbeat, ahead)
         else:
             self._open_experiment(tracking)
-        ledger.write(over_budget=outcome.over_budget, ended=True)
+        heartbeat.end(outcome.failed, outcome.over_budget)
         if not self._close_experiment(outcome):
             self.say(f"MLflow at {tracking.uri} is away: the same command records there what it lacks.")
             outcome.unrecorded = True
@@ -148,9 +151,11 @@ class Driver:
 
     def conclude(self, outcome: Outcome) -> int:
         """Print what became of the trials, write the report, and return the exit code."""
-        self._console.print(summary(self._board), soft_wrap=True)
+        self._console.print(closing_view(Summary(tuple(self.statuses.values()))), soft_wrap=True)
         report = write_report(self.folder, sorted(outcome.corrections.items()))
-        self.say(f"every trial's fate: {report}")
+        self.say(f"what became of every trial: {report}")
+        for sentence in sorted(self._unrecorded):
+            self.say(f"not recorded in MLflow: {sentence}")
         if outcome.interrupted is not None:
             self.say(f"Stopped by {outcome.interrupted.name}; the same command goes on where it stopped.")
             return 128 + outcome.interrupted
@@ -160,7 +165,7 @@ class Driver:
                 "directories. The same command tries them again."
             )
             return EXIT_FAILED
-        if outcome.unrecorded:
+        if outcome.unrecorded or self._unrecorded:
             return EXIT_FAILED
         if outcome.over_budget:
             self.say(f"Ended because {outcome.over_budget}; the same command with a larger one goes on.")
@@ -194,7 +199,7 @@ class Driver:
         """Print a line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _run_on_ray(self, source: JobSource, tracking: Tracking, ledger: Ledger, ahead: int) -> Outcome:
+    def _run_on_ray(self, source: JobSource, tracking: Tracking, heartbeat: Heartbeat, ahead: int) -> Outcome:
         if self._options.address is None:  # read when Ray is imported: a Ray of our own stays on the loopback interface
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         from crystalframer.orchestration.cluster import session, tune
@@ -205,7 +210,7 @@ class Driver:
             if self._options.address is None:
                 session.check_resources(self.sweep.resources)
             self._experiment = self._open_experiment(tracking)
-            with screen_for(self._console, self._board) as screen:
+            with Screen(self._console, self.statuses) as screen:
                 dispatcher = Dispatcher(
                     source,
                     standard_policies(self.sweep.max_failures),
@@ -215,34 +220,22 @@ class Driver:
                 housekeeping = tune.Housekeeping(
                     scratch=self.folder / ".ray",
                     stop_file=self.folder / ".stop",
-                    tick=functools.partial(self._tick, dispatcher, tracking, ledger),
+                    tick=functools.partial(self._tick, dispatcher, tracking, heartbeat, screen),
                     ahead=ahead,
                 )
                 return tune.run_jobs(self.sweep.name, dispatcher, housekeeping)
 
-    def _tick(self, dispatcher: Dispatcher, tracking: Tracking, ledger: Ledger) -> None:
+    def _tick(self, dispatcher: Dispatcher, tracking: Tracking, heartbeat: Heartbeat, screen: Screen) -> None:
         tracking.revive()
-        running = sum(row.state == "running" for row in self._board.rows.values())
-        if over := ledger.tick(running):
+        running = [trial.name for trial in screen.summary().of("running")]
+        if over := heartbeat.tick(running, dispatcher.outcome.failed):
             dispatcher.stop(over)
-        if ledger.budget.cost_per_hour:
-            self._board.cost = f"{ledger.account.cost:.2f}"
+        screen.driver = heartbeat.state
 
     def _known_memory(self) -> tuple[int, int] | None:
         """Return the most memory that a trial of this sweep has held, and the least that a device had."""
-        states = [self.directory(name).state() for name in self.trials]
-        known = [(s.peak_bytes, s.device_bytes) for s in states if s is not None and s.peak_bytes and s.device_bytes]
+        known = [trial.memory for trial in self.statuses.values() if trial.memory is not None]
         return (max(peak for peak, _ in known), min(device for _, device in known)) if known else None
-
-    def _show(self, name: str) -> None:
-        """Bring the board to what the run directory says."""
-        directory = self.directory(name)
-        if (result := directory.result()) is not None:
-            self._board.done(name, result)
-        elif (early := directory.stopped_early()) is not None:
-            self._board.stopped_early(name, early.epoch, early.val_mae)
-        elif (state := directory.state()) is not None:
-            self._board.waiting(name, state.epoch)
 
     def _open_experiment(self, tracking: Tracking) -> MlflowExperiment:
         self._experiment = tracking.experiment(self.sweep.name)
@@ -278,15 +271,14 @@ class Driver:
             if trial.name in recorded and recorded[trial.name].status == "FINISHED":
                 continue
             directory = self.directory(trial.name)
-            if (result := directory.result()) is not None:
-                tracker = experiment.tracker()
-                start_tracking(tracker, trial, result["tags"], directory.records())
-                conclude_tracking(tracker, directory, StepMetrics(**result["final"]))
-
-    def _planned(self, trial: Trial) -> Planned:
-        data, config = self._tasks[trial.name], trial.config
-        task = f"{config.data.dataset} {config.data.task}"
-        return Planned(trial.name, task, config.model.frame, data.unit, config.train.epochs)
+            try:
+                if (result := directory.result()) is not None:
+                    records = directory.records()
+                    tracker = experiment.tracker()
+                    start_tracking(tracker, trial, result["tags"], records)
+                    conclude_tracking(tracker, directory, StepMetrics(**result["final"]))
+            except DamagedError as error:
+                self._unrecorded.add(str(error))
 
 
 def _reached(call: Callable[[], Any]) -> bool:

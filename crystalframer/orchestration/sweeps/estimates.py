@@ -9,12 +9,14 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crystalframer.config import DataConfig, TrialConfig
 from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.published import PUBLISHED
+from crystalframer.runs.run_directory import DamagedError, RunDirectory
+from crystalframer.runs.status import read_status
 from crystalframer.runs.trial import Trial
 
 PUBLISHED_SECONDS = {
@@ -52,9 +54,14 @@ class Pace:
         """Read the metrics of all run directories."""
         found: defaultdict[str, list[float]] = defaultdict(list)
         for path in sorted(runs.glob("*/*/config.json")):
-            settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            if settings and (seconds := _seconds(path.with_name("metrics.jsonl"))):
-                found[_kind(settings)].append(statistics.median(seconds))
+            directory = RunDirectory(path.parent)
+            try:
+                identity, records = directory.identity(), directory.records(tail=True)
+            except DamagedError:
+                continue  # it says nothing about pace
+            if identity is not None and identity["settings"] and records:
+                seconds = statistics.median(record.values["seconds_per_epoch"] for record in records)
+                found[_kind(identity["settings"])].append(seconds)
         self._by_kind = {kind: statistics.median(values) for kind, values in found.items()}
 
     def of(self, config: TrialConfig) -> Estimate:
@@ -73,13 +80,6 @@ def _training_crystals(data: DataConfig) -> int:
     return max((tasks[name].counts[0] for name in data.task.split(",") if name in tasks), default=PUBLISHED_CRYSTALS)
 
 
-def _seconds(path: Path) -> list[float]:
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line)["values"]["seconds_per_epoch"] for line in lines]
-
-
 def _kind(settings: dict[str, dict[str, object]]) -> str:
     """Return what trials of the same pace have in common."""
     train = {key: value for key, value in settings["train"].items() if key not in _NOT_ABOUT_PACE}
@@ -87,12 +87,21 @@ def _kind(settings: dict[str, dict[str, object]]) -> str:
     return json.dumps([settings["data"], settings["model"], train], sort_keys=True)
 
 
-def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path) -> str:
-    """Return the trials in their order, a line each, with estimated hours, and their sum."""
+def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path, sweep: str = "") -> str:
+    """Return what is left to do of a sweep: trials in their order, a line each, with estimated hours, and their sum."""
     pace = Pace(runs)
-    estimates = [pace.of(trial.config) for trial in trials]
-    lines = [f"{trial.name}  {hours_of(one)}" for trial, one in zip(trials, estimates, strict=True)]
-    return "\n".join([*lines, total_of(estimates, resources)])
+    lines, estimates = [], []
+    for trial in trials:
+        status = read_status(runs / sweep, trial.planned())
+        if status.standing == "done":
+            continue
+        whole = pace.of(trial.config)
+        estimates.append(replace(whole, epochs=whole.epochs - status.epoch))
+        resumes = f", resumes after epoch {status.epoch}" if status.epoch else ""
+        lines.append(f"{trial.name}  {hours_of(estimates[-1])}{resumes}")
+    if done := len(trials) - len(lines):
+        lines.append(f"{done} of {len(trials)} trials are done")
+    return "\n".join([*lines, total_of(estimates, resources)] if estimates else lines)
 
 
 def hours_of(one: Estimate) -> str:

@@ -1,301 +1,196 @@
-"""What a user sees while a sweep runs: a live table on a terminal, one line per event elsewhere."""
+"""What a user sees of a sweep: a live table on a terminal, one line an event elsewhere."""
 
 import statistics
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.runs.budget import DriverState
+from crystalframer.runs.run_directory import TrialResult
+from crystalframer.runs.status import Summary, TrialStatus
+from crystalframer.runs.trial import TrialProgress
 
-RowState = Literal["waiting", "running", "failed", "stopped early", "done"]
 REFRESH_PER_SECOND = 2.0
 LINES_PER_TRIAL = 10
 """How often a trial's progress is printed where there is no terminal."""
-
-
-@dataclass
-class Row:
-    """A trial as the screen knows it."""
-
-    task: str
-    """Data set and target."""
-    frame: str
-    unit: str
-    epochs: int
-    state: RowState = "waiting"
-    epoch: int = 0
-    val_mae: float | None = None
-    seconds: float | None = None
-    """Of the latest epoch."""
-    test_mae: float | None = None
-    baseline_mae: float | None = None
-    """Test MAE of predicting the training mean."""
-    reason: str = ""
-    """Why it failed."""
-
-
-@dataclass
-class Board:
-    """Where all the trials of a sweep stand."""
-
-    rows: dict[str, Row]
-    first_epoch_at: float | None = None
-    """When the first epoch of this session was reported, by the monotonic clock."""
-    epochs_run: int = 0
-    """Epochs reported since then."""
-    cost: str = ""
-    """What the sweep has cost so far, for display; "" where nobody asked."""
-
-    @classmethod
-    def of(cls, trials: Iterable[Trial], units: Mapping[str, str]) -> "Board":
-        """Put every trial of a sweep on the board, with its target's unit by trial name."""
-        board = cls({})
-        for trial in trials:
-            board.add(trial, units[trial.name])
-        return board
-
-    def add(self, trial: Trial, unit: str) -> None:
-        """Put one more trial on the board."""
-        data, frame = trial.config.data, trial.config.model.frame
-        self.rows[trial.name] = Row(f"{data.dataset} {data.task}", frame, unit, trial.config.train.epochs)
-
-    def progress(self, name: str, progress: TrialProgress) -> None:
-        """Note an epoch or a result."""
-        row = self.rows[name]
-        if self.first_epoch_at is None:
-            self.first_epoch_at = time.monotonic()
-        else:
-            self.epochs_run += max(0, progress.epoch - row.epoch)
-        row.state, row.epoch, row.val_mae, row.seconds = "running", progress.epoch, progress.val_mae, progress.seconds
-        if progress.result is not None:
-            self.done(name, progress.result)
-
-    def waiting(self, name: str, epoch: int) -> None:
-        """Note a trial that will go on after an epoch."""
-        self.rows[name].state, self.rows[name].epoch = "waiting", epoch
-
-    def done(self, name: str, result: Mapping[str, Any]) -> None:
-        """Note a finished trial and what its `done.json` says."""
-        row = self.rows[name]
-        row.state, row.epoch, row.val_mae = "done", row.epochs, result["val_mae"]
-        row.test_mae, row.baseline_mae = result["test_mae"], result["baseline_mae"]
-
-    def stopped_early(self, name: str, epoch: int, val_mae: float) -> None:
-        """Note a trial that ends before its last epoch."""
-        row = self.rows[name]
-        row.state, row.epoch, row.val_mae = "stopped early", epoch, val_mae
-
-    def rate(self) -> float | None:
-        """Return the epochs per second of all trials together, None while that is unknown."""
-        if self.first_epoch_at is None or self.epochs_run < 2:
-            return None
-        return self.epochs_run / (time.monotonic() - self.first_epoch_at)
-
-    def seconds_left(self) -> float | None:
-        """Estimate the time until all trials are done, from the rate so far."""
-        rate = self.rate()
-        left = sum(row.epochs - row.epoch for row in self.rows.values() if row.state in ("waiting", "running"))
-        return left / rate if rate else None
-
-    def best_by_frame(self) -> dict[tuple[str, str], Row]:
-        """Return the trial with the lowest validation error per task and frame."""
-        best: dict[tuple[str, str], Row] = {}
-        for row in self.rows.values():
-            key = (row.task, row.frame)
-            if row.val_mae is not None and (key not in best or row.val_mae < (best[key].val_mae or 0.0)):
-                best[key] = row
-        return best
-
-    def counts(self) -> str:
-        """Return how many trials are in which state."""
-        counted = Counter(row.state for row in self.rows.values())
-        states: tuple[RowState, ...] = ("done", "stopped early", "running", "waiting", "failed")
-        return ", ".join(f"{counted[state]} {state}" for state in states if counted[state])
+_NARROW = 60
+"""Terminals of fewer columns show less in a row."""
+_FEWEST_ROWS = 2
+"""Rows of a table that are shown however low the terminal is."""
 
 
 class Screen:
-    """Keeps the board, and says what a user should know at once; a context manager for the time the trials run."""
+    """Keeps the trials' standing while they run and shows it; a context manager for that time."""
 
-    def __init__(self, console: Console, board: Board) -> None:
-        """Write to `console`."""
-        self.board = board
+    def __init__(self, console: Console, trials: dict[str, TrialStatus]) -> None:
+        """Show on `console` how `trials`, which others may add to, come along."""
+        self.trials = trials
+        self.driver = DriverState()
+        """What the sweep has used so far."""
         self._console = console
+        self._live: Live | None = None
 
     def __enter__(self) -> "Screen":
         """Begin."""
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console,
+                get_renderable=lambda: live_view(self.summary(), self._console),
+                refresh_per_second=REFRESH_PER_SECOND,
+                transient=True,
+            )
+            self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End."""
+    def __exit__(self, *error: object) -> None:
+        """End; the live table makes room for what follows."""
+        if self._live is not None:
+            self._live.stop()
+
+    def summary(self) -> Summary:
+        """Return where the sweep stands."""
+        return Summary(tuple(self.trials.values()), self.driver, alive=True)
 
     def started(self, name: str) -> None:
         """Note that a worker took up a trial."""
-        self.board.rows[name].state = "running"
+        self._change(name, standing="running", reason="")
 
     def progressed(self, name: str, progress: TrialProgress) -> None:
         """Note that a trial finished an epoch, or itself."""
-        self.board.progress(name, progress)
+        self._change(name, progress.result, standing="running", **_fields_of(progress))
 
     def stopped_early(self, name: str, progress: TrialProgress) -> None:
         """Note that a trial ends before its last epoch, as was decided."""
-        row = self.board.rows[name]
-        self.board.stopped_early(name, progress.epoch, progress.val_mae)
-        error = f"val MAE {_error(row.val_mae)} {row.unit}"
-        self._say(f"{name}: stopped early after epoch {row.epoch}/{row.epochs}, {error}")
+        self._change(name, standing="stopped early", **_fields_of(progress))
 
     def retried(self, name: str, reason: str) -> None:
         """Note that a trial failed and will be started again; the reason says how."""
-        self.board.rows[name].state = "waiting"
-        self._say(f"{name}: {reason}")
+        self._change(name, standing="interrupted", reason=reason)
 
     def failed(self, name: str, reason: str) -> None:
         """Note that a trial failed for good."""
-        self.board.rows[name].state, self.board.rows[name].reason = "failed", reason
-        self._say(f"{name}: failed: {reason}")
+        self._change(name, standing="failed", reason=reason)
 
     def stopping(self, reason: str) -> None:
         """Note that the sweep ends before its trials do."""
         once_more = "" if reason else " (once more to stop at once)"
         self._say(f"stopping{f', {reason}' if reason else ''}: running trials save a checkpoint{once_more}")
 
+    def _change(self, name: str, result: TrialResult | None = None, **changes: Any) -> None:
+        before = self.trials[name]
+        after = replace(before, **changes)
+        self.trials[name] = after = after if result is None else after.finished(result)
+        if self._live is None or after.standing in ("stopped early", "failed") or after.reason:
+            for line in event(before, after, self.summary()):
+                self._say(line)
+
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def screen_for(console: Console, board: Board) -> Screen:
-    """Return the live table on a terminal, lines elsewhere."""
-    return LiveScreen(console, board) if console.is_terminal else LineScreen(console, board)
+def _fields_of(progress: TrialProgress) -> dict[str, Any]:
+    return {
+        "epoch": progress.epoch,
+        "val_maes": {progress.epoch: progress.val_mae},
+        "seconds_per_epoch": progress.seconds or None,
+        "updated": time.time(),
+    }
 
 
-class LineScreen(Screen):
-    """One line per event: start, every tenth of the epochs, end."""
-
-    def started(self, name: str) -> None:
-        """See `Screen.started`."""
-        super().started(name)
-        after = self.board.rows[name].epoch
-        self._say(f"{name}: started" if not after else f"{name}: goes on after epoch {after}")
-
-    def progressed(self, name: str, progress: TrialProgress) -> None:
-        """See `Screen.progressed`."""
-        row = self.board.rows[name]
-        before = row.epoch
-        super().progressed(name, progress)
-        if progress.result is not None:
-            error = f"test MAE {_error(row.test_mae)} {row.unit}"
-            self._say(f"{name}: done, {error} ({self.board.counts()}{_left(self.board)})")
-        elif before * LINES_PER_TRIAL // row.epochs != row.epoch * LINES_PER_TRIAL // row.epochs:
-            error = f"val MAE {_error(row.val_mae)} {row.unit}"
-            self._say(f"{name}: epoch {row.epoch}/{row.epochs}, {error}{_left(self.board)}")
-
-
-class LiveScreen(Screen):
-    """A table of the running trials and the best error of each frame, renewed twice a second."""
-
-    def __init__(self, console: Console, board: Board) -> None:
-        """Draw on `console`, a terminal."""
-        super().__init__(console, board)
-        self._live = Live(
-            console=console, get_renderable=self._render, refresh_per_second=REFRESH_PER_SECOND, transient=True
-        )
-
-    def __enter__(self) -> "LiveScreen":
-        """Start drawing."""
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop drawing; the summary follows."""
-        self._live.stop()
-
-    def _render(self) -> Group:
-        running = Table(box=None, pad_edge=False, header_style="bold")
-        running.add_column("running")
-        for heading in ("epoch", "val MAE", "s/epoch"):
-            running.add_column(heading, justify="right")
-        for name, row in self.board.rows.items():
-            if row.state == "running":
-                if row.val_mae is None or row.seconds is None:
-                    running.add_row(name, "starting")
-                else:
-                    error = f"{row.val_mae:.4f} {row.unit}"
-                    running.add_row(name, f"{row.epoch}/{row.epochs}", error, f"{row.seconds:.2f}")
-        best = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("best so far", "frame"):
-            best.add_column(heading)
-        for heading in ("val MAE", "test MAE"):
-            best.add_column(heading, justify="right")
-        for (task, frame), row in sorted(self.board.best_by_frame().items()):
-            best.add_row(task, frame, f"{row.val_mae:.4f} {row.unit}", _error(row.test_mae))
-        rate = self.board.rate()
-        speed = "" if rate is None else f" · {rate:.2f} epochs/s"
-        cost = f", cost {self.board.cost}" if self.board.cost else ""
-        heading = f"{len(self.board.rows)} trials: {self.board.counts()}{speed}{_left(self.board)}{cost}\n"
-        return Group(Text(heading), running, Text(), best)
+def event(before: TrialStatus, after: TrialStatus, summary: Summary) -> list[str]:
+    """Return the line, if any, that says what happened to a trial between two looks at it."""
+    left = summary.seconds_left()
+    speed = "" if left is None else f", {summary.speed().partition(', ')[2]}"
+    name, unit, at = after.name, after.unit, f"{after.epoch}/{after.epochs}"
+    val_mae = "" if after.val_mae is None else f", val MAE {after.val_mae:.4f} {unit}"
+    tenths = [one.epoch * LINES_PER_TRIAL // max(1, one.epochs) for one in (before, after)]
+    if (before.standing, before.reason) != (after.standing, after.reason):
+        if after.standing == "done":
+            return [f"{name}: done, test MAE {after.test_mae:.4f} {unit} ({summary.counts()}{speed})"]
+        if after.standing == "stopped early":
+            return [f"{name}: stopped early after epoch {at}{val_mae}"]
+        if after.standing == "failed":
+            return [f"{name}: failed: {after.reason}"]
+        if after.standing == "interrupted":
+            return [f"{name}: {after.reason or f'interrupted after epoch {at}'}"]
+        return [f"{name}: started" if not after.epoch else f"{name}: resumed after epoch {after.epoch}"]
+    if after.standing == "running" and tenths[0] != tenths[1]:
+        return [f"{name}: epoch {at}{val_mae}{speed}"]
+    return []
 
 
-def summary(board: Board) -> Group:
-    """Return the closing tables: each frame's test error over its finished trials, what failed and what is left.
+def live_view(summary: Summary, console: Console) -> RenderableType:
+    """Return counts, the running trials and the best error of each row, as many as a terminal of any size shows."""
+    driver, narrow = summary.driver, console.width < _NARROW
+    cost = f", cost {driver.cost:.2f}" if driver.cost_per_hour else ""
+    speed = f"; {summary.speed()}" if summary.rate() else ""
+    heading = Text(f"{len(summary.trials)} trials: {summary.counts()}{speed}{cost}")
+    running, best = summary.of("running"), summary.best()
+    lines = console.height - len(heading.wrap(console, console.width)) - 7  # headings, blanks, two times "and more"
+    shown_best = max(_FEWEST_ROWS, min(len(best), lines // 2))
+    shown = max(_FEWEST_ROWS, lines - min(len(best), shown_best))
+    table = _table(("running", "epoch", "val MAE", *(() if narrow else ("s/epoch",))))
+    for trial in running[:shown]:
+        name = _fitted(trial.name, console.width - (20 if narrow else 30))
+        if trial.val_mae is None or trial.seconds_per_epoch is None:
+            table.add_row(name, "starting")
+        else:
+            cells = f"{trial.epoch}/{trial.epochs}", f"{trial.val_mae:.4f}", f"{trial.seconds_per_epoch:.2f}"
+            table.add_row(name, *cells[: 2 if narrow else 3])
+    best_table = _table(("best so far", "val MAE", "test MAE"))
+    for trial in best[:shown_best]:
+        unit = "" if narrow else f" {trial.unit}"
+        label = _fitted(f"{trial.task}, {trial.row}", console.width - (20 if narrow else 20 + len(unit)))
+        best_table.add_row(label, f"{trial.val_mae:.4f}{unit}", _error(trial.test_mae))
+    return Group(heading, Text(), table, *_more(running[shown:]), Text(), best_table, *_more(best[shown_best:]))
+
+
+def _fitted(name: str, width: int) -> str:
+    """Return a name's end, which tells it from others, where there is no room for all of it."""
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
+def _more(left_out: Sequence[TrialStatus]) -> list[Text]:
+    return [Text(f"and {len(left_out)} more")] if left_out else []
+
+
+def closing_view(summary: Summary) -> RenderableType:
+    """Return each row's test error over its finished trials, what failed, and the counts.
 
     The baseline is the error of predicting the training mean.
     """
-    tasks = sorted({(row.task, row.unit) for row in board.rows.values() if row.state == "done"})
-    tables = [_errors_of_task(board, task, unit) for task, unit in tasks]
-    failed = [Text(f"{name}: failed: {row.reason}") for name, row in board.rows.items() if row.state == "failed"]
-    done = sum(row.state == "done" for row in board.rows.values())
-    early = sum(row.state == "stopped early" for row in board.rows.values())
-    left = len(board.rows) - done - early - len(failed)
-    fates = [
-        f"{done} done",
-        *([f"{early} stopped early"] if early else []),
-        *([f"{len(failed)} failed"] if failed else []),
-        *([f"{left} not finished"] if left else []),
-    ]
-    return Group(*tables, *failed, Text(f"{len(board.rows)} trials: {', '.join(fates)}"))
+    tasks: defaultdict[tuple[str, str], defaultdict[str, list[TrialStatus]]] = defaultdict(lambda: defaultdict(list))
+    for trial in summary.of("done"):
+        tasks[trial.task, trial.unit][trial.row].append(trial)
+    tables = [_errors_of(f"{task}: test MAE ({unit})", rows) for (task, unit), rows in sorted(tasks.items())]
+    failed = [Text(f"{trial.name}: failed: {trial.reason}") for trial in summary.of("failed")]
+    return Group(*tables, *failed, Text(f"{len(summary.trials)} trials: {summary.counts()}"))
 
 
-def _errors_of_task(board: Board, task: str, unit: str) -> Table:
-    table = Table(title=f"{task}: test MAE ({unit})", title_justify="left", box=None, header_style="bold")
-    table.add_column("frame")
-    for heading in ("mean ± std", "trials", "baseline / MAE"):
-        table.add_column(heading, justify="right")
-    groups: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in board.rows.values():
-        if row.state == "done" and row.task == task:
-            groups[row.frame].append(row)
-    for frame, rows in groups.items():
-        errors = [row.test_mae or 0.0 for row in rows]
-        baselines = [row.baseline_mae or 0.0 for row in rows]
+def _errors_of(title: str, rows: Mapping[str, list[TrialStatus]]) -> Table:
+    table = _table(("frame", "mean ± std", "trials", "baseline / MAE"), title=title)
+    for row, trials in rows.items():
+        errors = [trial.test_mae or 0.0 for trial in trials]
+        mean = statistics.fmean(errors)
         spread = f" ± {statistics.stdev(errors):.4f}" if len(errors) > 1 else ""
-        ratio = f"{statistics.fmean(baselines) / statistics.fmean(errors):.2f}"
-        table.add_row(frame, f"{statistics.fmean(errors):.4f}{spread}", str(len(rows)), ratio)
+        ratio = statistics.fmean(trial.baseline_mae or 0.0 for trial in trials) / mean if mean else float("inf")
+        table.add_row(row, f"{mean:.4f}{spread}", str(len(trials)), f"{ratio:.2f}")
     return table
 
 
-def duration(seconds: float) -> str:
-    """Return a duration as a person would say it: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+def _table(headings: tuple[str, ...], title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=bool(number))
+    return table
 
 
 def _error(mae: float | None) -> str:
     return "" if mae is None else f"{mae:.4f}"
-
-
-def _left(board: Board) -> str:
-    seconds = board.seconds_left()
-    return "" if seconds is None else f", about {duration(seconds)} left"

@@ -1,13 +1,13 @@
 """A sweep from its file to its results: check, record, run, close."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from crystalframer.atomic_files import locked
 from crystalframer.config import DataConfig
 from crystalframer.data.dataset import TaskData, require_elements
 from crystalframer.data.registry import load_task
@@ -17,7 +17,6 @@ from crystalframer.orchestration.cluster.jobs import JobList
 from crystalframer.orchestration.sweeps.driver import (
     EXIT_FAILED,
     EXIT_OVER_BUDGET,
-    LOCK,
     TRAINER,
     Driver,
     SweepOptions,
@@ -26,9 +25,13 @@ from crystalframer.orchestration.sweeps.driver import (
 from crystalframer.orchestration.sweeps.spec import Sweep
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.orchestration.tracking.server import LocalMlflowServer, is_answering
+from crystalframer.runs.budget import LOCK
 from crystalframer.runs.trial import Trial
 
 __all__ = ["EXIT_FAILED", "EXIT_OVER_BUDGET", "LOCK", "TRAINER", "SweepOptions", "check_trials", "run_sweep"]
+
+LOCK_PATIENCE_SECONDS = 0.5
+"""How long a driver waits for its lock, which a look at the status holds for microseconds."""
 
 
 def check_trials(trials: Sequence[Trial]) -> dict[str, TaskData]:
@@ -78,7 +81,7 @@ def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:
     with only_one_driver(driver.folder):
         for trial in trials:
             driver.add(trial, tasks[trial.name])
-        pending = [trial for trial in trials if driver.directory(trial.name).result() is None]
+        pending = driver.unfinished()
         with mlflow_of(options) as tracking:
             outcome = driver.run(JobList(pending, driver.job), tracking, anything_to_do=bool(pending))
         return driver.conclude(outcome)
@@ -123,12 +126,12 @@ def only_one_driver(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a+") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = stack.enter_context(locked(folder / LOCK, LOCK_PATIENCE_SECONDS))
             except BlockingIOError:
-                lock.seek(0)
-                raise UserError(f"{folder} is in use by process {lock.read()}; wait for it, or stop it first") from None
+                holder = (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+                raise UserError(f"{folder} is in use by process {holder}; wait for it, or stop it first") from None
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()

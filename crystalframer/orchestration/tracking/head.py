@@ -9,8 +9,6 @@ whose password libpq finds in ``~/.pgpass``.
 
 import argparse
 import contextlib
-import fcntl
-import os
 import shutil
 import signal
 import sqlite3
@@ -21,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from crystalframer.atomic_files import locked, replacing
 from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent
@@ -50,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     required_password()
     local: Path = options.local.expanduser().absolute()
     local.mkdir(parents=True, exist_ok=True)
-    with (local / ".head-server.lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(local / ".head-server.lock"))
         except BlockingIOError:
             print(f"a server on {local} is running already")
             return 0
@@ -125,12 +124,8 @@ def copy_database(database: Path, copy: Path) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _folder(text: str) -> Path:

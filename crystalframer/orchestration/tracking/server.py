@@ -8,7 +8,7 @@ schema.
 """
 
 import contextlib
-import fcntl
+import math
 import os
 import shlex
 import signal
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from crystalframer.atomic_files import locked
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
 from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, connect
@@ -150,8 +151,7 @@ def is_answering(uri: str) -> bool:
 def create_database(runs: Path) -> None:
     """Make the tracking database of a folder of runs unless it is there, all at once, with a write-ahead log."""
     path = runs / "mlflow.db"
-    with (runs / ".mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(runs / ".mlflow.lock", patience=math.inf):
         if path.exists():
             return
         building = runs / ".mlflow.db.new"

@@ -31,11 +31,12 @@ from crystalframer.orchestration.cluster.failures import (
     standard_policies,
 )
 from crystalframer.orchestration.cluster.jobs import JobList, TrialJob
-from crystalframer.orchestration.sweeps.screen import Board, Screen
+from crystalframer.orchestration.sweeps.screen import Screen
 from crystalframer.orchestration.tracking.buffered import PatientTracker
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker, is_away
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
 from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import MemoryTracker, StepMetrics
 from crystalframer.runs.trial import Trial, one_line, run_trial
 from crystalframer.training.optimizer import TrainingDivergedError
@@ -66,7 +67,7 @@ def trials() -> list[Trial]:
 
 
 def dispatcher(trials: list[Trial], clock: Clock, *, gpus: float = 0.0, max_failures: int = 2) -> Dispatcher:
-    screen = Screen(Console(quiet=True), Board.of(trials, dict.fromkeys((t.name for t in trials), "eV")))
+    screen = Screen(Console(quiet=True), {t.name: TrialStatus(t.name, "", "", "eV", 10) for t in trials})
     source = JobList(trials, lambda trial: job(trial.name, gpus=gpus))
     return Dispatcher(source, standard_policies(max_failures), screen, clock=clock)
 

@@ -17,8 +17,11 @@ from crystalframer.data.dataset import Task
 from crystalframer.data.registry import load_task
 from crystalframer.data.store import write_store
 from crystalframer.orchestration.sweeps.spec import load_sweep
-from pipelines.ablate_frames import main
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.tracker import StepMetrics
+from pipelines.ablate_frames import _analyse, main
 from tests.orchestration.conftest import TINY, WriteSweep
+from tests.runs.test_status import RESULT
 
 Refused = Callable[..., str]
 
@@ -146,6 +149,35 @@ def test_a_dry_run_lists_the_trials_and_starts_nothing(
     assert total.startswith("4 trials: ")
     assert not (tmp_path / "runs").exists()
     assert os.listdir(tmp_path) == ["tiny.yaml"]  # noqa: PTH208
+
+
+def test_a_dry_run_lists_what_is_left(
+    write_sweep: WriteSweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, folder = write_sweep(), tmp_path / "runs" / "tiny"
+    first, second, *others = load_sweep(sweep).trials()
+    with RunDirectory(folder / first.name).attempt(first.config, "data") as attempt:
+        attempt.write_result(RESULT)
+    with RunDirectory(folder / second.name).attempt(second.config, "data") as attempt:
+        attempt.append(StepMetrics(1, 1000, {"val/mae_eV": 0.5, "seconds_per_epoch": 3600.0}))
+        attempt.write_state("stopped", 1)
+    arguments = [str(sweep), "--runs", str(tmp_path / "runs"), "--dry-run"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{second.name}  {second.config.train.epochs - 1} h (as earlier trials), resumes after epoch 1"
+    assert [line.split()[0] for line in lines[1:-2]] == [trial.name for trial in others]
+    assert lines[-2] == "1 of 4 trials are done"
+    assert lines[-1].startswith("3 trials: ")
+    for trial in (second, *others):
+        with RunDirectory(folder / trial.name).attempt(trial.config, "data") as attempt:
+            attempt.write_result(RESULT)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "4 of 4 trials are done\n"
+
+
+def test_a_table_that_cannot_be_made_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not _analyse("tiny", tmp_path, None, tmp_path / "output")
+    assert "no finished trials of the sweep 'tiny'" in capsys.readouterr().err
 
 
 def test_the_default_sweep_is_the_sample(capsys: pytest.CaptureFixture[str]) -> None:

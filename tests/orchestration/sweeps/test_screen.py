@@ -1,30 +1,36 @@
 """What a user sees: lines in a file, a table on a terminal, the closing summary."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from crystalframer.config import build_trial
-from crystalframer.orchestration.sweeps.screen import Board, LineScreen, LiveScreen, duration, screen_for, summary
-from crystalframer.runs.trial import Trial, TrialProgress
-
-TRIALS = [
-    Trial(f"{frame}-{seed}", build_trial({"model.frame": frame, "train.seed": seed, "train.epochs": 100}))
-    for seed in (0, 1)
-    for frame in ("none", "max")
-]
+from crystalframer.orchestration.sweeps.screen import Screen, closing_view, live_view
+from crystalframer.runs.run_directory import TrialResult
+from crystalframer.runs.status import TrialStatus, duration
+from crystalframer.runs.trial import TrialProgress
 
 
 def result(test_mae: float) -> TrialProgress:
-    values = {"val_mae": 0.2, "test_mae": test_mae, "baseline_mae": 0.8}
+    values: TrialResult = {
+        "trial": "",
+        "unit": "eV/atom",
+        "val_mae": 0.2,
+        "test_mae": test_mae,
+        "test_rmse": 1.0,
+        "baseline_mae": 0.8,
+        "tags": {},
+        "final": {"step": 100, "time_ms": 0, "values": {}},
+    }
     return TrialProgress(100, 100, 0.2, 1.0, values)
 
 
 @pytest.fixture
-def board() -> Board:
+def trials() -> dict[str, TrialStatus]:
     """Four trials of two frames."""
-    return Board.of(TRIALS, {trial.name: "eV/atom" for trial in TRIALS})
+    names = [(f"{frame}-{seed}", frame) for seed in (0, 1) for frame in ("none", "max")]
+    return {name: TrialStatus(name, "sample formation_energy", frame, "eV/atom", 100) for name, frame in names}
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -32,10 +38,9 @@ def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
     return Console(file=text, force_terminal=terminal, width=100, color_system=None), text
 
 
-def test_lines_say_start_tenths_end_and_failure(board: Board) -> None:
+def test_lines_say_start_tenths_end_and_failure(trials: dict[str, TrialStatus]) -> None:
     to, text = console(terminal=False)
-    with screen_for(to, board) as screen:
-        assert isinstance(screen, LineScreen)
+    with Screen(to, trials) as screen:
         screen.started("none-0")
         for epoch in range(1, 101):
             screen.progressed("none-0", TrialProgress(epoch, 100, 1 / epoch, 1.0))
@@ -48,7 +53,7 @@ def test_lines_say_start_tenths_end_and_failure(board: Board) -> None:
     assert [line.split(", about")[0] for line in lines[1:11]] == [
         f"none-0: epoch {epoch}/100, val MAE {1 / epoch:.4f} eV/atom" for epoch in range(10, 101, 10)
     ]
-    assert lines[11].startswith("none-0: done, test MAE 0.4000 eV/atom (1 done, 3 waiting")
+    assert lines[11].startswith("none-0: done, test MAE 0.4000 eV/atom (1 done, 3 not started")
     assert lines[12:] == [
         "max-0: started",
         "max-0: its worker process died; it will go on from its last checkpoint",
@@ -56,29 +61,29 @@ def test_lines_say_start_tenths_end_and_failure(board: Board) -> None:
     ]
 
 
-def test_the_live_table_shows_running_trials_and_the_best_of_each_frame(board: Board) -> None:
+def test_the_live_table_shows_running_trials_and_the_best_of_each_frame(trials: dict[str, TrialStatus]) -> None:
     to, text = console(terminal=True)
-    with screen_for(to, board) as screen:
-        assert isinstance(screen, LiveScreen)
+    with Screen(to, trials) as screen:
         screen.started("max-0")
         screen.progressed("max-0", TrialProgress(40, 100, 0.25, 1.5))
         screen.progressed("none-0", result(0.4))
         screen.progressed("none-1", TrialProgress(50, 100, 0.1, 1.0))
     shown = text.getvalue()
-    assert "4 trials: 1 done, 2 running, 1 waiting" in shown
+    assert "4 trials: 1 done, 2 running, 1 not started" in shown
     assert "max-0" in shown
     assert "40/100" in shown
     assert "0.2500 eV/atom" in shown
     assert "best so far" in shown
-    assert board.best_by_frame()["sample formation_energy", "none"].val_mae == 0.1
+    assert {trial.frame: trial.val_mae for trial in screen.summary().best()}["none"] == 0.1
 
 
-def test_the_summary_has_means_ratios_and_fates(board: Board) -> None:
-    for name, mae in (("none-0", 0.3), ("none-1", 0.5), ("max-0", 0.2)):
-        board.progress(name, result(mae))
-    board.rows["max-1"].state, board.rows["max-1"].reason = "failed", "OSError: no space left"
+def test_the_summary_has_means_ratios_and_counts(trials: dict[str, TrialStatus]) -> None:
     to, text = console(terminal=False)
-    to.print(summary(board))
+    screen = Screen(Console(quiet=True), trials)
+    for name, mae in (("none-0", 0.3), ("none-1", 0.5), ("max-0", 0.2)):
+        screen.progressed(name, result(mae))
+    screen.failed("max-1", "OSError: no space left")
+    to.print(closing_view(screen.summary()))
     lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
     assert lines == [
         "sample formation_energy: test MAE (eV/atom)",
@@ -90,18 +95,45 @@ def test_the_summary_has_means_ratios_and_fates(board: Board) -> None:
     ]
 
 
-def test_a_resumed_trial_does_not_count_the_epochs_of_its_past(board: Board) -> None:
-    board.waiting("max-0", 90)
-    assert board.seconds_left() is None
-    board.progress("max-0", TrialProgress(91, 100, 0.1, 1.0))
-    board.progress("max-0", TrialProgress(95, 100, 0.1, 1.0))
-    assert board.epochs_run == 4
-    board.progress("max-0", TrialProgress(92, 100, 0.1, 1.0))  # killed, and back at its checkpoint
-    assert board.epochs_run == 4
-    rate, left = board.rate(), board.seconds_left()
-    assert rate is not None
-    assert left is not None
-    assert left == pytest.approx(308 / rate, rel=0.5)
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 12)])
+def test_a_small_terminal_shows_what_fits(width: int, height: int) -> None:
+    names = [f"formation_energy-max-num_blocks{blocks}-seed{seed}-1a2b3c4d" for blocks in (1, 2) for seed in range(20)]
+    trials = {name: TrialStatus(name, "sample formation_energy", "max", "eV/atom", 100) for name in names}
+    screen = Screen(Console(quiet=True), trials)
+    for name in names:
+        screen.started(name)
+        screen.progressed(name, TrialProgress(40, 100, 0.25, 1.5))
+    text = io.StringIO()
+    to = Console(file=text, force_terminal=True, width=width, height=height, color_system=None)
+    to.print(live_view(screen.summary(), to))
+    lines = text.getvalue().splitlines()
+    assert len(lines) <= height
+    assert all(len(line) <= width for line in lines)
+    assert lines[0].startswith("40 trials: 40 running")
+    assert " more" in text.getvalue()
+    assert "seed0-1a2b3c4d" in text.getvalue()
+    assert "num_blocks2" in text.getvalue()
+
+
+def test_each_setting_that_varies_has_a_row() -> None:
+    names = [f"formation_energy-max-num_blocks{blocks}-seed{seed}-1a2b3c4d" for blocks in (1, 2) for seed in (0, 1)]
+    screen = Screen(Console(quiet=True), {name: TrialStatus(name, "sample", "max", "eV", 100) for name in names})
+    for name, mae in zip(names, (0.2, 0.4, 0.1, 0.1), strict=True):
+        screen.progressed(name, result(mae))
+    to, text = console(terminal=False)
+    to.print(closing_view(screen.summary()))
+    rows = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert rows[2:4] == ["max, num_blocks1 0.3000 ± 0.1414 2 2.67", "max, num_blocks2 0.1000 ± 0.0000 2 8.00"]
+
+
+def test_a_resumed_trial_does_not_count_the_epochs_of_its_past(trials: dict[str, TrialStatus]) -> None:
+    trials["max-0"] = replace(trials["max-0"], standing="interrupted", epoch=90)
+    screen = Screen(Console(quiet=True), trials)
+    assert screen.summary().seconds_left() is None
+    for epoch in (91, 95, 92):  # killed, and back at its checkpoint
+        screen.progressed("max-0", TrialProgress(epoch, 100, 0.1, 0.5))
+    assert screen.summary().rate() == 2.0
+    assert screen.summary().seconds_left() == pytest.approx(308 / 2.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Files replaced as a whole, so that a reader, a kill or a power cut finds the old or the new content; and locks."""
+
+import contextlib
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+_LOCK_CHECK_SECONDS = 0.1
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Lend a path beside `path`; the file written there takes its place when the block ends.
+
+    By then file and folder are flushed to the disk. When the block raises, `path` is as it was.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_to_disk(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace the content of a text file (UTF-8), see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; Windows cannot open folders."""
+    if os.name != "posix" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path, patience: float = 0.0) -> Iterator[IO[str]]:
+    """Hold the lock of a file, creating it where needed; it goes with the block or the process, however that ends.
+
+    Args:
+        path: the file; its content is left as it is.
+        patience: seconds to wait for another holder, `math.inf` for as long as it takes.
+
+    Raises:
+        BlockingIOError: another holder did not let go in time.
+        OSError: the file system does not lock files, or the file cannot be opened.
+    """
+    import fcntl  # not on Windows, where stores and models can be read
+
+    deadline = math.inf if patience == math.inf else time.monotonic() + patience
+    with path.open("a+", encoding="utf-8") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_LOCK_CHECK_SECONDS)
+        yield handle
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether someone holds a file's lock, as far as this machine's file system knows.
+
+    Whoever tries to take the lock within the microseconds of this call finds it held: it should have some patience.
+    """
+    import fcntl
+
+    try:
+        with path.open(encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or no locks on this file system
+        return False
+    return False

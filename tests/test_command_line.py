@@ -1,0 +1,60 @@
+"""A program that outlives its screen: a pipe nobody reads, a terminal that knows ASCII alone, a hangup."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import signal, sys, time
+from pathlib import Path
+from crystalframer.command_line import outliving_the_screen, reports_user_errors
+
+@reports_user_errors
+@outliving_the_screen()
+def main():
+    print("0.1 ± 0.2 …", flush=True)
+    sys.stdin.readline()
+    for number in range(3000):
+        print("line", number)
+        print("line", number, file=sys.stderr)
+    Path(sys.argv[1]).write_text("to its end")
+    return 7
+
+code = main()
+assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+sys.exit(code)
+"""
+
+
+def start(mark: Path, **options: object) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", PROGRAM, str(mark)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, **options)  # type: ignore[call-overload]
+
+
+def test_who_reads_the_output_may_leave(tmp_path: Path) -> None:
+    program = start(tmp_path / "mark", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert program.stdout.readline().decode() == "0.1 ± 0.2 …\n"  # type: ignore[union-attr]
+    program.stdout.close()  # type: ignore[union-attr]
+    program.stdin.write(b"\n")  # type: ignore[union-attr]
+    program.stdin.close()  # type: ignore[union-attr]
+    assert program.wait(60) == 7
+    assert (tmp_path / "mark").read_text() == "to its end"
+
+
+def test_a_hangup_and_a_terminal_of_ascii_alone(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    program = start(tmp_path / "mark", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    assert program.stdout.readline() == b"0.1 ? 0.2 ?\n"  # type: ignore[union-attr]
+    program.send_signal(signal.SIGHUP)
+    output, _ = program.communicate(b"\n", timeout=60)
+    assert program.returncode == 7
+    assert output.count(b"line") == 3000
+
+
+def test_no_output_at_all(tmp_path: Path) -> None:
+    command = 'exec "$0" "$@" >&- 2>&-'
+    arguments = ["sh", "-c", command, sys.executable, "-c", PROGRAM, str(tmp_path / "mark")]
+    assert subprocess.run(arguments, stdin=subprocess.DEVNULL, check=False, timeout=60).returncode == 7
+    assert (tmp_path / "mark").read_text() == "to its end"
