@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, with_config
 
 from crystalframer.atomic_files import is_locked, replace_text
 from crystalframer.errors import UserError
-from crystalframer.runs.run_directory import read_json
+from crystalframer.runs.json_files import read_json
 from crystalframer.validation import Real
 
 FILE = "driver.json"

@@ -23,28 +23,27 @@ link, never writes over its successor.
 
 import contextlib
 import csv
-import functools
 import json
 import os
 import time
 import traceback
 import uuid
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from crystalframer.atomic_files import locked, replace_text, replacing
 from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.runs.json_files import parse_json, read_json
 from crystalframer.runs.tracker import StepMetrics
 
 TrialStateName = Literal["waiting", "running", "stopped", "failed", "done"]
-T = TypeVar("T")
 LOCK_SECONDS = 120.0
 """How long a new attempt waits for an older one to notice that it was superseded."""
 
@@ -54,10 +53,6 @@ _TAIL_BYTES = 8192
 
 class SupersededError(RuntimeError):
     """Another attempt at the same trial has claimed its run directory; this one must stop writing."""
-
-
-class DamagedError(UserError):
-    """A file of a sweep that does not say what it should; the message names it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -343,37 +338,6 @@ class Attempt:
         """Mark the trial as done."""
         self.check_current()
         replace_text(self.directory.path / "done.json", json.dumps(result, indent=1))
-
-
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """Return what a JSON file holds, or None where there is no such file; fields that are not known are passed over.
-
-    Raises:
-        DamagedError: the file is no JSON, or lacks something, or cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
-    return parse_json(content, kind, str(path), "delete this file to have it written anew")
-
-
-def parse_json(content: bytes, kind: type[T], where: str, remedy: str) -> T:
-    """Return what JSON holds, see `read_json`; the error names the place and the remedy."""
-    try:
-        parsed: T = _adapter(cast("Hashable", kind)).validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
-        raise DamagedError(f"{where} is damaged; {remedy} ({reason})") from error
-    return parsed
-
-
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _line(record: StepMetrics) -> str:

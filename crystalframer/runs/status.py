@@ -16,7 +16,8 @@ from typing import Any, Literal
 from crystalframer.atomic_files import replace_text
 from crystalframer.errors import UserError, near_matches
 from crystalframer.runs.budget import DriverState, read_driver
-from crystalframer.runs.run_directory import DamagedError, RunDirectory, TrialResult, parse_json
+from crystalframer.runs.json_files import DamagedError, parse_json
+from crystalframer.runs.run_directory import RunDirectory, TrialResult
 from crystalframer.runs.tracker import StepMetrics
 
 PLAN = "plan.jsonl"
@@ -84,6 +85,8 @@ class TrialStatus:
     def sentence(self) -> str:
         """Return the standing in a few words."""
         at = "" if self.standing in ("done", "not started") else f" after epoch {self.epoch} of {self.epochs}"
+        if self.standing == "running":
+            at = f", epoch {self.epoch} of {self.epochs} done" if self.epoch else ", starting"
         error = "" if self.test_mae is None else f", test MAE {self.test_mae:.4f} {self.unit}"
         return f"{self.standing}{at}{error}{f': {self.reason}' if self.reason else ''}"
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 
@@ -22,8 +22,10 @@ from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
 from crystalframer.orchestration.sweeps.screen import Screen, closing_view
 from crystalframer.orchestration.sweeps.spec import Experiment
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, is_away
+from crystalframer.orchestration.tracking.server import Tracking
 from crystalframer.runs.budget import LOCK, Heartbeat
-from crystalframer.runs.run_directory import DamagedError, RunDirectory
+from crystalframer.runs.json_files import DamagedError
+from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import Summary, TrialStatus, append_plan, read_status, write_plan, write_report
 from crystalframer.runs.tracker import RunStatus, StepMetrics
 from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, conclude_tracking, start_tracking
@@ -58,18 +60,6 @@ class SweepOptions:
     """Shortest time between two checkpoints of a trial."""
     device: str | None = None
     """Where trials train, None for CUDA where they ask for GPUs and the CPU otherwise."""
-
-
-class Tracking(Protocol):
-    """The tracking server of a sweep."""
-
-    uri: str
-
-    def experiment(self, name: str) -> MlflowExperiment:
-        """Return an experiment, once the server answers."""
-
-    def revive(self) -> None:
-        """Start a server of our own again if it died."""
 
 
 class Driver:

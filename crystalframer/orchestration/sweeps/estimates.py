@@ -15,7 +15,8 @@ from pathlib import Path
 from crystalframer.config import DataConfig, TrialConfig
 from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.published import PUBLISHED
-from crystalframer.runs.run_directory import DamagedError, RunDirectory
+from crystalframer.runs.json_files import DamagedError
+from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import read_status
 from crystalframer.runs.trial import Trial
 

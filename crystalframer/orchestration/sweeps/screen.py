@@ -149,7 +149,8 @@ def live_view(summary: Summary, console: Console) -> RenderableType:
         unit = "" if narrow else f" {trial.unit}"
         label = _fitted(f"{trial.task}, {trial.row}", console.width - (20 if narrow else 20 + len(unit)))
         best_table.add_row(label, f"{trial.val_mae:.4f}{unit}", _error(trial.test_mae))
-    return Group(heading, Text(), table, *_more(running[shown:]), Text(), best_table, *_more(best[shown_best:]))
+    lower: list[Text | Table] = [Text(), best_table, *_more(best[shown_best:])] if best else []
+    return Group(heading, Text(), table, *_more(running[shown:]), *lower)
 
 
 def _fitted(name: str, width: int) -> str:

@@ -23,8 +23,7 @@ from crystalframer.orchestration.sweeps.driver import (
     full_disk,
 )
 from crystalframer.orchestration.sweeps.spec import Sweep
-from crystalframer.orchestration.tracking.experiment import MlflowExperiment
-from crystalframer.orchestration.tracking.server import LocalMlflowServer, is_answering
+from crystalframer.orchestration.tracking.server import LocalMlflowServer, Tracking, is_answering
 from crystalframer.runs.budget import LOCK
 from crystalframer.runs.trial import Trial
 
@@ -87,34 +86,17 @@ def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:
         return driver.conclude(outcome)
 
 
-class _Tracking:
-    """An MLflow server that may still be on its way."""
-
-    def __init__(self, uri: str, server: LocalMlflowServer | None) -> None:
-        self.uri = uri
-        self._server = server
-
-    def experiment(self, name: str) -> MlflowExperiment:
-        if self._server is not None:
-            self._server.wait_until_ready()
-        return MlflowExperiment(self.uri, name)
-
-    def revive(self) -> None:
-        if self._server is not None:
-            self._server.revive()
-
-
 @contextlib.contextmanager
-def mlflow_of(options: SweepOptions) -> Iterator[_Tracking]:
+def mlflow_of(options: SweepOptions) -> Iterator[Tracking]:
     """Use the server that the user named, or start a local one for the duration of the block."""
     uri = options.tracking_uri
     if uri is None:
         with LocalMlflowServer(options.runs) as server:
-            yield _Tracking(server.uri, server)
+            yield Tracking(server.uri, server)
         return
     if uri.startswith("http") and not is_answering(uri):
         raise UserError(f"no MLflow server answers at {uri}; check --tracking-uri, or leave it out for a local one")
-    yield _Tracking(uri, None)
+    yield Tracking(uri)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from crystalframer.atomic_files import locked
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
-from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, connect
+from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, MlflowExperiment, connect
 
 MLFLOW_PORT = 5000
 """Where the tracking server of a cluster's head listens (head.py)."""
@@ -137,6 +137,26 @@ class LocalMlflowServer:
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+class Tracking:
+    """Where a sweep is tracked; a server of our own may still be on its way."""
+
+    def __init__(self, uri: str, server: LocalMlflowServer | None = None) -> None:
+        """Track at an address, that of `server` if it is ours."""
+        self.uri = uri
+        self._server = server
+
+    def experiment(self, name: str) -> MlflowExperiment:
+        """Return an experiment, once the server answers."""
+        if self._server is not None:
+            self._server.wait_until_ready()
+        return MlflowExperiment(self.uri, name)
+
+    def revive(self) -> None:
+        """Start a server of our own again if it died."""
+        if self._server is not None:
+            self._server.revive()
 
 
 def is_answering(uri: str) -> bool:

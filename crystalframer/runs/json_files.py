@@ -1,0 +1,47 @@
+"""JSON files of a sweep, read so that damage is one sentence with the file's name."""
+
+import functools
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from crystalframer.errors import UserError
+
+T = TypeVar("T")
+
+
+class DamagedError(UserError):
+    """A file of a sweep that does not say what it should; the message names it and what to do."""
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """Return what a JSON file holds, or None where there is no such file; fields that are not known are passed over.
+
+    Raises:
+        DamagedError: the file is no JSON, or lacks something, or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_json(content, kind, str(path), "delete this file to have it written anew")
+
+
+def parse_json(content: bytes, kind: type[T], where: str, remedy: str) -> T:
+    """Return what JSON holds, see `read_json`; the error names the place and the remedy."""
+    try:
+        parsed: T = _adapter(cast("Hashable", kind)).validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise DamagedError(f"{where} is damaged; {remedy} ({reason})") from error
+    return parsed
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
