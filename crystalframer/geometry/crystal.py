@@ -18,6 +18,9 @@ MIN_DISTANCE = 0.1
 MIN_VOLUME = MIN_DISTANCE**3
 """Smallest cell volume in Å³: a cube of `MIN_DISTANCE`."""
 
+CROWD = 1000
+"""Sites beyond which it is looked for crowds before pairs are listed."""
+
 MAX_LENGTH = 1e5
 """Longest component of a lattice vector in Å; more is no crystal, and its volume no number."""
 MAX_FRAC_COORD = 1e6
@@ -186,7 +189,10 @@ def _label(id: str) -> str:
 def close_pair(
     lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], limit: float
 ) -> tuple[int, int, float] | None:
-    """Return (i, j, distance) of the nearest two sites within `limit` (Å), periodic images included, or None."""
+    """Return (i, j, distance) of the nearest two sites within `limit` (Å), periodic images included, or None.
+
+    Of more than `CROWD` sites that crowd upon one another it returns two near ones; the pairs are too many to list.
+    """
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
     volume = abs(float(np.linalg.det(lattice)))
@@ -198,6 +204,8 @@ def close_pair(
         shortest = float(np.linalg.norm(lattice, axis=1).min())
         if shortest < limit:
             return 0, 0, shortest
+    if len(cart_coords) > CROWD and (crowded := _crowded_pair(cart_coords, limit)) is not None:
+        return crowded
     i, j, images, distances = find_points_in_spheres(
         cart_coords,
         cart_coords,
@@ -213,6 +221,16 @@ def close_pair(
         return None
     nearest = near[np.argmin(distances[near])]
     return int(min(i[nearest], j[nearest])), int(max(i[nearest], j[nearest])), float(distances[nearest])
+
+
+def _crowded_pair(cart_coords: NDArray[np.float64], limit: float) -> tuple[int, int, float] | None:
+    """Return two of the sites in a cube of half the limit's side that holds more than two, or None."""
+    cube = np.unique(np.floor(cart_coords / (limit / 2)).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
+    sizes = np.bincount(cube)
+    if sizes.max() <= 2:
+        return None
+    first, second = np.flatnonzero(cube == sizes.argmax())[:2]
+    return int(first), int(second), float(np.linalg.norm(cart_coords[first] - cart_coords[second]))
 
 
 def _reduced(lattice: NDArray[np.float64]) -> NDArray[np.float64]:

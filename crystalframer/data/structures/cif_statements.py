@@ -13,6 +13,8 @@ from crystalframer.geometry.crystal import ELEMENTS
 
 DALTON = 1.66053907
 """Å³ · g/cm³ of one atomic mass unit."""
+MEASURED = 0.7
+"""Share of the density by the atoms that a measured one, of a porous or impure sample, may be."""
 MASS_TOLERANCE, MASS_DOUBT = 0.10, 0.03
 """Relative deviation of the mass or density from the stated one: refused beyond, warned of beyond."""
 _AMOUNT = r"(\d+\.?\d*|\.\d+)?(?:\(\d+\))?"
@@ -94,12 +96,15 @@ def check_amount(
     found_density = DALTON * mass / volume
     warnings = []
     statements = [("density", block.number("_exptl_crystal_density_diffrn"), found_density, "g/cm³")]
+    measured = block.number("_exptl_crystal_density_meas")
+    if not measured > 0 or not MEASURED < found_density / measured < 1 / MEASURED:
+        statements.append(("measured density", measured, found_density, "g/cm³"))
     if math.isfinite(units) and units > 0:
         statements.append(("formula weight times Z", weight * units, mass, "u"))
     for what, value, got, unit in statements:
         if not (math.isfinite(value) and value > 0):
             continue
-        value = value / 1000 if what == "density" and value > 100 else value  # kg/m³
+        value = value / 1000 if unit == "g/cm³" and value > 100 else value  # kg/m³
         said = (
             f"the file states a {what} of {value:.4g} {unit}, but its sites and symmetry ({established}) give {got:.4g}"
         )

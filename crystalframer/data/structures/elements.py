@@ -85,7 +85,7 @@ def _readings(text: str, is_label: bool) -> list[int]:
         UserError: it names two elements or none.
     """
     if names := _several(text):
-        raise UserError(f"the site {text[:20]!r} names {' and '.join(names)}: give it one element")
+        raise UserError(f"{text[:20]!r} names {' and '.join(names)}: give it one element")
     match = re.match(r"\s*([A-Za-z]*)", text)
     letters = match.group(1) if match else ""
     if not is_label:
@@ -109,10 +109,10 @@ def _label_readings(letters: str) -> list[int]:
             return []
         if len(letters) != 3:
             return [two] if len(letters) == 2 else []
-        return [two, 0] if letters[2] in NUMBER_OF and letters[2] not in "ABC" else [two]
+        return [two, 0] if letters[2] in NUMBER_OF and letters[2] not in "ABCDT" else [two]
     if len(letters) == 2:
         if not two or two > _RARE:
-            return [first, 0] if letters[1].upper() in "HD" and first else [first] if first else []
+            return [first, 0] if letters[1].upper() in "HDNOF" and first else [first] if first else []
         return [two, first, 0] if _is_pair(letters.upper()) and letters[0].upper() in _SPLIT_LIKELY else [two]
     if len(letters) > 3 or not first:
         return []
@@ -151,7 +151,7 @@ def _decide(text: str, options: list[int], formula: Collection[str], has_hydroge
     if re.match(r"\s*[Tt](?![A-Za-z])", text):
         if "T" in formula:
             return options[0]
-        raise UserError(f"the site {text.strip()[:20]!r} may be any tetrahedral one or tritium: give it its element")
+        raise UserError(f"{text.strip()[:20]!r} may be any tetrahedral one or tritium: give it its element")
     possible = [number for number in options if number and ELEMENTS[number - 1] in formula]
     if len(possible) == 1:
         return possible[0]
@@ -160,7 +160,7 @@ def _decide(text: str, options: list[int], formula: Collection[str], has_hydroge
         return options[0]
     names = " or ".join(ELEMENTS[number - 1] for number in options if number)
     raise UserError(
-        f"the site {text.strip()[:20]!r} may name {names}{' with hydrogen' if hydrogens else ''} or several elements: "
+        f"{text.strip()[:20]!r} may name {names}{' with hydrogen' if hydrogens else ''} or several elements: "
         "give it a type symbol of one element"
     )
 
@@ -169,7 +169,10 @@ def _several(text: str) -> list[str]:
     """Return the symbols of several elements that a text spells out: ``Fe/Ni1``, ``Nb,Zr``, ``Fe0.5Ni0.5``."""
     parts = [part for part in re.split(r"[\s/,;&|+_:()\-]+", text) if part]
     symbols = [match.group(1) for part in parts if (match := re.match(r"([A-Z][a-z]?)(?![a-z])", part))]
-    if re.search(r"[/,;&|]", text) is None:
+    if re.search(r"[/,;&|]", text):
+        words = [re.sub(r"[^A-Za-z].*", "", part) for part in parts]
+        symbols = [word.capitalize() if word.capitalize() in NUMBER_OF else word[:1].upper() for word in words]
+    else:
         symbols = symbols[:1] + [symbol for symbol in symbols[1:] if len(symbol) == 2]
     joined = re.findall(r"([A-Z][a-z])(?![a-z])\d*\.?\d*", text)
     if re.search(r"\d\.\d", text):

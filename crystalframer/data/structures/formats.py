@@ -43,7 +43,6 @@ MIN_VOLUME_PER_ATOM = 1.5
 """Å³; diamond has 5.7, hydrogen at the pressures of giant planets about 2."""
 MAX_SITES = 10**6
 """Atoms that a CIF's symmetry may expand to before special positions are merged."""
-_JSON_VALUE = re.compile(r'([\w.-]+)="_JSON\s+([^"\s]+)\s*"')
 ID_KEYS = ("id", "material_id", "entry_id", "jid", "name", "file", "filename")
 """Where a record or frame may say which structure it is, in this order."""
 
@@ -127,6 +126,8 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Reading]:
 
 def read_json(text: str, limits: ReadLimits) -> Iterator[Reading]:
     """Read pymatgen JSON: a structure, a list of them or of records that hold one, or either by id."""
+    if len(text) > 2**20 and 3 * sum(map(text.count, "[{,")) > len(text):
+        raise UserError("the JSON holds hardly more than brackets and commas, expected structures")
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -269,11 +270,6 @@ def _field(record: Mapping[str, Any], name: str) -> Any:
     return record[name]
 
 
-def _plain_value(match: re.Match[str]) -> str:
-    """Return a number that an older ASE wrote as ``key="_JSON -1.5"`` as ``key=-1.5``; other values stay."""
-    return f"{match.group(1)}={match.group(2)}" if _is_number(match.group(2)) else match.group(0)
-
-
 def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
     from ase.io import read
 
@@ -282,12 +278,11 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
     with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
         # ASE warns of unknown data types in comments; what is no number is no target anyway.
         warnings.simplefilter("ignore")
-        frame[1] = _JSON_VALUE.sub(_plain_value, frame[1])
         atoms: Any = read(StringIO("".join(frame)), format="extxyz", index=0)
     properties = dict(atoms.info)
     if atoms.calc is not None:
         properties = dict(atoms.calc.results) | properties
-    properties = {
+    properties = {  # ASE reads the "_JSON -1.5" of its older versions as an array without dimensions
         key: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
         for key, value in properties.items()
         if np.ndim(value) == 0 or key in atoms.info

@@ -29,7 +29,7 @@ def read_poscar_text(text: str, max_atoms: int) -> Reading:
         symbols, counts, mode = _header(lines, max_atoms)
         coords = _floats(lines, mode + 1, sum(counts), "an atom's coordinates")
         _require_end(lines, mode + 1 + sum(counts))
-        behind = _symbols_behind(lines[mode + 1 : mode + 1 + sum(counts)])
+        behind = _symbols_behind(rest[mode : mode + sum(counts)])
         numbers, warnings = _numbers(symbols, _symbols_in_title(title, len(counts)), behind, counts, title)
         kind = lines[mode][:1].lower()
         if kind in ("c", "k"):
@@ -121,10 +121,10 @@ def _symbols_in_title(title: str, count: int) -> list[str]:
 
 
 def _symbols_behind(rows: list[str]) -> list[str]:
-    """Return the symbols behind the coordinates, and behind flags of selective dynamics; none unless all have one."""
+    """Return the symbols behind coordinates and flags of selective dynamics, as comments or not; none unless in all."""
     symbols = []
     for row in rows:
-        words = row.split()[3:]
+        words = re.sub("[#!]", " ", row).split()[3:]
         words = (
             words[3:]
             if len(words) > 3 and all(word.strip(".")[:1].upper() in ("T", "F") for word in words[:3])

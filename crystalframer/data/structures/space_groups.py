@@ -30,9 +30,11 @@ from crystalframer.data.structures.symmetry import (
 IDENTITY = "x,y,z"
 _UNREADABLE = re.compile(
     r"_space_group\w*_?(magn|ssg)|_space_group_symop_(magn|ssg)|_cell_(modulation|wave_vector|subsystem)"
-    r"|_atom_sites?_(displace|fourier|occ_fourier|occ_special|rot_fourier|rot_special|phason|legendre|moment_fourier)"
+    r"|_atom_sites?_(displace|fourier|occ_fourier|occ_special|rot_fourier|rot_special|phason|legendre|moment)"
 )
-_SYMMETRY = re.compile(r"_(aflow_)?(symmetry|space_?group|symop|cell_setting|sg_)")
+_SYMMETRY = re.compile(
+    r"_(?!atom|geom|refln|diffrn|parent|publ|journal|audit|twin|restr)\w*(symmetry|space_?group|symop|cell_setting)|_sg_"
+)
 _NUMBER = re.compile(r"(it|int|tables|group|sg)_number")
 _SILENT = re.compile(
     r"(_id|_sg_id|schoenflies|patterson|laue|wyckoff|point_group|generator|reference|transform\w*|bravais\w*)$"
@@ -125,7 +127,7 @@ def _collect(block: Block) -> _Stated:
             found.unknown = found.unknown or (tag if "schoenflies" in tag else "")
         elif _NUMBER.search(tag):
             found.numbers.append((tag, values[0]))
-        elif "name" in tag or "h-m" in tag or tag in ("_space_group", "_symmetry_space_group", "_spacegroup"):
+        elif "name" in tag or "h-m" in tag or tag.endswith(("space_group", "spacegroup")):
             (found.references if tag.endswith("_ref") else found.names).append((tag, values[0]))
         elif all(_is_operation(value) for value in values):
             found.operations.append((tag, tuple(values)))

@@ -165,6 +165,7 @@ def poscar(**lines: str) -> str:
         {"title": "CsCl", "symbols": ""},
         {"title": "a relaxed cell", "symbols": "", "first": "0 0 0 Cs1", "second": "0.5 0.5 0.5 Cl1"},
         {"title": "Cs1 Cl1 from nowhere", "symbols": "", "first": "0 0 0 T T T Cs", "second": "0.5 0.5 0.5 F F F Cl"},
+        {"title": "VASP 4", "symbols": "", "first": "0 0 0 # Cs", "second": "0.5 0.5 0.5 ! Cl"},
         {"title": "Müller cell"},
         {"title": "a = 4.12 Å"},
     ],
@@ -210,6 +211,7 @@ def test_a_title_of_other_elements_is_a_warning(tmp_path: Path) -> None:
     [
         (' energy="_JSON -1.5" pbc="T T T"', {"energy": -1.5}),
         (' energy=-1.5 gap="_JSON 2"', {"energy": -1.5, "gap": 2}),
+        (' relaxed="_JSON true" method="_JSON \\"PBE\\""', {"relaxed": True, "method": "PBE"}),
         (' author="Müller" energy=-1.5', {"energy": -1.5, "author": "Müller"}),
     ],
 )
