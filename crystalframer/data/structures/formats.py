@@ -222,7 +222,9 @@ def _read_value(value: Any, limits: ReadLimits) -> Reading:
         if value.lstrip()[:1] == "{":
             return _read_value(json.loads(value), limits)
         reader = read_cif_file if sniff(value) == "cif" else read_poscar
-        return next(reader(value, limits), Reading(reason="the text holds no structure"))
+        first, *others = [*islice(reader(value, limits), 2)] or [Reading(reason="the text holds no structure")]
+        more = ("the text holds several structures; the first one counts",) if others else ()
+        return replace(first, warnings=(*first.warnings, *more))
     if not isinstance(value, dict):
         raise UserError(f"a structure is {type(value).__name__}, expected a pymatgen dictionary, its JSON or a CIF")
     if "lattice_mat" in value:

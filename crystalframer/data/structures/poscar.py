@@ -5,7 +5,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.data.structures.elements import NUMBER_OF
+from crystalframer.data.structures.elements import NUMBER_OF, element_of
 from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
@@ -36,7 +36,9 @@ def read_poscar_text(text: str, max_atoms: int) -> Reading:
             coords = np.linalg.solve(lattice.T, (coords * factor).T).T.astype(np.float64)
         elif kind not in ("d", "f"):
             raise UserError(f"line {mode + 1} is {lines[mode][:20]!r}, expected Direct or Cartesian")
-        return Reading(crystal=Crystal(lattice, coords, numbers), warnings=warnings)
+        origin = "line of symbols" if symbols else "symbols behind the coordinates" if behind else "title"
+        established = {"elements": origin, "occupancies": "1, as the format has no others"}
+        return Reading(crystal=Crystal(lattice, coords, numbers), warnings=warnings, established=established)
 
 
 def _lattice(lines: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -87,20 +89,17 @@ def _numbers(
     symbols: list[str], title_symbols: list[str], behind: list[str], counts: list[int], title: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return the atomic numbers, by the line of symbols, the rows or the title, once they agree."""
-    unknown = [symbol for symbol in symbols if symbol not in NUMBER_OF]
-    if unknown:
-        raise UserError(f"{unknown[0]!r} is not an element")
     warnings: tuple[str, ...] = ()
     stated = symbols or title_symbols
     if stated:
-        numbers = np.repeat(np.array([NUMBER_OF[symbol] for symbol in stated], dtype=np.int64), counts)
+        numbers = np.repeat(np.array([element_of(symbol) for symbol in stated], dtype=np.int64), counts)
         for row, symbol in enumerate(behind):
             if NUMBER_OF[symbol] != numbers[row]:
                 where = "line of symbols" if symbols else "title"
                 raise UserError(
                     f"the {where} makes atom {row + 1} {ELEMENTS[numbers[row] - 1]}, but its row names {symbol}"
                 )
-        if symbols and title_symbols and sorted(set(title_symbols)) != sorted(set(symbols)):
+        if symbols and title_symbols and {NUMBER_OF[symbol] for symbol in title_symbols} != set(numbers.tolist()):
             warnings = (
                 f"the title {title.strip()[:40]!r} names other elements than the line of symbols, which counts",
             )

@@ -29,7 +29,7 @@ from crystalframer.data.structures.symmetry import (
 
 IDENTITY = "x,y,z"
 _UNREADABLE = re.compile(
-    r"_space_group\w*_?(magn|ssg)|_space_group_symop_(magn|ssg)|_cell_(modulation|wave_vector|subsystem)"
+    r"_space_group\w*_?(magn|ssg)|_space_group_symop_(magn|ssg)|_cell_(modulation|wave_vector|subsystem|commen)"
     r"|_atom_sites?_(displace|fourier|occ_fourier|occ_special|rot_fourier|rot_special|phason|legendre|moment)"
 )
 _SYMMETRY = re.compile(

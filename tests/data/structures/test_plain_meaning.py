@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from crystalframer.data.structures.files import read_structures
+from crystalframer.data.structures.formats import ReadLimits, parse_structure
 from crystalframer.data.structures.reading import with_own_names
 from tests.fixtures.structure_texts import cif_text, contents, cubic, reading_of
 
@@ -152,6 +153,10 @@ def poscar(**lines: str) -> str:
     [
         {"symbols": "Cs Cl # the ions", "counts": "1 1 # one of each"},
         {"symbols": "Cs Cl ! the ions", "counts": "1 1 ! one of each", "mode": "Direct ! fractional"},
+        {"symbols": "cs cl"},
+        {"symbols": "CS CL"},
+        {"symbols": "Cs+ Cl-"},
+        {"symbols": "Cs_sv Cl_h/1a2b"},
         {"scale": "1.0 # scale"},
         {"scale": "1.0D0"},
         {"mode": "Fractional"},
@@ -178,6 +183,7 @@ def test_poscars_of_many_dialects(tmp_path: Path, lines: dict[str, str]) -> None
             assert reading.crystal is not None
             assert reading.crystal.volume == pytest.approx(4.12**3)
             assert not reading.warnings
+            assert reading.established["elements"]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +207,14 @@ def test_a_title_of_other_elements_is_a_warning(tmp_path: Path) -> None:
     reading = reading_of(tmp_path, poscar(title="K1 Br1"), "POSCAR")
     assert contents(reading) == HAS_CSCL
     assert "'K1 Br1' names other elements than the line of symbols" in reading.warnings[0]
+
+
+def test_of_several_structures_in_one_text_the_first_counts_and_a_warning_says_so() -> None:
+    text = cif_text(cubic(4.12), CSCL)
+    assert not parse_structure(text, ReadLimits()).warnings
+    reading = parse_structure(text + cif_text(cubic(4.2), CSCL).replace("data_x", "data_y"), ReadLimits())
+    assert contents(reading) == HAS_CSCL
+    assert reading.warnings == ("the text holds several structures; the first one counts",)
 
 
 # extXYZ of older ASE versions, other encodings, ids
