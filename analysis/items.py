@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.artifacts import CHECKPOINT
 from analysis.comparison import Comparison, Row, compare
+from analysis.documents import Document, to_html, to_markdown, write
 from analysis.palette import STYLE
 from analysis.results import FinishedTrial, Results, parse_arguments, read_results, shown
-from analysis.tables import Document, to_html, to_markdown, write
 from crystalframer.config import FrameName
 from crystalframer.errors import UserError
 
@@ -211,10 +211,7 @@ class Item:
     title: str
     text: str
     """What it shows."""
-    module: str
-    """The script that makes it, within ``analysis``."""
-    producer: str = "produce"
-    """Its function of a `Context`."""
+    produce: Producer
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.ablation_table import is_subset
 from analysis.comparison import FRAME_LABELS, Comparison, Row, compare, paper_setting
-from analysis.errors import material_errors
-from analysis.items import publish
-from analysis.published import Method, Published, load_published
+from analysis.documents import EMPTY, Document, Table, record, spread
+from analysis.items import Context, Missing, Product, publish
+from analysis.material_errors import material_errors
+from analysis.published_errors import Method, Published, load_published
 from analysis.results import Results, parse_arguments, read_results
-from analysis.tables import EMPTY, Document, Table, record, spread
+from analysis.tables.ablation_table import is_subset
 from crystalframer.errors import UserError
+
+FULL_SCALE = "python pipelines/ablate_frames.py sweeps/ablation_frames.yaml"
 
 
 def run(dataset: str, description: str | None, argv: Sequence[str] | None) -> int:
@@ -144,3 +146,14 @@ def _our_records(
         names = record(dataset=published.dataset, task=task, unit=unit, method=label, figures="ours", source="runs")
         records.append({**names, **cells})
     return records
+
+
+def produce(dataset: str, context: Context) -> Product:
+    """Make the table of a data set, and say what of ours is missing."""
+    product = context.table(build(dataset, context.results), f"{dataset}_table")
+    published = load_published(dataset)
+    assert published is not None, f"{dataset} is one of the paper's data sets"
+    done = {c.task for c in context.comparisons if c.dataset == dataset and c.trials}
+    if lacking := [task.replace("_", " ") for task in published.tasks if task not in done]:
+        product.missing.append(Missing(f"no trial of ours on {', '.join(lacking)}", FULL_SCALE))
+    return product

@@ -75,7 +75,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> bool:
     """Draw the table and the learning curves, and return whether both could be drawn."""
-    from analysis import ablation_table, learning_curves
+    from analysis.figures import learning_curves
+    from analysis.tables import ablation_table
 
     source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
     arguments = ["--sweep", sweep, *source, *(["--output", str(output)] if output else [])]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import ablation_table
+from analysis.tables import ablation_table
 from crystalframer.config import FRAMES
 from tests.analysis.conftest import SWEEP, Store
 

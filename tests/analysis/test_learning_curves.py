@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from analysis import learning_curves
 from analysis.comparison import compare
-from analysis.learning_curves import draw, over_seeds, spread_out
+from analysis.figures import learning_curves
+from analysis.figures.learning_curves import draw, over_seeds, spread_out
 from analysis.palette import COLOURS
 from analysis.results import read_sweep
 from crystalframer.config import FRAMES

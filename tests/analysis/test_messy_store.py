@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import ablation_table, significance_table
 from analysis.items import Context
 from analysis.results import read_sweep
-from analysis.sections import ablation, significance
+from analysis.tables import ablation_table, significance_table
+from analysis.tables.ablation_table import produce as ablation
+from analysis.tables.significance_table import produce as significance
 from crystalframer.config import FRAMES, FrameName
 from tests.analysis.conftest import SWEEP, Store
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from analysis import invariance, ties
-from analysis.architecture import traced
 from analysis.crystal_drawing import cell_edges, full_cell, opacity_of
-from analysis.error_maps import element_errors, place
-from analysis.errors import MaterialErrors
-from analysis.frame_evolution import angle
+from analysis.figures import invariance, ties
+from analysis.figures.architecture import traced
+from analysis.figures.error_maps import element_errors, place
+from analysis.figures.frame_evolution import angle
+from analysis.figures.speed import RESULTS, measurements
 from analysis.items import Context
+from analysis.material_errors import MaterialErrors
 from analysis.materials import PAPER, Wanted, choose, formula
 from analysis.results import read_sweep
-from analysis.speed import RESULTS, measurements
 from crystalframer.config import ModelConfig
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.data.sample import load_sample

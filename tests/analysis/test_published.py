@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from analysis.comparison import paper_setting
-from analysis.published import Published, load_efficiency, load_published, load_sources
+from analysis.published_errors import Published, load_efficiency, load_published, load_sources
 from crystalframer.config import ModelConfig, build_trial
 from crystalframer.data.registry import tasks_of
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import efficiency_table, jarvis_table, literature, search_table
+from analysis import literature
+from analysis.documents import Document, Table, to_html, to_latex, to_markdown
 from analysis.items import Context
 from analysis.results import read_sweep
-from analysis.search_table import importance
-from analysis.sections import ablation
-from analysis.tables import Document, Table, to_html, to_latex, to_markdown
+from analysis.tables import efficiency_table, jarvis_table, search_table
+from analysis.tables.ablation_table import produce as ablation
+from analysis.tables.search_table import importance
 from tests.analysis.conftest import SWEEP, Store
 
 DOCUMENT = Document(

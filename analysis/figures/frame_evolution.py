@@ -1,6 +1,6 @@
 """How frames settle during the training: weighted PCA and max frames at successive snapshots, older ones fainter.
 
-    python analysis/frame_evolution.py --sweep ablation_sample
+    python analysis/figures/frame_evolution.py --sweep ablation_sample
 
 reads the snapshots that the sweep kept (``record: {snapshots: N}`` in its file; lowest seed that has some) and writes
 analysis/output/<sweep>/frame_evolution.{pdf,png}. The paper shows every 200 epochs from 100 to 2000; here it is the
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import items
-from analysis.frame_gallery import FRAMES, TITLES
-from analysis.items import Context, Missing, Product
+from analysis.figures.frame_gallery import FRAMES, TITLES
+from analysis.items import Context, Item, Missing, Product
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FrameName
 
@@ -170,6 +170,15 @@ def draw(chosen: "Chosen", evolutions: Mapping[FrameName, Evolution]) -> "Figure
         fontsize=7.5, x=0.01, ha="left",
     )  # fmt: skip
     return figure
+
+
+ITEM = Item(
+    "evolution",
+    "How frames settle",
+    "Frames at successive snapshots of the training, older ones fainter, and the mean angle by which frames "
+    "turned between snapshots.",
+    produce,
+)
 
 
 if __name__ == "__main__":

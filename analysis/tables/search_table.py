@@ -1,6 +1,6 @@
 """The table of a hyperparameter search: its best settings, and how much each setting mattered.
 
-    python analysis/search_table.py --sweep NAME
+    python analysis/tables/search_table.py --sweep NAME
 
 reads what the search recorded in MLflow (``search.json``: best trials, fANOVA importances) and writes
 analysis/output/<sweep>/search_table.{md,tex,html,csv}. A sweep that varies settings without being a search is
@@ -20,8 +20,9 @@ from scipy import stats
 
 from analysis import items
 from analysis.comparison import VARIES
+from analysis.documents import EMPTY, Document, Table, spread
+from analysis.items import Context, Item, Missing, Product
 from analysis.results import FinishedTrial, Results
-from analysis.tables import EMPTY, Document, Table, spread
 from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
 
@@ -190,6 +191,24 @@ def _range(where: dict[str, Any]) -> str:
 def _text(trial: FinishedTrial, key: str) -> str:
     value = trial.config.to_flat_dict().get(key, VARIES)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def produce(context: Context) -> Product | Missing:
+    """Make the table of a hyperparameter search."""
+    if context.results is None or not searched(context.results):
+        return Missing(
+            f"{context.sweep} is no hyperparameter search",
+            "python pipelines/tune_hyperparameters.py, then --sweep hpo_sample",
+        )
+    return context.table(build(context.results), NAME)
+
+
+ITEM = Item(
+    "search",
+    "Hyperparameter search",
+    "Best settings and how much each mattered.",
+    produce,
+)
 
 
 if __name__ == "__main__":

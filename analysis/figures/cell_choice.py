@@ -1,6 +1,6 @@
 """One crystal, two cells: the conventional cell of an fcc metal (green) and its Niggli-reduced cell (blue).
 
-    python analysis/cell_choice.py
+    python analysis/figures/cell_choice.py
 
 needs no results and writes analysis/output/<sweep>/cell_choice.{pdf,png,html}. Frames that
 look at the cell's atoms or vectors must not depend on which of the two describes the crystal.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import items
-from analysis.items import Context, Product
+from analysis.items import Context, Item, Product
 from crystalframer.command_line import reports_user_errors
 
 if TYPE_CHECKING:
@@ -118,6 +118,14 @@ def page(conventional: Any, reduced: Any) -> Any:
             cell_trace(reduced, corner(reduced, conventional), colour=NIGGLI, name=labels()[NIGGLI], **named),
         ],
     )
+
+
+ITEM = Item(
+    "cells",
+    "One crystal, two cells",
+    "The conventional and the Niggli-reduced cell of an fcc metal.",
+    produce,
+)
 
 
 if __name__ == "__main__":

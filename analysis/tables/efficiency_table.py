@@ -1,6 +1,6 @@
 """The paper's table of speed and size: seconds per epoch, total time, test time, parameters; published and ours.
 
-    python analysis/efficiency_table.py --sweep ablation_sample
+    python analysis/tables/efficiency_table.py --sweep ablation_sample
 
 reads runs/mlflow.db and writes analysis/output/<sweep>/efficiency_table.{md,tex,html,csv}. Times are those of the
 machine that trained, which the table names: they compare our rows with one another, not with the published ones.
@@ -15,9 +15,10 @@ import pandas as pd
 
 from analysis import items
 from analysis.comparison import FRAME_LABELS, Comparison, Row, compare, encoding_preset
-from analysis.published import load_efficiency
+from analysis.documents import EMPTY, Document, Table
+from analysis.items import Context, Item, Missing, Product
+from analysis.published_errors import load_efficiency
 from analysis.results import Results
-from analysis.tables import EMPTY, Document, Table
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FRAMES, ModelConfig
 
@@ -104,6 +105,26 @@ def _per_block(model: ModelConfig) -> int:
     from crystalframer.nn.model import count_parameters
 
     return count_parameters(Block(model))
+
+
+def produce(context: Context) -> Product | Missing:
+    """Make the table of speed and size."""
+    if context.results is None:
+        return context.no_runs()
+    product = context.table(build(context.results), NAME)
+    presets = {trial.config.model.num_angl for trial in context.results.trials if trial.config.model.frame != "none"}
+    if 16 not in presets:
+        command = f"{context.command}   # with model.preset: [default, lightweight] in its grid"
+        product.missing.append(Missing(f"{context.sweep}: no trial with the lightweight setting", command))
+    return product
+
+
+ITEM = Item(
+    "efficiency",
+    "Speed and size",
+    "Time and parameters of each frame, default and lightweight, beside the published ones.",
+    produce,
+)
 
 
 if __name__ == "__main__":

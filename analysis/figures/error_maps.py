@@ -1,6 +1,6 @@
 """Where the error is: by element on the periodic table, and by the number of atoms in the cell for every frame.
 
-    python analysis/error_maps.py --sweep ablation_sample
+    python analysis/figures/error_maps.py --sweep ablation_sample
 
 reads the trials' test predictions and the data set's crystals, and writes
 analysis/output/<sweep>/error_by_element.{pdf,png,html} (frame with the lowest validation error) and
@@ -16,8 +16,8 @@ import numpy as np
 
 from analysis import items
 from analysis.comparison import Comparison, Row
-from analysis.errors import MaterialErrors, material_errors
-from analysis.items import Context, Missing, Product
+from analysis.items import Context, Item, Missing, Product
+from analysis.material_errors import MaterialErrors, material_errors
 from analysis.palette import COLOURS
 from analysis.uncertainty import mean_interval
 from crystalframer.command_line import reports_user_errors
@@ -200,6 +200,14 @@ def draw_sizes(comparison: Comparison, dataset: "CrystalDataset", found: Mapping
     )
     axes.legend(fontsize=6.5, frameon=False, ncols=2)
     return figure
+
+
+ITEM = Item(
+    "errors",
+    "Error by element and by cell size",
+    "Mean absolute error of the test materials that contain an element, and of those of a size.",
+    produce,
+)
 
 
 if __name__ == "__main__":

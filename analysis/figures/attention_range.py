@@ -1,6 +1,6 @@
 """How far each head looks: the mean distance of the attended neighbours, by block and head, for every frame.
 
-    python analysis/attention_range.py --sweep ablation_sample
+    python analysis/figures/attention_range.py --sweep ablation_sample
 
 reads the trials' checkpoints (lowest seed of each frame), looks at the first crystals of the test set, and writes
 analysis/output/<sweep>/attention_range.{pdf,png}. The distance is weighted by the attention, the atom itself left out.
@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis import items
 from analysis.comparison import FRAME_LABELS
-from analysis.items import Context, Missing, Product
+from analysis.items import Context, Item, Missing, Product
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FRAMES, FrameName
 
@@ -101,6 +101,14 @@ def draw(ranges: Mapping[FrameName, Any]) -> "Figure":
     assert image is not None, "there is at least one frame"
     figure.colorbar(image, ax=grid, label="mean distance attended (Å)", shrink=0.9, pad=0.01)
     return figure
+
+
+ITEM = Item(
+    "range",
+    "How far heads look",
+    "Mean distance of the attended neighbours, weighted by attention, by block and head.",
+    produce,
+)
 
 
 if __name__ == "__main__":

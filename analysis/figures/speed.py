@@ -1,6 +1,6 @@
 """Speed against cell size, from the recorded benchmarks: one line per kernel and number of threads.
 
-    python analysis/speed.py
+    python analysis/figures/speed.py
 
 reads benchmarks/results/*.csv (columns: benchmarks/README.md) and writes
 analysis/output/<sweep>/speed.{pdf,png}: time of a training step and of a prediction per crystal, random crystals,
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis import items
-from analysis.items import Context, Missing, Product
+from analysis.items import Context, Item, Missing, Product
 from crystalframer.command_line import reports_user_errors
 
 if TYPE_CHECKING:
@@ -94,6 +94,14 @@ def _curves(axes: "Axes", table: pd.DataFrame) -> None:
             linestyle="--" if threads == "1" else "-", markerfacecolor="white" if preset == "lightweight" else None,
             label=f"{kernel}, {preset}, {threaded}{where}",
         )  # fmt: skip
+
+
+ITEM = Item(
+    "speed",
+    "Speed against cell size",
+    "From the recorded benchmarks: time per crystal of the attention's implementations.",
+    produce,
+)
 
 
 if __name__ == "__main__":

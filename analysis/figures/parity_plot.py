@@ -1,6 +1,6 @@
 """Parity plots: predicted against true value of every test material, one panel per frame.
 
-    python analysis/parity.py --sweep ablation_sample
+    python analysis/figures/parity_plot.py --sweep ablation_sample
 
 reads the trials' test predictions and writes analysis/output/<sweep>/parity_<dataset>_<task>.{pdf,png}. A prediction is
 the mean over seeds; the error in the panel is the mean over seeds of their errors, as in the tables.
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from analysis import items
 from analysis.comparison import Comparison
-from analysis.errors import material_errors
-from analysis.items import Context, Missing, Product
+from analysis.items import Context, Item, Missing, Product
+from analysis.material_errors import material_errors
 from analysis.palette import COLOURS, QUIET
 from crystalframer.command_line import reports_user_errors
 
@@ -70,6 +70,14 @@ def draw(comparison: Comparison) -> "Figure":
     figure.supxlabel(f"true {quantity} ({comparison.unit})", fontsize=8)
     figure.supylabel(f"predicted {quantity} ({comparison.unit})", fontsize=8)
     return figure
+
+
+ITEM = Item(
+    "parity",
+    "Parity",
+    "Predicted against true value of every test material; predictions averaged over seeds.",
+    produce,
+)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Frames in the paper's materials: a chosen atom, its neighbours by their attention, and its frame in every block.
 
-    python analysis/frame_gallery.py --sweep ablation_sample
+    python analysis/figures/frame_gallery.py --sweep ablation_sample
 
 reads the checkpoints of the weighted PCA and max trials (lowest seed) and writes
 analysis/output/<sweep>/frames_<material>.{pdf,png,html}. Left column: the structure, the cell's PCA frame, the lattice
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import items
-from analysis.items import Context, Missing, Product
+from analysis.items import Context, Item, Missing, Product
 from analysis.palette import AXES
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FrameName
@@ -164,6 +164,15 @@ def page(chosen: "Chosen", views: dict[FrameName, list["AttentionView"]]) -> Any
     ]
     menu = {"buttons": buttons, "x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}
     return scene(chosen.caption, traces, distance=0.75, updatemenus=[menu])
+
+
+ITEM = Item(
+    "frames",
+    "Frames in materials",
+    "The chosen atom's neighbours, opaque by their attention, and its frame in every block; left: structure, "
+    "PCA frame, lattice frame. e₁ orange-red, e₂ green, e₃ blue.",
+    produce,
+)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How often symmetry leaves a frame undetermined: tied axes per frame, by crystal system.
 
-    python analysis/ties.py --sweep ablation_sample
+    python analysis/figures/ties.py --sweep ablation_sample
 
 takes the first crystals of the test set, sorts them by crystal system (spglib), and counts per frame the share of
 atoms (and heads, where the frame has them) whose axes are not decided by the crystal: for frames that pick neighbours,
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from analysis import items
 from analysis.comparison import FRAME_LABELS
-from analysis.items import Context, Missing, Product
+from analysis.documents import EMPTY, Document, Table
+from analysis.items import Context, Item, Missing, Product
 from analysis.palette import COLOURS
-from analysis.tables import EMPTY, Document, Table
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FrameName
 
@@ -208,6 +208,14 @@ def tabulate(table: pd.DataFrame, crystals: int) -> Document:
     return Document(
         "Ties", [Table(title, ["frames", "all", *systems], rows or [[EMPTY]], [note])], records=pd.DataFrame(records)
     )
+
+
+ITEM = Item(
+    "ties",
+    "Ties",
+    "How often symmetry leaves a frame undetermined, by crystal system.",
+    produce,
+)
 
 
 if __name__ == "__main__":

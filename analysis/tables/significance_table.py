@@ -1,6 +1,6 @@
 """Which differences between frames are real: every pair on the same test materials, corrected for their number.
 
-    python analysis/significance_table.py --sweep ablation_sample
+    python analysis/tables/significance_table.py --sweep ablation_sample
 
 reads runs/mlflow.db and the trials' test predictions, and writes
 analysis/output/<sweep>/significance_table.{md,tex,html,csv}.
@@ -15,9 +15,10 @@ import pandas as pd
 
 from analysis import items
 from analysis.comparison import Comparison, Row, compare
-from analysis.errors import material_errors, on_same_materials
+from analysis.documents import EMPTY, Document, Table
+from analysis.items import Context, Item, Missing, Product
+from analysis.material_errors import material_errors, on_same_materials
 from analysis.results import Results
-from analysis.tables import EMPTY, Document, Table
 from analysis.uncertainty import ALPHA, Difference, compare_errors, holm, smallest_detectable, verdict
 from crystalframer.command_line import reports_user_errors
 
@@ -157,6 +158,26 @@ def _records(comparison: Comparison, pairs: Sequence[Pair]) -> list[dict[str, ob
 def p_text(p: float) -> str:
     """Return a p-value as tables show it."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def produce(context: Context) -> Product | Missing:
+    """Make the table of pairs."""
+    if context.results is None:
+        return context.no_runs()
+    if context.results.search is not None:
+        return Missing(f"{context.sweep} is a search, not an ablation", "python pipelines/ablate_frames.py")
+    if not any(pair.found for comparison in context.comparisons for pair in find_pairs(comparison)):
+        return context.no_runs("no two frames with test predictions")
+    return context.table(build(context.results), NAME)
+
+
+ITEM = Item(
+    "significance",
+    "Which differences are real",
+    "Every two frames on the same test materials: paired bootstrap and sign test over materials, corrected for "
+    "the number of comparisons (Holm), and Welch's t-test over seeds.",
+    produce,
+)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The ablation table: test error per frame, mean ± standard deviation over seeds, with what it was measured on.
 
-    python analysis/ablation_table.py --sweep ablation_sample
+    python analysis/tables/ablation_table.py --sweep ablation_sample
 
 reads runs/mlflow.db and writes analysis/output/<sweep>/ablation_table.{md,tex,html,csv}.
 """
@@ -12,10 +12,11 @@ import pandas as pd
 
 from analysis import items
 from analysis.comparison import Comparison, Row, Spread, compare
-from analysis.errors import material_errors
-from analysis.published import Published, load_published
+from analysis.documents import EMPTY, Document, Table
+from analysis.items import Context, Item, Missing, Product
+from analysis.material_errors import material_errors
+from analysis.published_errors import Published, load_published
 from analysis.results import Results
-from analysis.tables import EMPTY, Document, Table
 from crystalframer.command_line import reports_user_errors
 
 NAME = "ablation_table"
@@ -133,6 +134,26 @@ def _best(comparison: Comparison) -> int | None:
 
 def _spread(spread: Spread) -> str:
     return f"{spread.mean:.4f}" + ("" if spread.std is None else f" ± {spread.std:.4f}")
+
+
+def produce(context: Context) -> Product | Missing:
+    """Make the ablation table."""
+    if context.results is None:
+        return context.no_runs()
+    if context.results.search is not None:
+        return Missing(f"{context.sweep} is a search, not an ablation", "python pipelines/ablate_frames.py")
+    product = context.table(build(context.results), NAME)
+    if not context.results.complete and context.results.expected is not None:
+        product.missing.append(Missing(f"{context.sweep}: {context.results.progress()}", context.command))
+    return product
+
+
+ITEM = Item(
+    "ablation",
+    "Frame ablation",
+    "Test error of each frame, mean ± standard deviation over seeds.",
+    produce,
+)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The architecture, drawn from the model itself: its modules, the shapes of their weights, and of what they return.
 
-    python analysis/architecture.py --sweep ablation_sample
+    python analysis/figures/architecture.py --sweep ablation_sample
 
 builds the model of the sweep's max trial (of the paper's default setting where there is none), sends one crystal
 through it, and writes analysis/output/<sweep>/architecture.{pdf,png}.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from analysis import items
-from analysis.items import Context, Product
+from analysis.items import Context, Item, Product
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import ModelConfig
 
@@ -227,6 +227,14 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -
 
 def _shape(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
+
+
+ITEM = Item(
+    "architecture",
+    "Architecture",
+    "Drawn from the model's own modules and shapes.",
+    produce,
+)
 
 
 if __name__ == "__main__":

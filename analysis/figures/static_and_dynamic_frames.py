@@ -1,6 +1,6 @@
 """Static against dynamic frames: one frame for the whole cell, or one per atom and block that follows the attention.
 
-    python analysis/static_and_dynamic_frames.py --sweep ablation_sample
+    python analysis/figures/static_and_dynamic_frames.py --sweep ablation_sample
 
 reads the checkpoint of the max trial (lowest seed; weighted PCA where there is none) and writes
 analysis/output/<sweep>/static_and_dynamic_frames.{pdf,png,html}. Atoms that get little attention are translucent.
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import items
-from analysis.frame_gallery import attention, draw_surroundings, surroundings
-from analysis.items import Context, Missing, Product
+from analysis.figures.frame_gallery import attention, draw_surroundings, surroundings
+from analysis.items import Context, Item, Missing, Product
 from analysis.palette import AXES
 from crystalframer.command_line import reports_user_errors
 
@@ -107,6 +107,15 @@ def page(atoms: Sequence["Chosen"], views: Sequence["AttentionView"]) -> Any:
             origin = np.array([APART * column, 0.0, APART * row])
             traces += [*atoms_traces(positions + origin, numbers, opacity), *frame_traces(frame, 2.6, origin=origin)]
     return scene(f"{atoms[0].name}: two atoms, first block below, last above", traces)
+
+
+ITEM = Item(
+    "static_and_dynamic",
+    "Static and dynamic frames",
+    "One frame for the whole cell, or one per atom and block that follows the attention; atoms that get little "
+    "attention are translucent.",
+    produce,
+)
 
 
 if __name__ == "__main__":

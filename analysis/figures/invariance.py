@@ -1,6 +1,6 @@
 """How invariant each trained model is: what rotations and other cells of the same crystal do to its predictions.
 
-    python analysis/invariance.py --sweep ablation_sample
+    python analysis/figures/invariance.py --sweep ablation_sample
 
 reads the trials' checkpoints (lowest seed of each frame), describes the first crystals of the test set anew - rotated
 at random, moved, atoms listed in another order, by another cell of the same volume, by a doubled cell - and writes
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from analysis import items
 from analysis.comparison import FRAME_LABELS
-from analysis.items import Context, Missing, Product
+from analysis.documents import Document, Table
+from analysis.items import Context, Item, Missing, Product
 from analysis.palette import COLOURS
-from analysis.tables import Document, Table
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FRAMES, FrameName
 
@@ -201,6 +201,14 @@ def _with(crystal: "Crystal", **changes: Any) -> "Crystal":
 
     fields = {name: getattr(crystal, name) for name in ("lattice", "frac_coords", "atomic_numbers", "id")}
     return Crystal(**{**fields, **changes})
+
+
+ITEM = Item(
+    "invariance",
+    "Invariance",
+    "What describing the same crystal in another way does to a trained model's predictions. Exact: nothing.",
+    produce,
+)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Learning curves per frame: training loss and validation error against the epoch, mean and range over seeds.
 
-    python analysis/learning_curves.py --sweep ablation_sample
+    python analysis/figures/learning_curves.py --sweep ablation_sample
 
 reads runs/mlflow.db and writes analysis/output/<sweep>/learning_curves_<dataset>_<task>.{pdf,png}.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from analysis import items
 from analysis.comparison import VARIES, Comparison, Row
-from analysis.items import Context, Missing, Product
+from analysis.items import Context, Item, Missing, Product
 from analysis.palette import COLOURS, QUIET, SHADE
 from crystalframer.command_line import reports_user_errors
 
@@ -163,6 +163,14 @@ def _label_ends(axes: "Axes", rows: Sequence[Row]) -> None:
         colour = COLOURS[row.frame]
         axes.plot([1.0, 1.04], [height, place], transform=axes.transAxes, color=colour, linewidth=0.6, clip_on=False)
         axes.text(1.05, place, row.label, transform=axes.transAxes, color=colour, va="center", fontsize=7)
+
+
+ITEM = Item(
+    "learning_curves",
+    "Learning curves",
+    "Training loss and validation error against the epoch: mean and range over seeds.",
+    produce,
+)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Figures: a script each."""

@@ -1,0 +1,1 @@
+"""Tables: a script each."""
