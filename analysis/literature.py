@@ -47,7 +47,9 @@ def build(dataset: str, results: Results | None) -> Document:
     records = []
     shown_rows: set[int] = set()
     for method in published.methods:
-        rows.append([method.name, "published", *(_figure(method.mae.get(task)) for task in published.tasks)])
+        if method.transfer:
+            continue
+        rows.append(_published_row(published, method))
         records += [_published_record(published, method, task) for task in published.tasks]
         if method.frame is None:
             continue
@@ -70,9 +72,13 @@ def build(dataset: str, results: Results | None) -> Document:
         rows.append([label, "ours", *(_ours(chosen.get(task, [])) for task in published.tasks)])
         records += _our_records(published, by_task, chosen, label)
     headings = ["method", "figures", *(_heading(published, task, by_task.get(task)) for task in published.tasks)]
+    tables = [Table(published.source_dataset, headings, rows, _notes(by_task))]
+    if transfer := [_published_row(published, method) for method in published.methods if method.transfer]:
+        title = f"{published.source_dataset}, learned from other targets, too: not comparable with the above"
+        tables.append(Table(title, headings, transfer, _notes({})[:1]))
     return Document(
         title=f"{dataset}: test MAE, published and ours",
-        tables=[Table(published.source_dataset, headings, rows, _notes(by_task))],
+        tables=tables,
         remarks=results.left_out if results else (),
         records=pd.DataFrame(records),
     )
@@ -106,6 +112,10 @@ def _matching(comparison: Comparison, method: Method) -> list[Row]:
 
 def _label(method: Method, variant: str) -> str:
     return f"{method.name}, {variant}" if variant and variant not in method.name else method.name
+
+
+def _published_row(published: Published, method: Method) -> list[str]:
+    return [method.name, "published", *(_figure(method.mae.get(task)) for task in published.tasks)]
 
 
 def _figure(mae: float | None) -> str:

@@ -38,6 +38,8 @@ class Method:
     """Set where the method is one of our models."""
     config: str = "default"
     blocks: int = 4
+    transfer: bool = False
+    """Whether it learned from other targets, too: not to be compared with figures of one task."""
 
 
 @dataclass(frozen=True, config=_STRICT)
