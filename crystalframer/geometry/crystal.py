@@ -78,16 +78,18 @@ class Crystal:
             f"lattice or frac_coords have huge numbers, expected at most {MAX_LENGTH:g} Å and {MAX_FRAC_COORD:g}",
         )
         outside = numbers[(numbers < 1) | (numbers > len(ELEMENTS))]
-        self._require(not outside.size, f"atomic number {outside[:1]} is not an element, expected 1 to {len(ELEMENTS)}")
+        if outside.size:  # not always, as an array takes long to become text
+            self._require(False, f"atomic number {outside[:1]} is not an element, expected 1 to {len(ELEMENTS)}")
         for name, array in (("lattice", lattice), ("frac_coords", frac_coords), ("atomic_numbers", numbers)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         if self.mixture is not None:
             problem = self.mixture.problem(numbers.size, len(ELEMENTS))
             self._require(not problem, problem)
+        volume = self.volume
         self._require(
-            self.volume >= MIN_VOLUME,
-            f"the cell's volume is {self.volume:.3g} Å³, expected at least {MIN_VOLUME:g} Å³: "
+            volume >= MIN_VOLUME,
+            f"the cell's volume is {volume:.3g} Å³, expected at least {MIN_VOLUME:g} Å³: "
             "check the lattice vectors (rows, in Å)",
         )
         self._check_distances()
@@ -197,9 +199,10 @@ def close_pair(
 
     volume = abs(float(np.linalg.det(lattice)))
     spacing = max(limit, (volume / len(frac_coords)) ** (1 / 3))
-    heights = volume / np.linalg.norm(np.cross(np.roll(lattice, -1, axis=0), np.roll(lattice, -2, axis=0)), axis=1)
+    inverse = np.linalg.inv(lattice)
+    lowest = 1 / float(np.sqrt((inverse * inverse).sum(axis=0).max()))  # distance of the nearest two opposite faces
     cart_coords = (frac_coords - np.floor(frac_coords)) @ lattice
-    if spacing / heights.min() > 20:
+    if spacing / lowest > 20:
         lattice = _reduced(lattice)
         shortest = float(np.linalg.norm(lattice, axis=1).min())
         if shortest < limit:

@@ -13,7 +13,7 @@ from pymatgen.core.periodic_table import DummySpecies
 from pymatgen.core.structure import Structure
 
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import ELEMENTS, MIN_DISTANCE, Crystal
+from crystalframer.geometry.crystal import ELEMENTS, MIN_DISTANCE, Crystal, close_pair
 
 TRICLINIC = np.array([[4.1, 0.2, -0.3], [1.7, 5.2, 0.4], [-0.9, 1.3, 6.6]])
 COORDS = np.array([[0.1, 0.2, 0.3], [0.55, 0.4, 0.9], [1.25, -0.35, 2.5]])
@@ -163,3 +163,22 @@ def test_structures_that_are_no_crystal_of_elements() -> None:
     slab = Structure(Lattice(TRICLINIC, pbc=(True, True, False)), ["Na", "Cl", "O"], COORDS)
     with pytest.raises(UserError, match="not periodic along all three"):
         Crystal.from_structure(slab, "x")
+
+
+def test_sites_that_crowd_are_noticed_in_near_linear_time() -> None:
+    """Searched pair by pair, 20,000 sites in one place take minutes and gigabytes."""
+    rng = np.random.default_rng(0)
+    cell = np.diag([50.0, 40.0, 60.0])
+    apart = (np.indices((30, 30, 30)).reshape(3, -1).T[:20_000] + 0.5) / 30
+    began = time.process_time()
+    for coords in (np.full((20_000, 3), 0.3), 0.3 + 1e-4 * rng.random((20_000, 3)), np.vstack([apart, apart])):
+        pair = close_pair(cell, coords, 0.5)
+        assert pair is not None
+        i, j, distance = pair
+        assert i < j
+        assert distance == pytest.approx(np.linalg.norm((coords[i] - coords[j]) @ cell), abs=1e-9)
+        assert distance < 0.5
+        with pytest.raises(UserError, match="overlap"):
+            Crystal(cell, coords, np.ones(len(coords), dtype=np.int64))
+    assert close_pair(cell, apart, 0.5) is None
+    assert time.process_time() - began < 10

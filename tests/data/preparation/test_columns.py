@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crystalframer.data.preparation import columns as columns_module
 from crystalframer.data.preparation.columns import Columns, Layout, chunk_to_columns, records_to_columns
 from crystalframer.data.sample import load_sample
 from crystalframer.data.structures.records import record_to_crystal, split_records
@@ -59,11 +58,8 @@ def assert_same(got: Columns, records: list[dict[str, Any]]) -> None:
         )
 
 
-def test_real_crystals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_crystals() -> None:
     records = sample_records(400)
-    assert_same(records_to_columns(records, LAYOUT, "x"), records)
-    monkeypatch.setattr(columns_module, "_PAIRS", 30)  # few pairs at a time
-    monkeypatch.setattr(columns_module, "MANY_ATOMS", 12)  # the rest one by one
     assert_same(records_to_columns(records, LAYOUT, "x"), records)
 
 
@@ -97,7 +93,7 @@ def test_everything_that_can_be_wrong_among_real_crystals() -> None:
     assert len(got.reasons) == 10
 
 
-def test_one_ragged_record_sends_all_of_them_the_slow_way() -> None:
+def test_ragged_records() -> None:
     records = sample_records(20)
     records[4]["atoms"]["coords"][0] = [0, 0]
     records[9]["atoms"]["lattice_mat"] = [[1, 2], [3, 4]]
