@@ -106,9 +106,11 @@ class CrystalDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) of ids, crystals, targets, units and splits; the data set's name is not part of it."""
-        if self.stored_fingerprint is not None:
-            return self.stored_fingerprint
+        """`content_hash`, or what it was when the store was written."""
+        return self.content_hash() if self.stored_fingerprint is None else self.stored_fingerprint
+
+    def content_hash(self) -> str:
+        """Return the SHA-256 (hexadecimal) of ids, crystals, targets, units and splits; the name is not part of it."""
         digest = hashlib.sha256()
         _update(digest, "ids", np.frombuffer("\n".join(self.ids.tolist()).encode(), dtype=np.uint8))
         for name in ("offsets", "lattice", "frac_coords", "atomic_numbers"):

@@ -1,12 +1,14 @@
-"""Prepared stores: one memory-mapped Arrow IPC file a data set, with its manifest inside and beside it.
+"""Prepared stores: one memory-mapped Arrow IPC file a data set, with its manifest inside.
 
 A store is a folder with ``crystals.arrow`` (one row a crystal: id, lattice, frac_coords, atomic_numbers, and
 ``target:TASK``, ``split:TASK`` for each task; ``mixed_sites``, ``mixed_elements``, ``mixed_weights`` where crystals are
-disordered), ``manifest.json`` (the same manifest as in the Arrow schema) and
-``rejects.jsonl`` (one line a record that was left out, and why). pandas, polars and duckdb open the Arrow file as is.
+disordered). Beside it lie, for people, ``manifest.json`` (the manifest of the Arrow schema) and ``rejects.jsonl`` (one
+line a record that was left out, and why). pandas, polars and duckdb open the Arrow file as is.
 
-Whatever is unfinished stands beside the store in folders named ``.NAME.tmp-…``; whoever prepares a store holds its lock
-and deletes what an earlier, killed preparation left.
+The content is compared with its fingerprint when a store is first opened; ``verified.json`` remembers that by the
+table's size, time and inode. A store that is replaced keeps its folder: the table changes at one moment. Whatever is
+unfinished lies beside the store in folders named ``.NAME.tmp-…``; whoever prepares a store holds its lock and deletes
+what an earlier, killed preparation left.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from crystalframer.atomic_files import flush_to_disk, locked
+from crystalframer.atomic_files import flush_to_disk, locked, replace_text
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.data.disk import room
 from crystalframer.errors import UserError
@@ -33,13 +35,18 @@ from crystalframer.geometry.occupancies import Mixture
 TABLE = "crystals.arrow"
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
+VERIFIED = "verified.json"
 FORMAT = 1
 """Version of the layout; a reader refuses any other."""
+MAX_ID = 4096
+"""Characters of the longest id."""
+_DAMAGE = (pa.ArrowException, AttributeError, LookupError, MemoryError, OSError, TypeError, ValueError)
+"""What reading a table raises that is damaged or something else."""
 
 
 def is_store(directory: Path) -> bool:
     """Return whether a prepared store stands in this folder."""
-    return (directory / TABLE).is_file() and (directory / MANIFEST).is_file()
+    return (directory / TABLE).is_file()
 
 
 @contextlib.contextmanager
@@ -64,6 +71,9 @@ def preparing(directory: Path) -> Iterator[Path]:
                 "(CRYSTALFRAMER_DATA) and copy the store's folder over when it is done"
             ) from error
         for leftover in directory.parent.glob(f".{glob.escape(directory.name)}.tmp-*"):
+            former = leftover / directory.name
+            if is_store(former) and not directory.exists():  # version 0.1 moved the old store aside to replace it
+                former.rename(directory)
             shutil.rmtree(leftover)
         with room(directory.parent):
             workplace = _temporary(directory)
@@ -118,7 +128,13 @@ def write_store(
         fresh.chmod(0o755)
         for path in (fresh / TABLE, fresh / REJECTS, fresh / MANIFEST, fresh):
             flush_to_disk(path)
-        _replace(fresh, directory)
+        if is_store(directory):
+            for name in (REJECTS, TABLE, MANIFEST):
+                (fresh / name).replace(directory / name)
+            flush_to_disk(directory)
+        else:
+            fresh.rename(directory)
+            flush_to_disk(directory.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return manifest
@@ -137,20 +153,61 @@ def check_place(directory: Path) -> None:
 def read_store(directory: Path) -> CrystalDataset:
     """Open a store; its arrays are views of the memory-mapped file, read when they are used.
 
+    A store that was not opened before is compared with its fingerprint, at a GB/s or more.
+
     Raises:
-        UserError: the file is not a store of this version.
+        UserError: the file is damaged, or is not a store of this version.
     """
     path = directory / TABLE
     try:
-        batch = _read_batch(path)
-        manifest = json.loads(batch.schema.metadata[b"manifest"])
-    except (pa.ArrowInvalid, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a prepared store ({error}): delete {directory} and prepare it again") from error
-    if manifest["format"] != FORMAT:
+        batch, manifest = _read_batch(path)
+        dataset = _to_dataset(batch, manifest) if manifest["format"] == FORMAT else None
+        if dataset is not None and not _is_intact(dataset, path):
+            raise ValueError("its content does not have the fingerprint that it had when it was written")
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    if dataset is None:
         raise UserError(
             f"{directory} has store format {manifest['format']}, this version reads {FORMAT}: "
             f"prepare it again with `python pipelines/prepare_data.py {manifest['name']}`"
         )
+    return dataset
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest.
+
+    Raises:
+        UserError: the table is damaged.
+    """
+    try:
+        return _read_batch(directory / TABLE)[1]
+    except _DAMAGE as error:
+        raise _damaged(directory / TABLE, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> UserError:
+    problem = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(
+        f"{path} is damaged or is not a prepared store ({problem}): delete {path.parent} and prepare it again"
+    )
+
+
+def _is_intact(dataset: CrystalDataset, path: Path) -> bool:
+    """Return whether the content has its fingerprint; the answer yes is remembered where the folder can be written."""
+    status, note = path.stat(), path.with_name(VERIFIED)
+    seen = [status.st_size, status.st_mtime_ns, status.st_ino, dataset.fingerprint]
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(note.read_text(encoding="utf-8")) == seen:
+            return True
+    if dataset.content_hash() != dataset.fingerprint:
+        return False
+    with contextlib.suppress(OSError):  # a folder that may only be read: the next process looks again
+        replace_text(note, json.dumps(seen))
+    return True
+
+
+def _to_dataset(batch: pa.RecordBatch, manifest: Mapping[str, Any]) -> CrystalDataset:
     coords = batch.column("frac_coords")
     return CrystalDataset(
         name=manifest["name"],
@@ -168,27 +225,19 @@ def read_store(directory: Path) -> CrystalDataset:
     )
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest that stands beside the table.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory / MANIFEST} is damaged ({error}): prepare the data set again") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), dict):
-        raise UserError(f"{directory / MANIFEST} is no manifest: prepare the data set again")
-    return manifest
-
-
-def _read_batch(path: Path) -> pa.RecordBatch:
+def _read_batch(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
+    """Return the table and its manifest, which is compared with its checksum where it has one."""
     with pa.memory_map(str(path), "rb") as source:
         reader = pa.ipc.open_file(source)
         if reader.num_record_batches != 1:
             raise pa.ArrowInvalid(f"{reader.num_record_batches} record batches, expected 1")
-        return reader.get_batch(0)
+        batch = reader.get_batch(0)
+    metadata = batch.schema.metadata
+    text = metadata.pop(b"manifest")
+    if any(value != _sha256(text) for value in metadata.values()):  # version 0.1 wrote none
+        raise ValueError("its manifest does not have its checksum")
+    manifest: dict[str, Any] = json.loads(text)
+    return batch, manifest
 
 
 def _to_arrow(dataset: CrystalDataset, manifest: str) -> pa.RecordBatch:
@@ -206,7 +255,8 @@ def _to_arrow(dataset: CrystalDataset, manifest: str) -> pa.RecordBatch:
     for name, task in dataset.tasks.items():
         columns[f"target:{name}"] = _flat(task.targets)
         columns[f"split:{name}"] = _flat(task.split)
-    schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata={"manifest": manifest})
+    metadata = {"manifest": manifest, "sha256": _sha256(manifest.encode())}
+    schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata=metadata)
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
 
 
@@ -227,6 +277,10 @@ def _read_mixture(batch: pa.RecordBatch, offsets: NDArray[np.int64]) -> Mixture 
     return Mixture(_view(sites.values) + first, elements, weights)
 
 
+def _sha256(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
+
+
 def _flat(array: NDArray[Any]) -> pa.Array:
     return pa.array(np.ascontiguousarray(array).ravel(), from_pandas=False)
 
@@ -241,6 +295,8 @@ def _strings(array: pa.Array) -> NDArray[np.str_]:
     starts = np.frombuffer(offsets, dtype=np.int64, count=len(array) + 1, offset=8 * array.offset)
     characters = np.frombuffer(data, dtype=np.uint8)[starts[0] : starts[-1]] if data else np.zeros(0, dtype=np.uint8)
     lengths = np.diff(starts)
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= MAX_ID:
+        raise ValueError(f"an id has {lengths.max()} characters")
     if not characters.size or (characters > 127).any() or not characters.all():
         return np.array(array.to_pylist(), dtype=np.str_)
     width = int(lengths.max())
@@ -258,14 +314,3 @@ def _describe_split(task: Task) -> dict[str, Any]:
 
 def _temporary(directory: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{directory.name}.tmp-", dir=directory.parent))
-
-
-def _replace(fresh: Path, directory: Path) -> None:
-    """Put a finished folder in place of an old one, which is deleted last."""
-    if directory.exists():
-        old = _temporary(directory)
-        directory.rename(old / directory.name)
-        fresh.rename(directory)
-        shutil.rmtree(old)
-    else:
-        fresh.rename(directory)

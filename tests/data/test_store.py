@@ -1,6 +1,8 @@
 """A store gives back what was written, memory-mapped, and is replaced as a whole or not at all."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,3 +127,104 @@ def test_damaged_and_foreign_tables(dataset: CrystalDataset, tmp_path: Path, mon
         writer.write_batch(batch)
     with pytest.raises(UserError, match="is not a prepared store"):
         read_store(tmp_path / "toy")
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_a_flipped_bit_is_noticed(dataset: CrystalDataset, tmp_path: Path) -> None:
+    """Of 400 places all over the file, some do not matter; none changes what is read without a word."""
+    write_store(tmp_path / "toy", dataset, {"source": "x"})
+    path = tmp_path / "toy" / "crystals.arrow"
+    content, manifest = path.read_bytes(), read_manifest(tmp_path / "toy")
+    read_store(tmp_path / "toy")
+    noticed = []
+    for bit in np.random.default_rng(0).choice(8 * len(content), 400, replace=False).tolist():
+        path.write_bytes(flipped(content, bit))
+        try:
+            again = read_store(tmp_path / "toy")
+        except UserError as error:
+            noticed.append(str(error))
+        else:
+            assert again.content_hash() == dataset.fingerprint, bit
+            assert (again.name, read_manifest(tmp_path / "toy")) == ("toy", manifest), bit
+    assert all(re.search(r"damaged .* prepare it again|has store format", sentence) for sentence in noticed)
+    assert len(noticed) > 200
+
+
+def test_a_store_is_verified_once(dataset: CrystalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    compute = CrystalDataset.content_hash
+    monkeypatch.setattr(CrystalDataset, "content_hash", lambda self: hashed.append(1) or compute(self))  # type: ignore[func-returns-value]
+    write_store(tmp_path / "toy", dataset, {})
+    hashed.clear()
+    read_store(tmp_path / "toy")
+    read_store(tmp_path / "toy")
+    assert len(hashed) == 1
+    (tmp_path / "toy").rename(tmp_path / "moved")
+    read_store(tmp_path / "moved")
+    assert len(hashed) == 1
+    shutil.copytree(tmp_path / "moved", tmp_path / "copied")
+    read_store(tmp_path / "copied")
+    write_store(tmp_path / "copied", dataset, {})
+    hashed.clear()
+    read_store(tmp_path / "copied")
+    assert len(hashed) == 1
+    monkeypatch.undo()
+    path = tmp_path / "copied" / "crystals.arrow"
+    target = np.float64(-1.25).tobytes()
+    path.write_bytes(path.read_bytes().replace(target, np.float64(-1.5).tobytes(), 1))
+    with pytest.raises(UserError, match="does not have the fingerprint that it had when it was written"):
+        read_store(tmp_path / "copied")
+
+
+def test_a_store_of_version_0_1_is_verified_too(dataset: CrystalDataset, tmp_path: Path) -> None:
+    write_store(tmp_path / "toy", dataset, {})
+    path = tmp_path / "toy" / "crystals.arrow"
+    with pa.memory_map(str(path), "rb") as source:
+        batch = pa.ipc.open_file(source).get_batch(0)
+        batch = batch.replace_schema_metadata({"manifest": batch.schema.metadata[b"manifest"]})
+        with pa.OSFile(str(tmp_path / "old"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+    plain = (tmp_path / "old").read_bytes()
+    path.write_bytes(plain)
+    assert read_store(tmp_path / "toy").fingerprint == dataset.fingerprint
+    path.write_bytes(plain.replace(np.float64(0.5).tobytes(), np.float64(0.75).tobytes(), 1))
+    with pytest.raises(UserError, match="damaged"):
+        read_store(tmp_path / "toy")
+
+
+def test_there_is_a_store_at_every_moment_of_its_replacement(
+    dataset: CrystalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every step that changes a name, what a reader finds is the old store or the new one, whole."""
+    write_store(tmp_path / "toy", dataset, {"made": "first"})
+    seen = []
+
+    def looking(name: str) -> None:
+        step = getattr(Path, name)
+
+        def done(*arguments: Path) -> Path:
+            result: Path = step(*arguments)
+            read_store(tmp_path / "toy")
+            seen.append(read_manifest(tmp_path / "toy")["made"])
+            return result
+
+        monkeypatch.setattr(Path, name, done)
+
+    looking("rename")
+    looking("replace")
+    write_store(tmp_path / "toy", dataset, {"made": "second"})
+    assert set(seen) == {"first", "second"}
+    assert seen == sorted(seen)
+
+
+def test_a_store_that_was_moved_aside_is_put_back(dataset: CrystalDataset, tmp_path: Path) -> None:
+    """Version 0.1, killed between its two renamings, left the only store in a folder that it took for a leftover."""
+    write_store(tmp_path / ".toy.tmp-abc" / "toy", dataset, {})
+    with store.preparing(tmp_path / "toy"):
+        assert read_store(tmp_path / "toy").fingerprint == dataset.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".toy.lock", "toy"]
