@@ -192,16 +192,21 @@ def _bytes_as(kind: Callable[[bytes], Any]) -> Callable[..., Any]:
     return make
 
 
+def _text(value: Any = "") -> str:
+    """Return the text that a pickle builds; of a container it could be far longer than the file."""
+    if not isinstance(value, str | int | float):
+        raise pickle.UnpicklingError(f"text of a {type(value).__name__}")
+    return str(value)
+
+
 _MODULES = {
     "__builtin__": "builtins",
     "numpy.core.multiarray": "numpy._core.multiarray",
     "numpy.core.numeric": "numpy._core.numeric",
 }
 _KNOWN: dict[tuple[str, str], Any] = {
-    **{
-        ("builtins", kind.__name__): kind
-        for kind in (bool, complex, dict, float, frozenset, int, list, set, str, tuple)
-    },
+    **{("builtins", kind.__name__): kind for kind in (bool, complex, dict, float, frozenset, int, list, set, tuple)},
+    ("builtins", "str"): _Call(_text),
     ("builtins", "bytes"): _Call(_bytes_as(bytes)),
     ("builtins", "bytearray"): _Call(_bytes_as(bytearray)),
     ("_codecs", "encode"): _Call(_encode),

@@ -1,6 +1,8 @@
 """Tables of targets: ALIGNN's headerless ``id_prop.csv``, or a CSV whose header names the targets."""
 
+import codecs
 import csv
+import io
 import math
 import re
 from collections import Counter
@@ -34,7 +36,14 @@ SPLIT_CODES = {
 """What a table may call a split."""
 ALIGNN = "id_prop.csv"
 """Name of ALIGNN's table of targets."""
+MAX_LIST = 32
+"""Most targets in one cell, ``"0.1, 0.2"`` or ``[0.1, 0.2]``."""
 _ABSENT = ("", "na", "n/a", "nan", "none", "null", "-")
+_WORDS = {"true": "1", "false": "0"}
+_UNNAMED = re.compile(r"(Unnamed_[\d.]+(_level_\d+)?)?")
+_THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d*)?")
+Line = tuple[int, list[str], str]
+"""The number of a line, its cells, and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -56,42 +65,73 @@ class TargetTable:
     names: Sequence[str]
     units: Mapping[str, str] = field(default_factory=dict)
     """Units that the header gives in brackets, ``bandgap (eV)``."""
+    notes: Sequence[str] = ()
+    """What was understood in a way that should be said, a sentence each."""
 
 
 def read_targets(path: Path) -> TargetTable:
     """Read a CSV (commas, semicolons or tabs), the first column or one named `id` saying which structure a row is of.
 
-    Without a header the targets are called `target`, or `target_1`, `target_2` and so on. A target that is no finite
-    number is absent; a row that does not fit the table is kept with the reason. ALIGNN's ``id_prop.csv`` has no header.
+    Without a header the targets are called `target`, or `target_1`, `target_2` and so on, as are several in one cell. A
+    target that is no finite number is absent, true and false are 1 and 0; a row that does not fit the table is kept
+    with the reason; the index of a pandas table is left out. ALIGNN's ``id_prop.csv`` has no header.
 
     Raises:
         UserError: the file cannot be read, or a column's name occurs twice.
     """
-    table = _rows(path)
-    header = _header(path, table)
+    table, separator = _lines(path, "targets")
+    header, notes = _header(path, table), []
     if header is None:
         widths = Counter(len(cells) for _, cells, problem in table if not problem and len(cells) > 1)
         width = widths.most_common(1)[0][0] - 1 if widths else 1
         columns = ["id", *(["target"] if width == 1 else [f"target_{k}" for k in range(1, width + 1)])]
-        body, units = table, dict[str, str]()
+        units = dict[str, str]()
     else:
         columns, units = header
-        body = table[1:]
+        table = table[1:]
+    while (index := _index(columns, table)) is not None:
+        what = repr(columns[index]) if columns[index] else "without a name"
+        notes.append(f"{path.name}: the column {what} is left out, as the index that a program wrote")
+        del columns[index]
+        for _, cells, problem in table:
+            if not problem:
+                del cells[index : index + 1]
     lowered = [column.lower() for column in columns]
     key = next((lowered.index(name) for name in ID_KEYS if name in lowered), 0)
+    if separator != ";":  # where a comma may be a decimal one
+        columns, table = _with_lists_apart(columns, table, key)
+        lowered = [column.lower() for column in columns]
     split = lowered.index(SPLIT_COLUMN) if SPLIT_COLUMN in lowered else None
     names = [column for place, column in enumerate(columns) if place not in (key, split)]
     if len(set(columns)) != len(columns):
         raise UserError(f"{path}: a column's name occurs twice in {columns}: rename one")
-    rows = [_row(cells, number, problem, columns, key, split) for number, cells, problem in body]
+    rows = [_row(cells, number, problem, columns, key, split) for number, cells, problem in table]
     numeric = [name for name in names if any(math.isfinite(row.targets.get(name, math.nan)) for row in rows)]
-    return TargetTable(rows, numeric, {name: unit for name, unit in units.items() if name in numeric})
+    return TargetTable(rows, numeric, {name: unit for name, unit in units.items() if name in numeric}, notes)
+
+
+def read_splits(path: Path) -> dict[str, int]:
+    """Read a CSV of ids and splits, with or without a header.
+
+    Raises:
+        UserError: the file cannot be read, or a row does not hold an id and a split.
+    """
+    found: dict[str, int] = {}
+    for position, (number, cells, problem) in enumerate(_lines(path, "split")[0]):
+        if not position and cells[-1].lower() == SPLIT_COLUMN:
+            continue
+        try:
+            found[cells[0]] = split_code(problem or cells[-1])
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: expected `id,split`: {error}") from error
+    return found
 
 
 def number_of(value: Any) -> float:
-    """Return a value as a number, NaN where it is none, not finite or beyond `MAX_TARGET`."""
-    if isinstance(value, bool) or value is None:
-        return math.nan
+    """Return a value as a number, true as 1, false as 0; NaN where it is none, not finite or beyond `MAX_TARGET`."""
+    if isinstance(value, str):
+        text = value.strip().replace("\N{MINUS SIGN}", "-")
+        value = _WORDS.get(text.lower(), text)
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -118,38 +158,94 @@ def task_name(text: str) -> tuple[str, str]:
     return re.sub(r"[^0-9A-Za-z_.+-]+", "_", name.strip()).strip("_") or "target", unit.strip()
 
 
-def _rows(path: Path) -> list[tuple[int, list[str], str]]:
-    """Return (line number, cells, problem) of each line that is not empty."""
+def _lines(path: Path, what: str) -> tuple[list[Line], str]:
+    """Return the lines of a table that are not empty, and the separator; a quoted cell may hold line breaks."""
+    text = _text(path, what)
+    separator = next((mark for mark in (",", ";", "\t") if mark in text.lstrip().partition("\n")[0]), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in cells], "") for cells in reader]
+        return [line for line in lines if any(line[1])], separator
+    except csv.Error:  # found line by line
+        numbered = enumerate(text.splitlines(), start=1)
+        return [_line(number, line, separator) for number, line in numbered if line.strip()], separator
+
+
+def _line(number: int, line: str, separator: str) -> Line:
+    try:
+        if "\0" in line:
+            raise csv.Error("binary data")
+        return number, [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True))], ""
+    except csv.Error as error:
+        return number, [line.split(separator)[0].strip()[:80]], f"the line is malformed ({error})"
+
+
+def _text(path: Path, what: str) -> str:
+    """Return the text of a table in UTF-8, or in UTF-16 where its first bytes say so."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a file, expected a table")
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path} has more than {MAX_BYTES} bytes, expected a table of targets")
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+            raise UserError(f"{path} has more than {MAX_BYTES} bytes, expected a table")
+        content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read the targets in {path} ({error.strerror})") from error
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    first = lines[0][1] if lines else ""
-    separator = next((mark for mark in (",", ";", "\t") if mark in first), ",")
-    table = []
-    for number, line in lines:
-        try:
-            if "\0" in line:
-                raise csv.Error("binary data")
-            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True))]
-            table.append((number, cells, ""))
-        except csv.Error as error:
-            table.append((number, [line.split(separator)[0].strip()[:80]], f"the line is malformed ({error})"))
-    return table
+        raise UserError(f"cannot read the {what} in {path} ({error.strerror})") from error
+    wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
 
 
-def _header(path: Path, table: Sequence[tuple[int, list[str], str]]) -> tuple[list[str], dict[str, str]] | None:
+def _header(path: Path, table: Sequence[Line]) -> tuple[list[str], dict[str, str]] | None:
     """Return the columns' names and units, or None where the first row holds numbers already."""
     cells = table[0][1] if table else []
-    if path.name == ALIGNN and cells[:1] and cells[0].lower() not in ID_KEYS:
+    named = any(cell.lower() in ID_KEYS for cell in cells[:2])
+    if (path.name == ALIGNN and not named) or len(cells) < 2:
         return None
-    if any(cell.lower() in _ABSENT or not math.isnan(number_of(cell)) for cell in cells[1:]) or len(cells) < 2:
+    words = [cell for cell in cells[1:] if cell != "Na"]  # sodium
+    if not named and any(word.lower() in _ABSENT or not math.isnan(number_of(word)) for word in words):
         return None
-    parsed = [task_name(cell) for cell in cells]
+    parsed = [task_name(cell) if cell else ("", "") for cell in cells]
     return [name for name, _ in parsed], {name: unit for name, unit in parsed if unit}
+
+
+def _index(columns: Sequence[str], table: Sequence[Line]) -> int | None:
+    """Return which column is the index of a pandas table, or None; where nothing else names the rows, it does."""
+    named = any(column.lower() in ID_KEYS for column in columns)
+    rows = [cells for _, cells, problem in table if not problem and len(cells) == len(columns)]
+    for place, column in enumerate(columns):
+        cells = [row[place] for row in rows]
+        if _UNNAMED.fullmatch(column):
+            counts = bool(cells) and len(columns) > 2 and all(cell.isdecimal() for cell in cells)
+            if named or place or (counts and math.isnan(number_of(rows[0][1]))):
+                return place
+        elif named and re.fullmatch(r"index|level_\d+", column) and cells == [str(row) for row in range(len(cells))]:
+            return place
+    return None
+
+
+def _with_lists_apart(columns: Sequence[str], table: Sequence[Line], key: int) -> tuple[list[str], list[Line]]:
+    """Return a table with a column for each of several numbers in a cell."""
+    for place in reversed(range(len(columns))):
+        lists = [_numbers(cells[place]) for _, cells, problem in table if not problem and place < len(cells)]
+        sizes = {len(numbers) for numbers in lists if numbers}
+        if place == key or len(sizes) != 1 or not 1 < (size := sizes.pop()) <= MAX_LIST:
+            continue
+        columns = [*columns[:place], *(f"{columns[place]}_{k}" for k in range(1, size + 1)), *columns[place + 1 :]]
+        table = [
+            (number, [*cells[:place], *(_numbers(cells[place]) or [""] * size), *cells[place + 1 :]], problem)
+            if not problem and place < len(cells)
+            else (number, cells, problem)
+            for number, cells, problem in table
+        ]
+    return list(columns), list(table)
+
+
+def _numbers(cell: str) -> list[str]:
+    """Return the numbers of a cell that holds several, or nothing."""
+    inner = cell.strip("[]() ")
+    if _THOUSANDS.fullmatch(cell) or (inner == cell and "," not in cell):
+        return []
+    parts = re.split(r"\s*,\s*|\s+", inner)
+    return parts if len(parts) > 1 and not any(math.isnan(number_of(part)) for part in parts) else []
 
 
 def _row(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalframer import __version__
+from crystalframer.atomic_files import replace_text
 from crystalframer.data import registry, store
 from crystalframer.data.dataset import CrystalDataset, DatasetBuilder, Task, unit_token
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
@@ -24,13 +25,15 @@ from crystalframer.data.preparation.targets import (
     SPLIT_COLUMN,
     TargetTable,
     number_of,
+    read_splits,
     read_targets,
     split_code,
     task_name,
 )
-from crystalframer.data.preparation.user_sources import Entry, find_table, read_own
+from crystalframer.data.preparation.user_sources import find_table, read_user_structures
 from crystalframer.data.progress import Watch, silent
 from crystalframer.data.structures.formats import ID_KEYS
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError, near_matches
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.published import PUBLISHED
@@ -60,17 +63,13 @@ class OwnData:
     keep_duplicates: bool = False
 
 
-@dataclass
-class _Kept:
-    """What is left of the source, and what is not."""
+@dataclass(frozen=True)
+class _Usable:
+    """A crystal that can be used, its targets, and its split if the data give one."""
 
-    crystals: list[Crystal] = field(default_factory=list)
-    values: list[Mapping[str, float]] = field(default_factory=list)
-    splits: list[int | None] = field(default_factory=list)
-    rejects: list[dict[str, str]] = field(default_factory=list)
-
-    def reject(self, id: str, reason: str) -> None:
-        self.rejects.append({"id": id, "reason": " ".join(reason.split())})
+    crystal: Crystal
+    targets: Mapping[str, float]
+    split: int | None
 
 
 def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> tuple[Path, dict[str, Any]]:
@@ -96,29 +95,32 @@ def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> 
     store.check_place(directory)
     path = data.targets or find_table(data.source)
     table = read_targets(path) if path else None
-    given = _read_splits(data.split) if isinstance(data.split, Path) else None
+    given = read_splits(data.split) if isinstance(data.split, Path) else None
     with store.preparing(directory):
-        kept = _sift(read_own(data.source, table, processes), watch)
+        source = read_user_structures(data.source, table, processes)
+        rejects: list[dict[str, str]] = []
+        usable = _sift(source.readings, rejects, watch)
         if not data.keep_duplicates:
-            kept = _without_duplicates(kept)
-        units = {**(table.units if table else {}), **data.units}
-        kept, names = _with_targets(kept, table)
-        if not kept.crystals:
-            raise UserError(_nothing_left(directory, kept.rejects))
+            usable = _without_duplicates(usable, rejects)
+        usable, names = _with_targets(usable, table, rejects)
+        if not usable:
+            raise UserError(_nothing_left(directory, rejects))
         unknown = next((task for task in data.units if task not in names), None)
         if unknown is not None:
             raise UserError(
                 f"--unit names the task {unknown!r}, which is not in the data{near_matches(unknown, names)}"
             )
-        split, described = _make_split(data, kept, given)
-        dataset = _to_dataset(name, kept, names, units, split)
+        split, described = _make_split(data, usable, given)
+        units = {**(table.units if table else {}), **data.units}
+        dataset = _to_dataset(name, usable, names, units, split)
         provenance = {
             "own": True,
             "sources": [_describe(data.source), *([_describe(path)] if path else [])],
             "split": described,
+            "notes": [*source.notes, *(table.notes if table else ())],
             "version": __version__,
         }
-        manifest = store.write_store(directory, dataset, provenance, kept.rejects)
+        manifest = store.write_store(directory, dataset, provenance, rejects)
     return directory, manifest
 
 
@@ -136,120 +138,93 @@ def own_name(data: OwnData) -> str:
     return name
 
 
-def _sift(entries: Iterator[Entry], watch: Watch) -> _Kept:
+def _sift(readings: Iterator[Reading], rejects: list[dict[str, str]], watch: Watch) -> list[_Usable]:
     """Keep the crystals that can exist."""
-    kept = _Kept()
+    usable = []
     with watch("reading structures", None, "structures") as update:
-        for count, entry in enumerate(entries, start=1):
+        for count, reading in enumerate(readings, start=1):
             update(count)
-            reason = entry.reason if entry.crystal is None else why_unphysical(entry.crystal)
-            if entry.crystal is None or reason:
-                kept.reject(entry.id, reason)
-                continue
+            crystal = reading.crystal
+            reason = reading.reason if crystal is None else why_unphysical(crystal)
             try:
-                code = None if entry.split is None else split_code(entry.split)
+                code = reading.properties.get(SPLIT_COLUMN)
+                code = None if code is None else split_code(code)
             except UserError as error:
-                kept.reject(entry.id, str(error))
-                continue
-            kept.crystals.append(entry.crystal)
-            kept.values.append({task_name(key)[0]: number_of(value) for key, value in _numbers(entry.properties)})
-            kept.splits.append(code)
-    return kept
+                reason = reason or str(error)
+            if crystal is None or reason:
+                rejects.append(_reject(reading.id, reason))
+            else:
+                targets = {task_name(key)[0]: number_of(value) for key, value in _numbers(reading.properties)}
+                usable.append(_Usable(crystal, targets, code))
+    return usable
+
+
+def _reject(id: str, reason: str) -> dict[str, str]:
+    return {"id": id, "reason": " ".join(reason.split())}
 
 
 def _numbers(properties: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what may be a target: plain numbers, numbers as text, and what says that there is none."""
     for key, value in properties.items():
-        if key.lower() not in (*ID_KEYS, SPLIT_COLUMN) and not isinstance(
-            value, list | tuple | dict | bool | np.bool_ | np.ndarray
-        ):
+        if key.lower() not in (*ID_KEYS, SPLIT_COLUMN) and not isinstance(value, list | tuple | dict | np.ndarray):
             yield key, value
 
 
-def _without_duplicates(kept: _Kept) -> _Kept:
-    duplicates = find_duplicates(kept.crystals)
+def _without_duplicates(usable: Sequence[_Usable], rejects: list[dict[str, str]]) -> list[_Usable]:
+    duplicates = find_duplicates([entry.crystal for entry in usable])
     for row, original in duplicates.items():
-        kept.reject(kept.crystals[row].id, f"it is the same crystal as {kept.crystals[original].id!r}, which is kept")
-    return _rows(kept, [row for row in range(len(kept.crystals)) if row not in duplicates])
+        reason = f"it is the same crystal as {usable[original].crystal.id!r}, which is kept"
+        rejects.append(_reject(usable[row].crystal.id, reason))
+    return [entry for row, entry in enumerate(usable) if row not in duplicates]
 
 
-def _with_targets(kept: _Kept, table: TargetTable | None) -> tuple[_Kept, list[str]]:
+def _with_targets(
+    usable: Sequence[_Usable], table: TargetTable | None, rejects: list[dict[str, str]]
+) -> tuple[list[_Usable], list[str]]:
     """Leave out crystals without any target; return the tasks' names in the order of the source."""
-    finite = {name for values in kept.values for name, value in values.items() if math.isfinite(value)}
-    order = table.names if table else list(dict.fromkeys(name for values in kept.values for name in values))
+    finite = {name for entry in usable for name, value in entry.targets.items() if math.isfinite(value)}
+    order = table.names if table else list(dict.fromkeys(name for entry in usable for name in entry.targets))
     names = [name for name in order if name in finite]
-    chosen = []
-    for row, values in enumerate(kept.values):
-        if any(math.isfinite(values.get(name, math.nan)) for name in names):
-            chosen.append(row)
+    left = []
+    for entry in usable:
+        if any(math.isfinite(entry.targets.get(name, math.nan)) for name in names):
+            left.append(entry)
         else:
-            kept.reject(kept.crystals[row].id, "it has no target that is a finite number")
-    return _rows(kept, chosen), names
-
-
-def _rows(kept: _Kept, rows: Sequence[int]) -> _Kept:
-    return _Kept(
-        [kept.crystals[row] for row in rows],
-        [kept.values[row] for row in rows],
-        [kept.splits[row] for row in rows],
-        kept.rejects,
-    )
-
-
-def _read_splits(path: Path) -> dict[str, int]:
-    """Read a CSV of ids and splits, with or without a header.
-
-    Raises:
-        UserError: a row does not hold an id and a split.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the split in {path} ({error})") from error
-    found: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        id, _, text = line.rpartition(",")
-        if number == 1 and text.strip().lower() == SPLIT_COLUMN:
-            continue
-        try:
-            found[id.strip().strip('"')] = split_code(text.strip().strip('"'))
-        except UserError as error:
-            raise UserError(f"{path}, line {number}: expected `id,split`: {error}") from error
-    return found
+            rejects.append(_reject(entry.crystal.id, "it has no target that is a finite number"))
+    return left, names
 
 
 def _make_split(
-    data: OwnData, kept: _Kept, given: Mapping[str, int] | None
+    data: OwnData, usable: Sequence[_Usable], given: Mapping[str, int] | None
 ) -> tuple[NDArray[np.int8], dict[str, Any] | str]:
     """Return each crystal's split, and how it came about."""
     if given is not None:
-        codes = [given.get(crystal.id, -1) for crystal in kept.crystals]
+        codes = [given.get(entry.crystal.id, -1) for entry in usable]
         if all(code < 0 for code in codes):
             raise UserError(
-                f"--split {data.split}: none of its ids is one of the data set, such as {kept.crystals[0].id!r}"
+                f"--split {data.split}: none of its ids is one of the data set, such as {usable[0].crystal.id!r}"
             )
         return np.array(codes, dtype=np.int8), "given by id"
-    if any(code is not None for code in kept.splits):
-        return np.array([-1 if code is None else code for code in kept.splits], dtype=np.int8), "given in the data"
+    if any(entry.split is not None for entry in usable):
+        codes = [-1 if entry.split is None else entry.split for entry in usable]
+        return np.array(codes, dtype=np.int8), "given in the data"
     assert isinstance(data.split, int)
-    formulas = [reduced_formula(crystal) for crystal in kept.crystals]
+    formulas = [reduced_formula(entry.crystal) for entry in usable]
     described = {"by": "hash of the reduced formula", "seed": data.split, "train": data.train, "val": data.val}
     return split_by_formula(formulas, data.split, data.train, data.val), described
 
 
 def _to_dataset(
-    name: str, kept: _Kept, names: Sequence[str], units: Mapping[str, str], split: NDArray[np.int8]
+    name: str, usable: Sequence[_Usable], names: Sequence[str], units: Mapping[str, str], split: NDArray[np.int8]
 ) -> CrystalDataset:
     builder = DatasetBuilder()
-    for crystal in kept.crystals:
-        builder.add(crystal)
+    for entry in usable:
+        builder.add(entry.crystal)
     tasks = []
     for task in names:
         unit = units.get(task) or UNSPECIFIED
         unit_token(unit)
-        targets = np.array([values.get(task, math.nan) for values in kept.values], dtype=np.float64)
+        targets = np.array([entry.targets.get(task, math.nan) for entry in usable], dtype=np.float64)
         tasks.append(Task(task, unit, targets, split))
     return builder.finish(name, tasks)
 
@@ -258,7 +233,7 @@ def _nothing_left(directory: Path, rejects: Sequence[Mapping[str, str]]) -> str:
     """Write the rejects beside where the store would be, and return what to say."""
     path = directory.parent / f"{directory.name}.{store.REJECTS}"
     lines = [json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects]
-    path.write_text("".join(lines), encoding="utf-8")
+    replace_text(path, "".join(lines))
     first = f", first {rejects[0]['id']!r}: {rejects[0]['reason']}" if rejects else ""
     return f"none of the {len(rejects)} entries can be used{first}; all reasons are in {path}"
 

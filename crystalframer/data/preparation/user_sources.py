@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from crystalframer.data.preparation.targets import SPLIT_COLUMN, TargetRow, TargetTable
-from crystalframer.data.structures.files import (
-    find_structure_files,
-    read_structures,
-)
+from crystalframer.data.structures.files import look_through, read_structures
 from crystalframer.data.structures.formats import ID_KEYS, ReadLimits, describe, name_in, parse_structure
-from crystalframer.data.structures.reading import Reading
+from crystalframer.data.structures.json_layouts import STRUCTURE_KEYS, structure_key
+from crystalframer.data.structures.reading import Reading, with_own_names
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import Crystal
 
-STRUCTURE_COLUMNS = ("structure", "cif", "poscar", "atoms")
-"""Columns of a table that may hold the structure."""
 TABLES = ("id_prop.csv", "targets.csv")
 """Tables of targets that are found by themselves beside the structures, in this order."""
 ONE_FILE = ReadLimits(max_bytes=4 * 2**30)
@@ -25,18 +20,15 @@ ONE_FILE = ReadLimits(max_bytes=4 * 2**30)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One structure or row: a crystal or a reason, and what stands beside it."""
+class UserStructures:
+    """The structures of a source, each with its targets and, where it has one, its split among its properties."""
 
-    id: str
-    crystal: Crystal | None
-    reason: str = ""
-    properties: Mapping[str, Any] = field(default_factory=dict)
-    split: Any = None
-    """As given; None where nothing is."""
+    readings: Iterator[Reading]
+    notes: list[str] = field(default_factory=list)
+    """What was passed over, a sentence each."""
 
 
-def read_own(source: Path, table: TargetTable | None, processes: int) -> Iterator[Entry]:
+def read_user_structures(source: Path, table: TargetTable | None, processes: int) -> UserStructures:
     """Read a folder of structure files, a file of several structures, or a table with a structure column.
 
     Args:
@@ -47,24 +39,25 @@ def read_own(source: Path, table: TargetTable | None, processes: int) -> Iterato
     Raises:
         UserError: there is no such path, or it holds nothing that can be read.
     """
+    notes: list[str] = []
+    names: Mapping[str, Sequence[str]] = {}
     if source.is_dir():
-        files = find_structure_files(source)
-        tables = set(source.glob("*.csv"))
-        files = [path for path in files if path not in tables]
-        if not files:
+        content = look_through(source)
+        if not content.structures:
             raise UserError(f"{source} holds no structure file, expected CIF, POSCAR, extended XYZ, ASE .db or JSON")
-        found = _entries(read_structures(files, processes=processes))
-        names = {str(path): _aliases(path, source) for path in files}
+        if content.others:
+            some = ", ".join(path.name for path in content.others[:3]) + (", …" if len(content.others) > 3 else "")
+            notes.append(f"{len(content.others):,} files hold no structure and were passed over: {some}")
+        readings = read_structures(content.structures, processes=processes)
+        names = {str(path): _aliases(path, source) for path in content.structures}
+    elif not source.is_file():
+        what = "is not a file or folder" if source.exists() else "does not exist"
+        raise UserError(f"{source} {what}: give a folder or file of structures")
     elif source.suffix.lower() in (".parquet", ".csv"):
-        found, names = _unique(_read_table(source)), {}
-    elif source.is_file():
-        found, names = _unique(_entries(read_structures([source], limits=ONE_FILE))), {}
+        readings = with_own_names(_read_table(source, notes))
     else:
-        raise UserError(f"{source} does not exist: give a folder or file of structures")
-    if table is None:
-        yield from (entry for entry, _ in found)
-    else:
-        yield from _join(found, table, names)
+        readings = with_own_names(read_structures([source], limits=ONE_FILE))
+    return UserStructures(readings if table is None else _join(readings, table, names), notes)
 
 
 def find_table(source: Path) -> Path | None:
@@ -80,86 +73,70 @@ def find_table(source: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def _entries(results: Iterable[Reading]) -> Iterator[tuple[Entry, Reading]]:
-    for result in results:
-        yield Entry(result.id, result.crystal, result.reason, result.properties, _split(result.properties)), result
-
-
-def _split(properties: Mapping[str, Any]) -> Any:
-    return properties.get(SPLIT_COLUMN)
-
-
-def _unique(found: Iterable[tuple[Entry, Reading]]) -> Iterator[tuple[Entry, Reading]]:
-    """Prefer the file's own names as ids; one that occurs again gets the suffix ``#2``, ``#3`` and so on."""
-    taken: Counter[str] = Counter()
-    for entry, result in found:
-        id = result.name or entry.id
-        taken[id] += 1
-        id = id if taken[id] == 1 else f"{id}#{taken[id]}"
-        yield replace(entry, id=id, crystal=entry.crystal and entry.crystal.with_id(id)), result
-
-
 def _aliases(path: Path, folder: Path) -> list[str]:
-    """Return how a table may name a file, the surest first."""
+    """Return how a table may name a file, the surest first; a program that reads ids as numbers makes 7 of 0007."""
     inside = path.relative_to(folder)
-    return [inside.as_posix(), inside.with_suffix("").as_posix(), path.name, path.stem]
+    number = [str(int(path.stem))] if path.stem.isdecimal() else []
+    return [inside.as_posix(), inside.with_suffix("").as_posix(), path.name, path.stem, *number]
 
 
-def _join(
-    found: Iterable[tuple[Entry, Reading]], table: TargetTable, names: Mapping[str, Sequence[str]]
-) -> Iterator[Entry]:
-    """Give each structure its row; rows and structures that find no partner become entries with a reason."""
+def _join(readings: Iterable[Reading], table: TargetTable, names: Mapping[str, Sequence[str]]) -> Iterator[Reading]:
+    """Give each structure its row; rows and structures that find no partner become readings with a reason."""
     rows: dict[str, TargetRow] = {}
-    repeated: list[Entry] = []
+    repeated: list[Reading] = []
     for row in table.rows:
         if row.id in rows:
-            repeated.append(Entry(row.id, None, "the targets have a second row for this id: the first one counts"))
+            repeated.append(Reading(row.id, reason="the targets have a second row for this id: the first one counts"))
         else:
             rows[row.id] = row
     counts = Counter(alias for aliases in names.values() for alias in set(aliases))
     used: set[str] = set()
-    for entry, result in found:
-        keys = [entry.id, result.name, *(key for key in names.get(result.source, ()) if counts[key] == 1)]
+    for reading in readings:
+        keys = [reading.id, reading.name, *(key for key in names.get(reading.source, ()) if counts[key] == 1)]
         key = next((key for key in keys if key in rows), None)
         if key is None:
-            reason = entry.reason or "no row of the targets names this structure"
-            yield replace(entry, crystal=None, reason=reason)
-            continue
-        row = rows[key]
-        if key in used:
-            yield replace(entry, crystal=None, reason=f"the row {key!r} of the targets belongs to another structure")
-        elif row.reason:
-            yield replace(entry, crystal=None, reason=entry.reason or row.reason)
+            yield _refused(reading, "no row of the targets names this structure")
+        elif key in used:
+            yield replace(reading, crystal=None, reason=f"the row {key!r} of the targets belongs to another structure")
+        elif rows[key].reason:
+            yield _refused(reading, rows[key].reason)
         else:
-            split = entry.split if row.split is None else row.split
-            yield replace(entry, properties=row.targets, split=split)
-        used.add(key)
+            row = rows[key]
+            split = reading.properties.get(SPLIT_COLUMN) if row.split is None else row.split
+            yield replace(reading, properties={**row.targets, SPLIT_COLUMN: split})
+        if key is not None:
+            used.add(key)
     for id, row in rows.items():
         if id not in used:
-            yield Entry(id, None, row.reason or "no structure belongs to this row of the targets")
+            yield Reading(id, reason=row.reason or "no structure belongs to this row of the targets")
     yield from repeated
 
 
-def _read_table(path: Path) -> Iterator[tuple[Entry, Reading]]:
+def _refused(reading: Reading, reason: str) -> Reading:
+    """Return a reading without its crystal; what is wrong with the file itself is said first."""
+    return replace(reading, crystal=None, reason=reading.reason or reason)
+
+
+def _read_table(path: Path, notes: list[str]) -> Iterator[Reading]:
     """Read a parquet file or CSV with a structure column, row by row."""
     number = 0
-    for record in _records(path):
-        number += 1
-        lowered = {key.lower(): key for key in record}
-        column = next((lowered[name] for name in STRUCTURE_COLUMNS if name in lowered), None)
+    for number, record in enumerate(_records(path), start=1):
+        column = structure_key(record)
         if column is None:
             raise UserError(
-                f"{path} has columns {', '.join(list(record)[:12])}, expected one of {', '.join(STRUCTURE_COLUMNS)} "
+                f"{path} has columns {', '.join(list(record)[:12])}, expected one of {', '.join(STRUCTURE_KEYS)} "
                 "with a pymatgen dictionary, its JSON, a CIF or a POSCAR in each row"
             )
-        properties = {key: value for key, value in record.items() if key != column and not key.startswith("__index")}
-        index = record.get("__index_level_0__")
-        name = name_in({key: properties[lowered[key]] for key in ID_KEYS if lowered.get(key) in properties})
-        name = name or (index if isinstance(index, str) else "")
-        id = name or f"{path.stem}#{number}"
+        unnamed = [key for key in record if key.startswith(("__index", "Unnamed:"))]
+        if number == 1 and any(key.startswith("Unnamed:") for key in unnamed):
+            notes.append(f"{path.name}: a column without a name is left out, as the index that a program wrote")
+        properties = {key: value for key, value in record.items() if key != column and key not in unnamed}
+        lowered = {key.lower(): value for key, value in properties.items()}
+        index = next((record[key] for key in unnamed if isinstance(record[key], str)), "")
+        name = name_in({key: lowered[key] for key in ID_KEYS if key in lowered}) or index
         reading = parse_structure(record[column], ReadLimits())
-        result = replace(reading, name=name, properties=properties).renamed(id, str(path))
-        yield Entry(id, result.crystal, result.reason, properties, _split(properties)), result
+        reading = replace(reading, name=name, properties=properties)
+        yield reading.renamed(name or f"{path.stem}#{number}", str(path))
     if not number:
         raise UserError(f"{path} holds no row")
 

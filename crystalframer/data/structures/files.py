@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
@@ -45,15 +46,48 @@ FORMAT_OF_SUFFIX = {
 """Format by suffix, after ``.gz`` is taken off; without one of these, POSCAR and CONTCAR go by their name."""
 MAX_REFUSED = 1000
 """Structures of one file that may be refused in a row before the rest of it is left."""
+_STRUCTURE_WORDS = (b'"lattice', b'"structure', b'"atoms"', b"_cell_length_a")
+"""JSON without any of these holds no structure."""
 _CHUNK = 16
 _MIN_PARALLEL = 64
 """Fewer files are read in this process: starting others would take longer."""
 
 
-def find_structure_files(folder: Path) -> list[Path]:
-    """Return the structure files below a folder, in order of their paths; hidden ones and links to folders are left."""
+@dataclass(frozen=True)
+class FolderContent:
+    """The files below a folder whose names are those of structure files, in order of their paths."""
+
+    structures: list[Path]
+    others: list[Path]
+    """JSON that holds no structure, and databases of other programs."""
+
+
+def look_through(folder: Path) -> FolderContent:
+    """Return the structure files below a folder; hidden ones and links to folders are left."""
     found = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names if format_of(Path(name))]
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    found = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    others = [path for path in found if not _may_hold_structures(path)]
+    return FolderContent([path for path in found if path not in set(others)], others)
+
+
+def find_structure_files(folder: Path) -> list[Path]:
+    """Return the structure files below a folder, see `look_through`."""
+    return look_through(folder).structures
+
+
+def _may_hold_structures(path: Path) -> bool:
+    """Return whether a file of a common suffix holds what a structure needs; one that cannot be read may."""
+    kind = format_of(path)
+    if kind not in ("ase", "json"):
+        return True
+    try:
+        if kind == "ase":
+            with path.open("rb") as stream:
+                return stream.read(16) == b"SQLite format 3\0"
+        content = read_bytes(path, ReadLimits().max_bytes)
+    except (OSError, EOFError, zlib.error, UserError):
+        return True
+    return any(key in content for key in _STRUCTURE_WORDS)
 
 
 def format_of(path: Path) -> str:

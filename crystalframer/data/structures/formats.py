@@ -1,5 +1,6 @@
 """One function a file format: from bytes to crystals, or to the reason why there is none."""
 
+import ast
 import json
 import math
 import re
@@ -17,6 +18,7 @@ import numpy as np
 from crystalframer.data.structures.cif import VOLUME_TOLERANCE, read_cif
 from crystalframer.data.structures.content import open_regular
 from crystalframer.data.structures.elements import element_of, strange_elements
+from crystalframer.data.structures.json_layouts import named_records, structure_key
 from crystalframer.data.structures.poscar import read_poscar_text
 from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
@@ -41,6 +43,8 @@ MAX_OFFSET = 0.05
 """Å between a site's place by fractional and by Cartesian coordinates."""
 MIN_VOLUME_PER_ATOM = 1.5
 """Å³; diamond has 5.7, hydrogen at the pressures of giant planets about 2."""
+MAX_REPR = 2**22
+"""Longest dictionary as Python prints it, in characters."""
 MAX_SITES = 10**6
 """Atoms that a CIF's symmetry may expand to before special positions are merged."""
 ID_KEYS = ("id", "material_id", "entry_id", "jid", "name", "file", "filename")
@@ -125,34 +129,18 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Reading]:
 
 
 def read_json(text: str, limits: ReadLimits) -> Iterator[Reading]:
-    """Read pymatgen JSON: a structure, a list of them or of records that hold one, or either by id."""
-    if len(text) > 2**20 and 3 * sum(map(text.count, "[{,")) > len(text):
-        raise UserError("the JSON holds hardly more than brackets and commas, expected structures")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"the JSON is malformed, line {error.lineno}: {error.msg}") from error
-    if isinstance(content, dict) and ("lattice" in content or "structure" in content or "atoms" in content):
-        content = [content]
-    if isinstance(content, dict):
-        entries: list[tuple[str, Any]] = list(content.items())
-    elif isinstance(content, list):
-        entries = [("", entry) for entry in content]
-    else:
-        raise UserError(f"the file holds {type(content).__name__}, expected a structure, or a list or object of them")
-    if not entries:
-        raise UserError("the file holds no structure")
-    for name, entry in entries:
+    """Read structures as pymatgen writes them, or records that hold one, in any of the layouts of `json_layouts`."""
+    for name, entry in named_records(text):
         yield parse_record(entry, limits, name)
 
 
 def parse_record(entry: Any, limits: ReadLimits, name: str = "") -> Reading:
-    """Read a pymatgen structure dictionary, or a record that holds one as ``structure``, its targets beside it."""
+    """Read a pymatgen structure dictionary, or a record that holds a structure, its targets beside it."""
     if not isinstance(entry, dict):
         return Reading(reason=f"a record is {type(entry).__name__}, expected an object", name=name)
-    record = entry if "structure" in entry or "atoms" in entry else {"structure": entry}
-    properties = {key: value for key, value in record.items() if key not in ("structure", "atoms")}
-    reading = parse_structure(record.get("structure", record.get("atoms")), limits)
+    key = structure_key(entry)
+    properties = {} if key is None else {name: value for name, value in entry.items() if name != key}
+    reading = parse_structure(entry if key is None else entry[key], limits)
     return replace(reading, name=name or name_in(properties), properties=properties)
 
 
@@ -187,6 +175,8 @@ def name_in(properties: Mapping[str, Any]) -> str:
     """Return the id that a record's or frame's own values give it, or an empty string."""
     for key in ID_KEYS:
         value = properties.get(key)
+        if isinstance(value, Mapping):  # how the Materials Project's documents write an id
+            value = value.get("string")
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
             return str(value)[:200]
     return ""
@@ -220,7 +210,7 @@ TEXT_READERS: dict[str, Callable[[str, ReadLimits], Iterator[Reading]]] = {
 def _read_value(value: Any, limits: ReadLimits) -> Reading:
     if isinstance(value, str):
         if value.lstrip()[:1] == "{":
-            return _read_value(json.loads(value), limits)
+            return _read_value(_dictionary(value), limits)
         reader = read_cif_file if sniff(value) == "cif" else read_poscar
         first, *others = [*islice(reader(value, limits), 2)] or [Reading(reason="the text holds no structure")]
         more = ("the text holds several structures; the first one counts",) if others else ()
@@ -264,6 +254,19 @@ def _check_dictionary(crystal: Crystal, volume: Any, places: list[Any]) -> None:
             raise UserError(
                 f"the places abc and xyz of site {site} are {offset[site]:.3g} Å apart: one of them is wrong"
             )
+
+
+def _dictionary(text: str) -> Any:
+    """Return the dictionary that a table's cell holds as JSON or, at most 4 MiB of it, as Python prints it."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if len(text) > MAX_REPR:
+            raise UserError(f"the structure's JSON is malformed: {error.msg}") from error
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError, MemoryError) as error:
+        raise UserError("the structure is neither JSON nor a Python dictionary: write it with json.dumps") from error
 
 
 def _field(record: Mapping[str, Any], name: str) -> Any:
