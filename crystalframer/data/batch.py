@@ -92,7 +92,7 @@ class CrystalBatch:
         return replace(self, **tensors, derived={})
 
 
-class Incoming(NamedTuple):
+class IncomingEdges(NamedTuple):
     """The transposed neighbour list of a batch: which entries have an atom as their neighbour."""
 
     first: Tensor
@@ -103,7 +103,7 @@ class Incoming(NamedTuple):
     """(E,) the atom i an entry belongs to"""
 
     @classmethod
-    def of(cls, batch: CrystalBatch) -> "Incoming":
+    def of(cls, batch: CrystalBatch) -> "IncomingEdges":
         """Transpose a batch's list, on its device."""
         atoms = torch.arange(batch.num_atoms + 1, device=batch.neighbour.device)
         by_neighbour, entry = torch.sort(batch.neighbour, stable=True)

@@ -23,21 +23,24 @@ def silent(description: str, total: int | None, unit: str) -> Iterator[Update]:
 
 @contextlib.contextmanager
 def on_stderr(description: str, total: int | None, unit: str) -> Iterator[Update]:
-    """Report a job on stderr."""
+    """Report a job on stderr; one that ends soon is not mentioned where stderr is no terminal."""
     if sys.stderr.isatty():
         with _bar(description, total, unit) as update:
             yield update
         return
-    last = time.monotonic()
+    last, printed, latest = time.monotonic(), 0, 0
+    of = f" of {_amount(total, unit)}" if total else ""
 
-    def line(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= EVERY:
-            last = time.monotonic()
-            of = f" of {_amount(total, unit)}" if total else ""
+    def line(done: int, every: float | None = None) -> None:
+        nonlocal last, printed, latest
+        latest = done
+        if time.monotonic() - last >= (EVERY if every is None else every):
+            last, printed = time.monotonic(), done
             print(f"{description}: {_amount(done, unit)}{of} {unit}", file=sys.stderr, flush=True)
 
     yield line
+    if printed and printed != latest:  # the last line says how much it was in the end
+        line(latest, 0.0)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crystalframer.data.batch import CrystalBatch, Incoming
+from crystalframer.data.batch import CrystalBatch, IncomingEdges
 from crystalframer.data.dataset import TaskData
 from crystalframer.geometry.batched_neighbours import find_neighbours_of_all
 from crystalframer.geometry.occupancies import Mixture
@@ -171,7 +171,7 @@ class ResidentCrystals:
             targets=flat.targets[index],
             species=None if flat.species is None else flat.species[atom],
             occupancies=None if flat.occupancies is None else flat.occupancies[atom],
-            derived={"incoming": Incoming(first_incoming, incoming, centre)},
+            derived={"incoming": IncomingEdges(first_incoming, incoming, centre)},
         )
 
 

@@ -20,7 +20,7 @@ import triton
 from torch import Tensor
 
 from crystalframer.config import ModelConfig
-from crystalframer.data.batch import CrystalBatch, Incoming, Preceding
+from crystalframer.data.batch import CrystalBatch, IncomingEdges, Preceding
 from crystalframer.kernels import triton_axes, triton_basis, triton_edges, triton_softmax
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
@@ -312,7 +312,7 @@ def _sizes(config: ModelConfig) -> _Sizes:
 def _geometry(batch: CrystalBatch) -> _Geometry:
     """Return the batch's geometry as the kernels want it, computed once per batch, on its device."""
     if "triton" not in batch.derived:
-        incoming = batch.derived["incoming"] if "incoming" in batch.derived else Incoming.of(batch)
+        incoming = batch.derived["incoming"] if "incoming" in batch.derived else IncomingEdges.of(batch)
         unit = batch.vector / torch.where(batch.distance > 0, batch.distance, 1.0)[:, None]
         batch.derived["triton"] = _Geometry(
             first=batch.first_edge.int(),

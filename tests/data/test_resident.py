@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crystalframer.config import FRAMES, DataConfig, FrameName, KernelName
-from crystalframer.data.batch import BatchLoader, CrystalBatch, Incoming
+from crystalframer.data.batch import BatchLoader, CrystalBatch, IncomingEdges
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.data.resident import PaddedShape, ResidentCrystals
@@ -53,8 +53,8 @@ def test_a_batch_is_the_one_made_on_the_host(task: TaskData, resident: ResidentC
 def test_the_transposed_list_is_that_of_the_batch(resident: ResidentCrystals) -> None:
     index = drawn(resident, 7)
     batch = resident.gather(torch.from_numpy(index), resident.shape_for(index))
-    given: Incoming = batch.derived["incoming"]
-    for got, want in zip(given, Incoming.of(batch), strict=True):
+    given: IncomingEdges = batch.derived["incoming"]
+    for got, want in zip(given, IncomingEdges.of(batch), strict=True):
         assert torch.equal(got, want)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import requests
 
 from crystalframer import __version__
+from crystalframer.atomic_files import flush_to_disk, replace_text
 from crystalframer.data.disk import room
 from crystalframer.data.progress import Update, Watch, silent
 from crystalframer.errors import UserError
@@ -115,7 +116,9 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         pin = _fetch(addresses, target, expected, page, watch)
         _write(record, pin)
+        flush_to_disk(_beside(target, ".part"))
         _beside(target, ".part").rename(target)
+        flush_to_disk(target.parent)
         _beside(target, ".part.json").unlink(missing_ok=True)
     return pin
 
@@ -271,10 +274,7 @@ def _read(path: Path, kind: type[Any]) -> Any:
 
 
 def _write(path: Path, record: Pin | _Whole) -> None:
-    """Write a record as a whole or not at all."""
-    fresh = _beside(path, ".new")
-    fresh.write_text(json.dumps(asdict(record)) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    replace_text(path, json.dumps(asdict(record)) + "\n")
 
 
 def _reason(error: requests.exceptions.RequestException) -> str:

@@ -190,8 +190,12 @@ def _text(path: Path, what: str) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the {what} in {path} ({error.strerror})") from error
-    wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
+    return content.decode(encoding_of(content), errors="replace")
+
+
+def encoding_of(content: bytes) -> str:
+    """Return the encoding of a text by its first bytes: UTF-16 where they say so, else UTF-8."""
+    return "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _header(path: Path, table: Sequence[Line]) -> tuple[list[str], dict[str, str]] | None:

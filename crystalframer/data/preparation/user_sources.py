@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from crystalframer.data.preparation.targets import SPLIT_COLUMN, TargetRow, TargetTable
+from crystalframer.data.preparation.targets import SPLIT_COLUMN, TargetRow, TargetTable, encoding_of
 from crystalframer.data.structures.files import look_through, read_structures
 from crystalframer.data.structures.formats import ID_KEYS, ReadLimits, describe, name_in, parse_structure
 from crystalframer.data.structures.json_layouts import STRUCTURE_KEYS, structure_key
@@ -157,7 +157,10 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 for batch in file.iter_batches(batch_size=1024):
                     yield from batch.to_pylist()
         else:
-            with pd.read_csv(path, chunksize=1024, encoding_errors="replace", low_memory=False) as reader:
+            with path.open("rb") as stream:
+                encoding = encoding_of(stream.read(2))
+            options: dict[str, Any] = {"encoding": encoding, "encoding_errors": "replace", "low_memory": False}
+            with pd.read_csv(path, chunksize=1024, **options) as reader:
                 for block in reader:
                     yield from ({str(key): value for key, value in row.items()} for row in block.to_dict("records"))
     except (OSError, pa.ArrowException, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:

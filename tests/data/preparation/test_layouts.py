@@ -161,6 +161,8 @@ def test_a_csv_of_structures_as_python_prints_them(tmp_path: Path) -> None:
     assert dataset.tasks["e"].targets.tolist() == pytest.approx(TARGETS)
     assert list(dataset.tasks) == ["e"]
     assert notes == ["mine.csv: a column without a name is left out, as the index that a program wrote"]
+    frame.to_csv(tmp_path / "wide.csv", encoding="utf-16")
+    assert prepared(tmp_path / "wide.csv")[0].fingerprint == dataset.fingerprint
     frame["structure"] = "{'lattice': array([1, 2])}"
     frame.to_csv(tmp_path / "arrays.csv")
     with pytest.raises(UserError, match=r"neither JSON nor a Python dictionary: write it with json.dumps"):
