@@ -32,7 +32,7 @@ examples:
 where things are, for a search NAME:
   runs/NAME/search.json        best settings, importances, history; search_history.csv beside it
   runs/NAME/TRIAL/             settings, metrics, checkpoint of a trial
-  runs/optuna.db               the Optuna study NAME; optuna-dashboard sqlite:///runs/optuna.db shows it
+  runs/optuna.db               its trials for optuna-dashboard sqlite:///runs/optuna.db; written, never read
   runs/mlflow.db               what MLflow recorded
 
 exit codes: 0 the search is over, 1 some trials failed, 2 a mistake in the input, 3 hours or money are used up,
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--study-storage",
         metavar="URL",
-        help="database of the Optuna study, e.g. postgresql://optuna@HOST/optuna; not MLflow's (default: "
+        help="database to export the Optuna study to, e.g. postgresql://optuna@HOST/optuna; not MLflow's (default: "
         "$CRYSTALFRAMER_STUDIES, else runs/optuna.db)",
     )
     return parser

@@ -231,8 +231,7 @@ class RunDirectory:
         with self._lock():
             attempt = Attempt(self, attempt_id, config.train.epochs)
             attempt.check_current()
-            if not (self.path / "config.json").exists():
-                self._write_identity(config, dataset_fingerprint)
+            self.prepare(config, dataset_fingerprint)
             yield attempt
 
     @contextlib.contextmanager
@@ -244,7 +243,11 @@ class RunDirectory:
                 raise TimeoutError(f"an older attempt still holds {self.path} after {LOCK_SECONDS:g} s") from None
             yield
 
-    def _write_identity(self, config: TrialConfig, dataset_fingerprint: str) -> None:
+    def prepare(self, config: TrialConfig, dataset_fingerprint: str) -> None:
+        """Say in the directory, created where needed, what it is for, unless that is said already."""
+        if (self.path / "config.json").exists():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
         settings = config.to_dict()
         identity: TrialIdentity = {
             "fingerprint": config.fingerprint(),

@@ -14,7 +14,7 @@ import yaml
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
-from crystalframer.orchestration.search.study import Study
+from crystalframer.orchestration.search.study import StudyExport
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ PROSE = {
     "duration": "a few seconds",
 }
 
-OPENED: list[Study] = []
+OPENED: list[StudyExport] = []
 """What the fixture `studies_are_closed` closes after the test."""
 
 WriteSweep = Callable[..., Path]

@@ -4,18 +4,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from crystalframer.config import trial_from_dict
 from crystalframer.data.registry import load_task_once
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import Failure, standard_policies
-from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
+from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.search.population import PopulationSource
-from crystalframer.orchestration.search.search import SearchSource
+from crystalframer.orchestration.search.search import SearchSource, source_of
+from crystalframer.orchestration.search.search_results import write_results
 from crystalframer.orchestration.search.search_spec import Search, load_search
-from crystalframer.orchestration.search.study import Study, study_url
+from crystalframer.orchestration.search.study import StudyExport, study_url
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.screen import Screen
 from crystalframer.runs.run_directory import RunDirectory
@@ -23,6 +26,8 @@ from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import Trial, TrialProgress, one_line, run_trial
 from tests.orchestration.conftest import OPENED, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
+
+Source = SearchSource | PopulationSource
 
 SPACE: dict[str, Any] = {
     "train.learning_rate": {"loguniform": [1.0e-5, 1.0e-1]},
@@ -72,25 +77,36 @@ class Bench:
         self.folder = folder
         self.spec: Search = load_search(write_search(folder, **fields))
         self.runs: dict[str, MemoryRun] = {}
+        self.said: list[str] = []
 
-    def start(self) -> tuple[Dispatcher, Here, Study]:
+    def start(self) -> tuple[Dispatcher, Here, Source]:
         """Start a driver anew."""
         driver = Here(self.spec, SweepOptions(self.folder / "runs"), Console(quiet=True))
         driver.folder.mkdir(parents=True, exist_ok=True)
-        study = Study(study_url(self.folder / "runs"), self.spec)
-        OPENED.append(study)
-        source: JobSource
-        if self.spec.method == "pbt":
-            source = PopulationSource(self.spec, study, driver)
-        else:
-            source = SearchSource(self.spec, study, driver)
-        source.resume()
+        source = source_of(self.spec, driver)
+        export = StudyExport(study_url(self.folder / "runs"), self.spec, source.trials, self.said.append)
+        OPENED.append(export)
+        source.export = export.add
         screen = Screen(Console(quiet=True), driver.statuses)
-        return Dispatcher(source, standard_policies(2), screen), driver, study
+        return Dispatcher(source, standard_policies(2), screen), driver, source
 
-    def run(self, workers: int = 4, steps: int | None = None) -> tuple[Outcome, Here, Study]:
+    def exported(self) -> list[FrozenTrial]:
+        """Return the trials that optuna-dashboard would show."""
+        storage = optuna.storages.RDBStorage(study_url(self.folder / "runs"))
+        try:
+            return optuna.load_study(study_name=self.spec.name, storage=storage).get_trials()
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+    def run(self, workers: int = 4, steps: int | None = None) -> tuple[Outcome, Here, Source]:
         """Run to the end, or for so many epochs of all workers together."""
-        dispatcher, driver, study = self.start()
+        return self.drive(*self.start(), workers=workers, steps=steps)
+
+    def drive(
+        self, dispatcher: Dispatcher, driver: Here, source: Source, workers: int = 4, steps: int | None = None
+    ) -> tuple[Outcome, Here, Source]:
+        """Run what was started, as `run` does."""
         busy: dict[str, Iterator[TrialProgress]] = {}
         while not dispatcher.finished:
             while len(busy) < workers and (job := dispatcher.next_job()) is not None:
@@ -100,9 +116,10 @@ class Bench:
                 if steps is not None and (steps := steps - 1) < 0:
                     for left in busy.values():
                         left.close()  # type: ignore[attr-defined]
-                    return dispatcher.outcome, driver, study
+                    return dispatcher.outcome, driver, source
                 self._step(name, busy, dispatcher)
-        return dispatcher.outcome, driver, study
+        write_results(self.spec, source.trials, driver)
+        return dispatcher.outcome, driver, source
 
     def _step(self, name: str, busy: dict[str, Iterator[TrialProgress]], dispatcher: Dispatcher) -> None:
         try:

@@ -1,157 +1,207 @@
-"""The Optuna study of a search: what was tried, and what to try next.
+"""What Optuna does for a search: suggest what to try next, say what mattered, and show it in optuna-dashboard.
 
-The run directories are the truth and the study follows them: a trial is told to it after its directory says how it
-ended. Optuna and MLflow cannot share a database (both keep their schema's version in a table ``alembic_version``, and
-Optuna refuses the one it finds), so the study is in ``runs/optuna.db`` beside ``runs/mlflow.db``, or in a database of
-its own on a server.
+Optuna remembers nothing. Whenever values are wanted, a study is made in memory from the trials that the run
+directories record, and `StudyExport` writes the same trials to a database which is never read.
 
-What is tried next depends on the search's seed and on what the study holds, not on the process that asks.
+So the values of a trial follow from the file (method, seed, space), from the trial's number, and from the trials
+before it as they stand at that moment: objectives of those that are done, errors at the rungs of those that stopped
+early, values of those under way. A search with one trial at a time is reproduced to the last bit, however often its
+driver is killed. Where trials run side by side it depends on the machines which of them end first, and with it what
+is suggested next; so it does where seconds are an objective, and with another version of Optuna.
 """
 
+import contextlib
 import os
+import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.errors import UserError
-from crystalframer.orchestration.search.search_spec import Objective, Range, Search
+from crystalframer.orchestration.search.recorded import SearchTrial
+from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.tracking.database_url import database_address
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-_NAME = "trial"
-"""Attribute that holds a trial's name; written last, so that its presence means that the settings are complete."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A trial of the study."""
+def suggest(spec: Search, trials: Sequence[SearchTrial], number: int) -> dict[str, Any]:
+    """Return values to try.
 
-    number: int
-    """Optuna's."""
-    values: Mapping[str, Any]
-    """Of the searched settings, by dotted key."""
-    name: str
-    """The run directory's, "" if the driver died before it had one."""
-    running: bool
-    """Whether the study does not know yet how it ended."""
+    Args:
+        spec: the search.
+        trials: those there are, in the order of their numbers.
+        number: the new trial's.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = _sampler(spec.method, spec.seed * 100_003 + number)
+    study = optuna.create_study(directions=["minimize"] * len(spec.objectives), sampler=sampler)
+    study.add_trials(_optuna_trial(spec, trial) for trial in trials)
+    return dict(study.ask(_distributions(spec)).params)
 
 
-class Study:
-    """A study of the search's name, found or created."""
+def importances(spec: Search, trials: Sequence[SearchTrial], epoch: int, fewest: int = 8) -> dict[str, float]:
+    """Return the share of the variance of the errors that each setting explains (fANOVA); empty for too few trials.
 
-    def __init__(self, url: str, spec: Search) -> None:
-        """Open the study in a database, e.g. ``sqlite:///runs/optuna.db`` or ``postgresql://optuna@HOST/optuna``.
+    Args:
+        spec: what was searched.
+        trials: those to compare.
+        epoch: whose errors count; trials that did not come there are left out.
+        fewest: below so many trials the forest that fANOVA grows would say nothing.
+    """
+    import optuna
+
+    tried = [(trial.values, trial.status.val_maes[epoch]) for trial in trials if epoch in trial.status.val_maes]
+    if len(tried) < fewest or len({error for _, error in tried}) < 2:
+        return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study, distributions = optuna.create_study(direction="minimize"), _distributions(spec)
+    for values, error in tried:
+        study.add_trial(optuna.trial.create_trial(params=dict(values), distributions=distributions, value=error))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=spec.seed)
+    return {
+        key: float(share) for key, share in optuna.importance.get_param_importances(study, evaluator=evaluator).items()
+    }
+
+
+class StudyExport:
+    """The trials of a search as a study in a database, for optuna-dashboard.
+
+    Optuna and MLflow cannot share a database: both keep their schema's version in a table ``alembic_version``, and
+    Optuna refuses the one it finds.
+    """
+
+    def __init__(self, url: str, spec: Search, trials: Sequence[SearchTrial], say: Callable[[str], None]) -> None:
+        """Write the study of the search's name anew, with the trials that are over.
+
+        Args:
+            url: e.g. ``sqlite:///runs/optuna.db`` or ``postgresql://optuna@HOST/optuna``.
+            spec: the search.
+            trials: its trials so far.
+            say: prints a line.
 
         Raises:
-            UserError: the database cannot be used, or it holds a study of this name with other objectives.
+            UserError: the database cannot be used.
         """
         import optuna
-        from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._spec = spec
-        self._distributions = {key: distribution(where) for key, where in spec.space.items()}
-        try:
+        self._url, self._spec, self._say = url, spec, say
+        self._usable = True
+        with _explained(url):
             self._storage = optuna.storages.RDBStorage(database_address(url))
-            self._study = optuna.create_study(
-                storage=self._storage,
-                study_name=spec.name,
-                directions=["minimize"] * len(spec.objectives),
-                load_if_exists=True,
-            )
-        except (SQLAlchemyError, RuntimeError, ImportError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"cannot use the Optuna database {url}: {reason}; name another with --study-storage"
-            ) from error
-        if len(self._study.directions) != len(spec.objectives):
-            raise UserError(
-                f"the study {spec.name!r} has {len(self._study.directions)} objectives, the file has "
-                f"{len(spec.objectives)}; rename the file, or put the study elsewhere with --study-storage"
-            )
-        self._study.set_user_attr("objectives", list(spec.objectives))
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.close)
+            with _explained(url):
+                if spec.name in optuna.study.get_all_study_names(self._storage):
+                    optuna.delete_study(study_name=spec.name, storage=self._storage)
+                self._study = optuna.create_study(
+                    storage=self._storage, study_name=spec.name, directions=["minimize"] * len(spec.objectives)
+                )
+                self._study.set_user_attr("objectives", list(spec.objectives))
+                self._study.add_trials(_optuna_trial(spec, trial) for trial in trials if trial.over)
+            stack.pop_all()
+
+    def add(self, trial: SearchTrial) -> None:
+        """Add a trial that ended; where the database fails, the search goes on without it."""
+        if not self._usable:
+            return
+        try:
+            with _explained(self._url):
+                self._study.add_trial(_optuna_trial(self._spec, trial))
+        except UserError as error:
+            self._usable = False
+            self._say(f"{error}. The search goes on; its next start writes the study anew")
 
     def close(self) -> None:
         """Leave the database."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    @property
-    def optuna(self) -> "optuna.Study":
-        """Optuna's own object."""
-        return self._study
 
-    def trials(self) -> list[Asked]:
-        """Return the trials in order."""
-        return [self._asked(trial) for trial in self._study.get_trials(deepcopy=False)]
+def study_url(runs: Path) -> str:
+    """Return the database of the studies of a folder of runs, unless ``CRYSTALFRAMER_STUDIES`` names another.
 
-    def ask(self) -> Asked:
-        """Ask for values to try; nobody knows of the trial until it is named."""
-        number = len(self._study.get_trials(deepcopy=False))
-        seed = self._spec.seed * 100_003 + number
-        self._study.sampler = _sampler(self._spec.method, seed)
-        trial = self._study.ask(self._distributions)
-        return Asked(trial.number, dict(trial.params), "", running=True)
+    A damaged ``optuna.db`` is removed, as all that it holds is written anew.
+    """
+    if named := os.environ.get("CRYSTALFRAMER_STUDIES"):
+        return named
+    path = runs.absolute() / "optuna.db"
+    if path.exists() and _is_damaged(path):
+        path.unlink()
+    return f"sqlite:///{path}"
 
-    def name(self, number: int, name: str) -> None:
-        """Name a trial, which makes it one to run."""
-        self._trial(number).set_user_attr(_NAME, name)
 
-    def note(self, number: int, key: str, value: Any) -> None:
-        """Keep a remark with a trial."""
-        self._trial(number).set_user_attr(key, value)
+def _is_damaged(path: Path) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("SELECT * FROM sqlite_master").fetchall()
+            return database.execute("PRAGMA quick_check").fetchone() != ("ok",)
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # not where it is locked or cannot be read
+        return getattr(error, "sqlite_errorcode", None) in (None, *_DAMAGED)
 
-    def report(self, number: int, epoch: int, error: float) -> None:
-        """Tell an error on the way, where there is one objective; Optuna has no place for it where there are more."""
-        trial = self._trial(number)
-        if len(self._spec.objectives) == 1 and epoch not in trial.storage_values():
-            trial.report(error, epoch)
 
-    def complete(self, number: int, values: Sequence[float]) -> None:
-        """Tell that a trial is done."""
-        self._study.tell(number, list(values))
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn a database's error into a sentence."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
-    def prune(self, number: int) -> None:
-        """Tell that a trial ended early: because it was worse than others, or because it diverged."""
-        import optuna
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot use the Optuna database {url}: {reason}; name another with --study-storage, or remove optuna.db, "
+            "which is only an export"
+        ) from error
 
-        self._study.tell(number, state=optuna.trial.TrialState.PRUNED)
 
-    def fail(self, number: int, reason: str) -> None:
-        """Tell that a trial says nothing about its values."""
-        import optuna
+def _optuna_trial(spec: Search, trial: SearchTrial) -> "FrozenTrial":
+    """Return a trial as Optuna describes it; one that failed tells nothing of its values, one that diverged does."""
+    import optuna
 
-        self.note(number, "reason", reason)
-        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+    states = optuna.trial.TrialState
+    standing = trial.status.standing
+    ended = standing == "done" or (standing == "stopped early" and spec.method == "pbt")
+    if ended:
+        state = states.COMPLETE
+    elif standing == "stopped early" or trial.diverged:
+        state = states.PRUNED
+    else:
+        state = states.FAIL if standing == "failed" else states.RUNNING
+    rungs = spec.early_stopping.rungs(trial.status.epochs) if spec.early_stopping else ()
+    errors = {rung: trial.status.val_maes[rung] for rung in rungs if rung in trial.status.val_maes}
+    return optuna.trial.create_trial(
+        state=state,
+        params=dict(trial.values),
+        distributions=_distributions(spec),
+        values=trial.objectives(spec) if ended else None,
+        intermediate_values=errors if len(spec.objectives) == 1 else {},
+        user_attrs={"trial": trial.name, "reason": trial.status.reason},
+    )
 
-    def add_finished(self, name: str, values: Mapping[str, Any], error: float, remarks: Mapping[str, Any]) -> None:
-        """Add a trial that was chosen and run without asking, unless the study holds it."""
-        import optuna
 
-        if any(trial.user_attrs.get(_NAME) == name for trial in self._study.get_trials(deepcopy=False)):
-            return
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                params=dict(values),
-                distributions=self._distributions,
-                values=[error],
-                user_attrs={**remarks, _NAME: name},
-            )
-        )
+def _distributions(spec: Search) -> "dict[str, BaseDistribution]":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    def _asked(self, trial: "FrozenTrial") -> Asked:
-        name = trial.user_attrs.get(_NAME, "")
-        return Asked(trial.number, dict(trial.params), name, running=not trial.state.is_finished())
-
-    def _trial(self, number: int) -> "_OpenTrial":
-        return _OpenTrial(self._study, number)
+    found: dict[str, BaseDistribution] = {}
+    for key, where in spec.space.items():
+        if where.kind == "choice":
+            found[key] = CategoricalDistribution(where.options)
+        elif where.kind == "int":
+            found[key] = IntDistribution(int(where.low), int(where.high), step=where.step)
+        else:
+            found[key] = FloatDistribution(where.low, where.high, log=where.kind == "loguniform")
+    return found
 
 
 def _sampler(method: str, seed: int) -> "BaseSampler":
@@ -163,68 +213,3 @@ def _sampler(method: str, seed: int) -> "BaseSampler":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of both options, since Optuna 2
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-
-
-class _OpenTrial:
-    """Optuna's trial by its number, whoever asked for it."""
-
-    def __init__(self, study: "optuna.Study", number: int) -> None:
-        import optuna
-
-        self._frozen = study.get_trials(deepcopy=False)[number]
-        self._trial = optuna.trial.Trial(study, self._frozen._trial_id)
-
-    def storage_values(self) -> Mapping[int, float]:
-        return self._frozen.intermediate_values
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        self._trial.set_user_attr(key, value)
-
-    def report(self, error: float, epoch: int) -> None:
-        self._trial.report(error, epoch)
-
-
-def distribution(where: Range) -> "BaseDistribution":
-    """Return a range as Optuna describes it."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if where.kind == "choice":
-        return CategoricalDistribution(where.options)
-    if where.kind == "int":
-        return IntDistribution(int(where.low), int(where.high), step=where.step)
-    return FloatDistribution(where.low, where.high, log=where.kind == "loguniform")
-
-
-def importances(spec: Search, tried: Sequence[tuple[Mapping[str, Any], float]], fewest: int = 8) -> dict[str, float]:
-    """Return the share of the variance of the errors that each setting explains (fANOVA); empty for too few trials.
-
-    Args:
-        spec: what was searched.
-        tried: values of the searched settings, with an error that is comparable between all of them.
-        fewest: below so many trials the forest that fANOVA grows would say nothing.
-    """
-    import optuna
-
-    if len(tried) < fewest or len({error for _, error in tried}) < 2:
-        return {}
-    study = optuna.create_study(direction="minimize")
-    distributions = {key: distribution(where) for key, where in spec.space.items()}
-    for values, error in tried:
-        study.add_trial(optuna.trial.create_trial(params=dict(values), distributions=distributions, value=error))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=spec.seed)
-    return {
-        key: float(share) for key, share in optuna.importance.get_param_importances(study, evaluator=evaluator).items()
-    }
-
-
-def study_url(runs: Path) -> str:
-    """Return the database of the studies of a folder of runs, unless ``CRYSTALFRAMER_STUDIES`` names another."""
-    return os.environ.get("CRYSTALFRAMER_STUDIES") or f"sqlite:///{(runs / 'optuna.db').absolute()}"
-
-
-def objective_values(
-    objectives: Sequence[Objective], val_mae: float, seconds: float, num_parameters: float
-) -> list[float]:
-    """Return what a finished trial comes to in each objective."""
-    measured = {"val_mae": val_mae, "seconds_per_epoch": seconds, "num_parameters": num_parameters}
-    return [float(measured[objective]) for objective in objectives]

@@ -99,6 +99,10 @@ class Driver:
         if self._planning:
             append_plan(self.folder, planned)
 
+    def history(self, name: str) -> TrialStatus:
+        """Return where a trial stands by its directory, with all of its epochs."""
+        return read_status(self.folder, self.trials[name].planned(self.statuses[name].unit), whole=True)
+
     def unfinished(self) -> list[Trial]:
         """Return the trials that are not done."""
         return [trial for name, trial in self.trials.items() if self.statuses[name].standing != "done"]

@@ -55,7 +55,7 @@ def test_a_population_resumes_exactly(tmp_path: Path) -> None:
     whole = Bench(folder(tmp_path, "whole"), **PBT)
     for steps in (5, 31, 40):
         left.run(steps=steps)
-    outcome, driver, study = left.run()
+    outcome, driver, source = left.run()
     _, undisturbed, other = whole.run()
     assert outcome.failed == {}
     assert list(driver.trials) == list(undisturbed.trials)
@@ -65,9 +65,9 @@ def test_a_population_resumes_exactly(tmp_path: Path) -> None:
         errors = [[r.values["val/mae_eV_per_atom"] for r in directory.records()] for directory in (mine, theirs)]
         assert errors[0] == errors[1]
         assert (mine.result() is None) == name.startswith(("g000", "g001"))
-    resumed = write_results(left.spec, study, driver)
-    assert resumed["best"][0]["values"] == write_results(whole.spec, other, undisturbed)["best"][0]["values"]
-    assert len(study.trials()) == 12
+    resumed = write_results(left.spec, source.trials, driver)
+    assert resumed["best"][0]["values"] == write_results(whole.spec, other.trials, undisturbed)["best"][0]["values"]
+    assert len(source.trials) == 12
     finished = [entry["val_mae"] for entry in resumed["history"] if entry["epochs"] == 27]
     assert resumed["best"][0]["val_mae"] == min(finished)
 

@@ -1,16 +1,14 @@
 """A search finds a planted optimum for a fraction of the grid's epochs, and resumes without repeating or losing."""
 
-import contextlib
 import csv
 import itertools
 import json
 import math
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from crystalframer.orchestration.search.halving import SuccessiveHalving
+from crystalframer.orchestration.search.halving import goes_on
 from crystalframer.orchestration.search.search import confirmations
 from crystalframer.orchestration.search.search_results import HISTORY, RESULTS, best_first, write_results
 from crystalframer.runs.run_directory import RunDirectory
@@ -27,10 +25,10 @@ def test_the_planted_optimum_is_found_with_a_quarter_of_the_grids_epochs(tmp_pat
     bench = Bench(tmp_path, seed=seed, budget={"trials": 90})
     epochs = bench.spec.default.train.epochs
     grid = math.prod(GRID_POINTS) * epochs
-    _, driver, study = bench.run()
-    results = write_results(bench.spec, study, driver)
+    _, driver, source = bench.run()
+    results = write_results(bench.spec, source.trials, driver)
     assert results["epochs"]["used"] <= grid / 4
-    best = best_first(bench.spec, driver, study)[0]
+    best = best_first(bench.spec, source.trials)[0]
     found = floor(bench.spec.config(best.values))
     assert found < 0.1 + 1.5 * NOISE  # no better than the noise can tell
     points = {
@@ -52,11 +50,11 @@ def test_leaving_and_resuming_neither_repeats_nor_loses(tmp_path: Path) -> None:
     bench = Bench(tmp_path, budget={"trials": 14}, confirm={"best": 2, "seeds": [0, 1]})
     for left_after in (3, 11, 29):
         bench.run(steps=left_after)
-    outcome, driver, study = bench.run()
+    outcome, driver, source = bench.run()
     assert outcome.failed == {}
-    trials = study.trials()
+    trials = source.trials
     assert len(trials) == 14
-    assert not any(trial.running for trial in trials)
+    assert all(trial.over for trial in trials)
     folders = sorted(path.name for path in driver.folder.iterdir() if path.is_dir())
     assert folders == sorted(driver.trials)
     assert len(folders) == 14 + 4
@@ -69,18 +67,18 @@ def test_leaving_and_resuming_neither_repeats_nor_loses(tmp_path: Path) -> None:
         assert len(steps) == (27 if early is None else early.epoch)
         assert {step for _, step in bench.runs[name].metrics} == set(steps)
     before = {path: path.stat().st_mtime_ns for path in driver.folder.rglob("*") if path.is_file()}
-    outcome, driver, study = bench.run()  # nothing is left
+    outcome, driver, source = bench.run()  # nothing is left
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(study.trials()) == 14
+    assert len(source.trials) == 14
 
 
 def test_more_trials_go_on_from_those_there_are(tmp_path: Path) -> None:
     Bench(tmp_path, budget={"trials": 5}).run()
     first = {path.name for path in (tmp_path / "runs" / "planted").iterdir() if path.is_dir()}
-    _, _, study = Bench(tmp_path, budget={"trials": 8}).run()
+    _, _, source = Bench(tmp_path, budget={"trials": 8}).run()
     now = {path.name for path in (tmp_path / "runs" / "planted").iterdir() if path.is_dir()}
     assert first < now
-    assert (len(first), len(now), len(study.trials())) == (5, 8, 8)
+    assert (len(first), len(now), len(source.trials)) == (5, 8, 8)
 
 
 def test_the_order_of_trials_follows_from_the_seed(tmp_path: Path) -> None:
@@ -94,32 +92,30 @@ def test_the_order_of_trials_follows_from_the_seed(tmp_path: Path) -> None:
 
 
 def test_a_bound_on_epochs_ends_the_search(tmp_path: Path) -> None:
-    _, driver, study = (bench := Bench(tmp_path, budget={"trials": 90, "epochs": 60})).run(workers=2)
-    used = write_results(bench.spec, study, driver)["epochs"]["used"]
+    _, driver, source = (bench := Bench(tmp_path, budget={"trials": 90, "epochs": 60})).run(workers=2)
+    used = write_results(bench.spec, source.trials, driver)["epochs"]["used"]
     assert 60 <= used < 60 + 2 * 27  # what runs then runs on
 
 
 def test_a_driver_that_died_over_a_decision_makes_it_when_it_is_back(tmp_path: Path) -> None:
     bench = Bench(tmp_path, budget={"trials": 6})
-    _, driver, study = bench.run(workers=1)
+    _, driver, _ = bench.run(workers=1)
     stopped = next(name for name in driver.trials if driver.directory(name).stopped_early() is not None)
     path = driver.directory(stopped).path / "stopped_early.json"
     decision = path.read_text()
     path.unlink()  # the epoch was recorded, the decision was not
-    number = next(trial.number for trial in study.trials() if trial.name == stopped)
-    with contextlib.closing(sqlite3.connect(tmp_path / "runs" / "optuna.db")) as database, database:
-        database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = ?", (number,))
     bench.run(workers=1)
     assert json.loads(path.read_text())["epoch"] == json.loads(decision)["epoch"]
 
 
 def test_settings_that_diverge_are_remembered_as_bad(tmp_path: Path) -> None:
     space = {"train.learning_rate": {"choice": [1.0, 0.001, 0.002]}}
-    outcome, driver, study = Bench(tmp_path, space=space, budget={"trials": 3}, early_stopping=None).run()
+    bench = Bench(tmp_path, space=space, budget={"trials": 3}, early_stopping=None)
+    outcome, driver, _ = bench.run()
     (name,) = outcome.failed
     assert outcome.failed[name] == "TrainingDivergedError: the loss is nan"
     assert driver.trials[name].config.train.learning_rate == 1.0
-    states = [trial.state.name for trial in study.optuna.get_trials()]
+    states = [trial.state.name for trial in bench.exported()]
     assert states.count("COMPLETE") == 2
     assert states.count("PRUNED") == 1
 
@@ -134,19 +130,19 @@ def test_a_space_that_is_exhausted_ends_the_search(tmp_path: Path) -> None:
 
 def test_two_objectives_give_a_front(tmp_path: Path) -> None:
     bench = Bench(tmp_path, objectives=["val_mae", "num_parameters"], budget={"trials": 12})
-    _, driver, study = bench.run()
-    results = write_results(bench.spec, study, driver)
+    _, driver, source = bench.run()
+    results = write_results(bench.spec, source.trials, driver)
     assert results["pareto_front"]
     assert results["best"][0]["trial"] in results["pareto_front"]  # all have as many parameters: the best error alone
     done = [entry for entry in results["best"] if entry["fate"] == "done"]
-    assert [trial.state.name for trial in study.optuna.get_trials()].count("COMPLETE") == len(done)
+    assert [trial.state.name for trial in bench.exported()].count("COMPLETE") == len(done)
     assert results["best"][: len(done)] == done
 
 
 def test_what_the_analysis_reads(tmp_path: Path) -> None:
     bench = Bench(tmp_path, budget={"trials": 12}, confirm={"best": 2, "seeds": [0, 1, 2]})
-    _, driver, study = bench.run()
-    write_results(bench.spec, study, driver)
+    _, driver, source = bench.run()
+    write_results(bench.spec, source.trials, driver)
     results = json.loads((driver.folder / RESULTS).read_text())
     assert set(results["best"][0]["values"]) == set(bench.spec.space)
     assert [entry["seed"] for entry in results["best"][0]["confirmed"]] == [0, 1, 2]
@@ -157,22 +153,19 @@ def test_what_the_analysis_reads(tmp_path: Path) -> None:
     with (driver.folder / HISTORY).open() as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == [entry["trial"] for entry in results["history"]]
-    assert len(confirmations(bench.spec, best_first(bench.spec, driver, study))) == 6
+    assert len(confirmations(bench.spec, best_first(bench.spec, source.trials))) == 6
 
 
 def test_halving_keeps_the_best_third() -> None:
-    halving = SuccessiveHalving((1, 3), 3)
     errors = [0.5, 0.6, 0.4, 0.3, 0.45, 0.2]
-    decisions = [halving.goes_on(f"t{i}", 1, error) for i, error in enumerate(errors)]
+    decisions = [goes_on(error, errors[: i + 1], 3) for i, error in enumerate(errors)]
     assert decisions == [True, False, True, True, False, True]
-    assert halving.goes_on("t0", 2, 9.0)  # no rung
-    assert not halving.goes_on("t9", 1, math.nan)
+    assert not goes_on(math.nan, [*errors, math.nan], 3)
 
 
-def test_halving_recalls_what_it_was_told() -> None:
-    one, other = SuccessiveHalving((1,), 2), SuccessiveHalving((1,), 2)
-    for i, error in enumerate((0.5, 0.2, 0.3)):
-        one.goes_on(f"t{i}", 1, error)
-        other.recall(f"t{i}", {1: error, 2: 0.0})
-    assert one.goes_on("new", 1, 0.25) == other.goes_on("new", 1, 0.25)
-    assert one.goes_on("bad", 1, 0.9) == other.goes_on("bad", 1, 0.9) is False
+def test_halving_needs_only_what_is_recorded() -> None:
+    recorded = [0.5, 0.2, 0.3]
+    for order in itertools.permutations(recorded):
+        assert goes_on(0.15, [*order, 0.15], 2)
+        assert goes_on(0.25, [*order, 0.25], 2)
+        assert not goes_on(0.9, [*order, 0.9], 2)

@@ -4,14 +4,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 
 from crystalframer.errors import UserError
-from crystalframer.orchestration.search.search_spec import load_search
-from crystalframer.orchestration.search.study import Study
+from crystalframer.orchestration.search.study import StudyExport
 from crystalframer.orchestration.tracking import gate
 from crystalframer.orchestration.tracking.database_url import database_address
 from crystalframer.orchestration.tracking.head import main
@@ -19,7 +18,7 @@ from tests.orchestration.heads import head_server, wait_until_answering
 from tests.orchestration.many_trackers import log_at_once, lost
 from tests.orchestration.postgres import PASSWORD, Postgres, postgres
 from tests.orchestration.processes import command, descendants
-from tests.orchestration.searches import write_search
+from tests.orchestration.searches import Bench
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +69,20 @@ def test_64_trials_at_once_lose_nothing_while_the_database_dies(
     assert not list((tmp_path / "shared").glob("mlflow.db*"))
 
 
-def test_a_study_in_postgresql_is_found_again(database: Postgres, tmp_path: Path) -> None:
+def test_a_study_in_postgresql_is_written_anew(database: Postgres, tmp_path: Path) -> None:
     database.create("optuna")
-    spec = load_search(write_search(tmp_path))
-    with closing(Study(database.address("optuna"), spec)) as study:
-        number = study.ask().number
-    with closing(Study(database.address("optuna"), spec)) as study:
-        assert [trial.number for trial in study.trials()] == [number]
+    address = database.address("optuna")
+    bench = Bench(tmp_path, budget={"trials": 3})
+    _, _, source = bench.run()
+    for _ in range(2):
+        StudyExport(address, bench.spec, source.trials, print).close()
+        storage = optuna.storages.RDBStorage(database_address(address))
+        study = optuna.load_study(study_name="planted", storage=storage)
+        assert [trial.user_attrs["trial"] for trial in study.get_trials()] == [trial.name for trial in source.trials]
+        storage.remove_session()
+        storage.engine.dispose()
     with pytest.raises(UserError, match=r"cannot use the Optuna database postgresql://mlflow@.*/missing"):
-        Study(database.address("missing"), spec)
+        StudyExport(database.address("missing"), bench.spec, [], print)
 
 
 def test_addresses() -> None:
