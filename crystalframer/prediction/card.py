@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from crystalframer import __version__
@@ -14,8 +13,8 @@ from crystalframer.nn.model import count_parameters
 from crystalframer.prediction.cutoff import TruncationError, truncation_error
 from crystalframer.prediction.evaluation import data_of
 from crystalframer.published import PUBLISHED
-from crystalframer.training.inference import predict_rows
-from crystalframer.training.metrics import TaskErrors, evaluate_predictions
+from crystalframer.training.inference import evaluate_split
+from crystalframer.training.metrics import TaskErrors
 from crystalframer.training.trained_model import TrainedModel, load_model
 
 NAME = "model_card.md"
@@ -74,13 +73,8 @@ def errors_on_test(trained: TrainedModel, data: TaskData) -> tuple[TaskErrors, .
     """Return the errors on the test split."""
     from crystalframer.data.batch import BatchLoader
 
-    rows = data.rows["test"]
     loader = BatchLoader(data, cutoff=trained.trial.model.cutoff)
-    outputs = predict_rows(trained.model, loader, rows, data.dataset.num_atoms[rows])
-    values = data.targets[rows].astype(np.float64)
-    predictions = trained.restore(outputs.reshape(len(rows), -1)).reshape(values.shape)
-    ids = [str(label) for label in data.dataset.ids[rows]]
-    return evaluate_predictions("test", ids, values, predictions, trained.targets).by_task
+    return evaluate_split(trained.model, loader, data, "test", trained.targets).by_task
 
 
 def model_card(

@@ -30,19 +30,17 @@ class WeightAverage:
             self._sums[name] += value
         self.count += 1
 
-    def write_to_model(self) -> None:
-        """Replace the model's weights by the averaged ones; at least one step must have been averaged."""
-        assert self.count > 0, "nothing averaged yet"
-        self._write({name: total / self.count for name, total in self._sums.items()})
-
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the averaged weights within the context, then its own back, bit for bit.
+        """Give the model the averaged weights, if averaging has begun, within the context, then its own, bit for bit.
 
         The values are written in place: whatever holds on to the parameters sees the averaged ones too.
         """
+        if self.count == 0:
+            yield
+            return
         own = {name: value.detach().clone() for name, value in self._parameters.items()}
-        self.write_to_model()
+        self._write({name: total / self.count for name, total in self._sums.items()})
         try:
             yield
         finally:

@@ -4,7 +4,7 @@ The file is a `torch.save` archive of plain values and tensors only, so that it 
 reading a file from elsewhere runs no code of it.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +114,41 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(**known)
 
 
+def read_checkpoint_of(path: Path, trial: TrialConfig, data_fingerprint: str) -> Checkpoint:
+    """Read a checkpoint of this trial on this data.
+
+    Raises:
+        UserError: it cannot be read, or belongs to another training or other data; the message names what differs.
+    """
+    checkpoint = read_checkpoint(path)
+    require_same_training(path, checkpoint, trial, data_fingerprint)
+    return checkpoint
+
+
+def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Return the weights that the model is evaluated with: averaged ones once averaging has begun, else its own.
+
+    The average holds what training changes; frozen weights are the model's.
+    """
+    count = int(checkpoint.average["count"])
+    sums: dict[str, torch.Tensor] = checkpoint.average["sums"] if count else {}
+    averaged = {name: (total / count).to(checkpoint.model[name].dtype) for name, total in sums.items()}
+    return {**checkpoint.model, **averaged}
+
+
+def with_settings(checkpoint: Checkpoint, trial: TrialConfig) -> Checkpoint:
+    """Return a checkpoint that goes on under other settings; the learning rate is set before every step anyway."""
+    decayed, biases = checkpoint.optimizer["param_groups"]  # as training/optimizer.py makes them
+    betas = (trial.train.beta_1, trial.train.beta_2)
+    groups = [{**decayed, "betas": betas, "weight_decay": trial.train.weight_decay}, {**biases, "betas": betas}]
+    return replace(checkpoint, trial=trial, optimizer={**checkpoint.optimizer, "param_groups": groups})
+
+
 def require_same_training(path: Path, checkpoint: Checkpoint, trial: TrialConfig, data_fingerprint: str) -> None:
     """Raise a `UserError` unless the checkpoint is one of this trial on this data; it names what differs."""
     if checkpoint.trial.fingerprint() != trial.fingerprint():
-        here, there = trial.to_flat_dict(), checkpoint.trial.to_flat_dict()
-        differing = [
-            f"{key} is {value!r} here and {there[key]!r} there" for key, value in here.items() if value != there[key]
-        ]
         raise UserError(
-            f"checkpoint {path} belongs to another training: {', '.join(differing)}; "
+            f"checkpoint {path} belongs to another training: {trial.differences(checkpoint.trial.to_dict())}; "
             "use its settings, or write elsewhere to train anew"
         )
     if checkpoint.data_fingerprint != data_fingerprint:

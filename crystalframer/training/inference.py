@@ -1,5 +1,7 @@
 """Predictions for many crystals, in batches of similar size."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,9 +9,11 @@ from torch import Tensor
 
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.batching import packed_batches
+from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.data.resident import ResidentCrystals
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.training.metrics import Evaluation, Target, evaluate_predictions, restore
 from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.processes import ALONE, Processes
 
@@ -50,6 +54,21 @@ def predict_rows(
         mine[positions] = True
     outputs = processes.gathered(outputs, mine)
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+
+
+def evaluate_split(
+    model: CrystalFramer,
+    loader: BatchLoader | ResidentCrystals,
+    data: TaskData,
+    split: SplitName,
+    targets: Sequence[Target],
+    processes: Processes = ALONE,
+) -> Evaluation:
+    """Predict a split of the data and compare with its targets; see `predict_rows`."""
+    rows = data.rows[split]
+    outputs = predict_rows(model, loader, rows, data.dataset.num_atoms[rows], processes=processes)
+    ids = [str(data.dataset.ids[row]) for row in rows]
+    return evaluate_predictions(split, ids, data.targets[rows].astype(np.float64), restore(outputs, targets), targets)
 
 
 def _predict(model: CrystalFramer, loader: BatchLoader | ResidentCrystals, rows: NDArray[np.int64]) -> Tensor:

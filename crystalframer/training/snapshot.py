@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from crystalframer.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from crystalframer.training.checkpoint import Checkpoint, evaluated_weights, read_checkpoint, write_checkpoint
 
 
 def write_snapshot(checkpoint: Path, snapshot: Path) -> None:
@@ -22,14 +22,10 @@ def write_snapshot(checkpoint: Path, snapshot: Path) -> None:
 
 def lean(checkpoint: Checkpoint) -> Checkpoint:
     """Return the checkpoint without optimiser, random generators and history, its weights the ones to evaluate."""
-    count = int(checkpoint.average["count"])
+    weights = evaluated_weights(checkpoint)
     sums: dict[str, torch.Tensor] = checkpoint.average["sums"]
-    if count:
-        weights = {name: (total / count).to(checkpoint.model[name].dtype) for name, total in sums.items()}
-        average = {"count": 1, "sums": weights}  # the same tensors as the model's: stored once
+    if checkpoint.average["count"]:
+        average = {"count": 1, "sums": {name: weights[name] for name in sums}}  # the model's tensors: stored once
     else:
-        weights = {}
         average = {"count": 0, "sums": {name: torch.zeros(()).expand(total.shape) for name, total in sums.items()}}
-    return replace(
-        checkpoint, model={**checkpoint.model, **weights}, optimizer={}, average=average, generators={}, history=[]
-    )
+    return replace(checkpoint, model=weights, optimizer={}, average=average, generators={}, history=[])

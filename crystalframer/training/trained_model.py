@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from crystalframer.config import KernelName, TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
-from crystalframer.training.averaging import WeightAverage
 from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
-from crystalframer.training.checkpoint import Checkpoint, read_checkpoint
+from crystalframer.training.checkpoint import Checkpoint, evaluated_weights, read_checkpoint
 from crystalframer.training.metrics import Target as Target
 from crystalframer.training.metrics import TargetScale, restore
 from crystalframer.training.safe_files import read_archive, write_archive
@@ -135,17 +134,12 @@ def build_model(
 
 
 def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.device) -> TrainedModel:
-    model = build_model(path, checkpoint.trial, checkpoint.model, device)
-    average = WeightAverage(model)
-    average.load_state_dict(checkpoint.average)
-    if average.count:
-        average.write_to_model()
     return TrainedModel(
-        model=model,
+        model=build_model(path, checkpoint.trial, evaluated_weights(checkpoint), device),
         trial=checkpoint.trial,
         targets=checkpoint.targets,
         epoch=checkpoint.progress.epoch,
-        averaged=average.count > 0,
+        averaged=int(checkpoint.average["count"]) > 0,
         data_fingerprint=checkpoint.data_fingerprint,
         elements=checkpoint.elements,
         origin="trained with this program",

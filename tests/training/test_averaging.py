@@ -31,10 +31,10 @@ def test_average_equals_the_explicit_mean() -> None:
         scramble(model, generator)
         average.add()
         seen.append({name: value.detach().double().clone() for name, value in model.named_parameters()})
-    average.write_to_model()
-    for name, value in model.named_parameters():
-        mean = torch.stack([weights[name] for weights in seen]).mean(dim=0)
-        assert torch.equal(value.detach(), mean.float()), name
+    with average.applied():
+        for name, value in model.named_parameters():
+            mean = torch.stack([weights[name] for weights in seen]).mean(dim=0)
+            assert torch.equal(value.detach(), mean.float()), name
 
 
 def test_applied_gives_the_models_own_weights_back() -> None:
@@ -58,9 +58,9 @@ def test_frozen_parameters_and_buffers_are_kept() -> None:
     with torch.no_grad():
         model.frozen.fill_(5.0)
         model.buffer.fill_(6.0)
-    average.write_to_model()
-    assert model.frozen.item() == 5.0
-    assert model.buffer.tolist() == [6.0, 6.0]
+    with average.applied():
+        assert model.frozen.item() == 5.0
+        assert model.buffer.tolist() == [6.0, 6.0]
 
 
 def test_state_continues_the_same_average() -> None:

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from crystalframer.config import TrialConfig
+from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
+from crystalframer.prediction.predictor import load_predictor
+from crystalframer.training.inference import evaluate_split
+from crystalframer.training.snapshot import write_snapshot
 from crystalframer.training.trained_model import load_model, write_model
 from crystalframer.training.trainer import Trainer
 
@@ -152,3 +156,30 @@ def test_settings_that_make_no_sense(make_trial: MakeTrial, differences: dict[st
 def test_no_more_blocks_are_frozen_than_there_are(make_trial: MakeTrial, trained: Path) -> None:
     with pytest.raises(UserError, match=r"'train.frozen_blocks': got 3, expected at most model.num_blocks \(2\)"):
         make_trial({"train.start_from": str(trained), "train.frozen_blocks": 3})
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+@pytest.mark.parametrize(("average_epochs", "epochs"), [(0, 4), (2, 1), (2, 3), (4, 4)])
+def test_every_way_a_model_is_saved_is_loaded(
+    make_trial: MakeTrial, data: TaskData, trained: Path, tmp_path: Path, frozen: int, average_epochs: int, epochs: int
+) -> None:
+    settings = {"train.start_from": str(trained), "train.frozen_blocks": frozen, "train.average_epochs": average_epochs}
+    trainer = Trainer(make_trial(settings), data)
+    for result in trainer.fit():
+        if result.epoch == epochs:
+            break
+    expected = trainer.evaluate("test").predictions
+    checkpoint, snapshot, model = (tmp_path / name for name in ("checkpoint.pt", "snapshot.pt", "model.pt"))
+    trainer.save(checkpoint)
+    write_snapshot(checkpoint, snapshot)
+    write_model(model, load_model(checkpoint))
+    for path in (checkpoint, snapshot, model):
+        loaded = load_model(path)
+        assert loaded.averaged == (average_epochs > 0 and epochs > 4 - average_epochs), path.name
+        loader = BatchLoader(data, cutoff=loaded.trial.model.cutoff)
+        found = evaluate_split(loaded.model, loader, data, "test", loaded.targets)
+        assert found.predictions.tolist() == expected.tolist(), path.name
+        assert len(load_predictor(path).predict([data.dataset[0]]).values) == 1
+    resumed = Trainer(trainer.trial, data)
+    resumed.restore(checkpoint)
+    assert resumed.evaluate("test").predictions.tolist() == expected.tolist()
