@@ -23,14 +23,14 @@ from benchmarks.machine import load
 from crystalframer.config import build_trial, trial_from_dict
 from crystalframer.data.registry import load_task
 from crystalframer.training.launch import launch
-from crystalframer.training.processes import Processes, split_by_cost
+from crystalframer.training.processes import Channel, Processes, split_by_cost
 from crystalframer.training.trainer import Trainer
 
 WARM_UP = 3
 """Steps before the clock starts: compilation, the optimiser's state, the crystals' geometry."""
 
 
-def work(processes: Processes, device: str, settings: dict[str, Any], out: Path, steps: int) -> int:
+def work(processes: Processes, device: str, _channel: Channel, settings: dict[str, Any], out: Path, steps: int) -> int:
     """Train some steps and write the seconds that each took, by the clock and of this process' CPU."""
     torch.set_num_threads(1)
     trial = trial_from_dict(settings)

@@ -227,6 +227,15 @@ class TrialConfig:
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def differences(self, settings: Mapping[str, Any]) -> str:
+        """Say which settings are other ones than those that `to_dict` wrote for another trial."""
+        there = {f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()}
+        return ", ".join(
+            f"{key} is {value!r} here and {there.get(key)!r} there"
+            for key, value in self.to_flat_dict().items()
+            if value != there.get(key)
+        )
+
 
 _FINE_TUNING = ("start_hash", "frozen_blocks")
 

@@ -15,3 +15,9 @@ def near_matches(got: str, known: Iterable[str]) -> str:
     if close:
         return " (did you mean " + " or ".join(repr(name) for name in close) + "?)"
     return " (known: " + ", ".join(names) + ")"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line: a user's mistake as its sentence, anything else with its type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -35,8 +35,10 @@ def evaluate(path: Path, arguments: argparse.Namespace) -> int:
     """Evaluate the model of a file; return the exit code."""
     from crystalframer.prediction.evaluation import data_of, evaluate_model, one_line
     from crystalframer.prediction.report import write_report
+    from crystalframer.training.devices import check_device
     from crystalframer.training.trained_model import load_model
 
+    check_device(arguments.device)
     trained = load_model(path, device=arguments.device)
     data = data_of(trained, dataset=arguments.dataset, allow_other_data=arguments.allow_other_data)
     evaluations = evaluate_model(trained, data, arguments.split, arguments.seed)

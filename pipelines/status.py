@@ -69,8 +69,11 @@ def _heading(name: str, summary: "Summary") -> list[str]:
         found = f"silent for {duration(driver.silence())}" if driver.updated else "unknown"
     where = f" on {driver.machine}" if driver.machine else ""
     cost = f", cost {driver.cost:.2f}" if driver.cost_per_hour else ""
+    counts = f"{name}: {len(summary.trials)} trials: {summary.counts()}"
+    if not driver.pid:  # single trainings have none
+        return [counts, *summary.remarks]
     return [
-        f"{name}: {len(summary.trials)} trials: {summary.counts()}",
+        counts,
         f"driver {found} (process {driver.pid}{where}), {driver.seconds / 3600:.2f} hours in all, "
         f"{driver.trial_seconds / 3600:.2f} hours of trials{cost}",
         *([driver.over_budget] if driver.over_budget else []),

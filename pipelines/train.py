@@ -1,31 +1,21 @@
 """Train one model: one data set, one target, one frame type, one seed. See ``python pipelines/train.py --help``."""
 
 import argparse
+import functools
 import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalframer.command_line import EXIT_INTERRUPTED, on_stop_signals, reports_user_errors
-from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial, trial_from_dict
+from crystalframer.command_line import outliving_the_screen, reports_user_errors
+from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial
 from crystalframer.errors import UserError
 from crystalframer.yaml_reading import parse_set
 
 if TYPE_CHECKING:
-    from types import FrameType
-
-    from crystalframer.training.metrics import EpochResult
-    from crystalframer.training.processes import Post, Processes
-    from crystalframer.training.trainer import Trainer
-
-SAVE_SECONDS = 30.0
-"""Time between checkpoints, within epochs too: the most work that a power cut can cost."""
-
-Say = Callable[[str], None]
+    from crystalframer.runs.single import SingleRun
 
 EPILOG = """\
 examples:
@@ -45,132 +35,93 @@ examples:
     python pipelines/train.py --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
     python pipelines/train.py --processes 2      (on the hosts of a Ray cluster: --ray --processes 8)
 
-Ctrl-C stops and saves; the same command goes on where it stopped and ends with the same numbers as a training that
-never stopped (on the same machine with the same --threads and --processes). OUT holds checkpoint.pt, config.yaml and
-train.log. docs/training.md says more.
+Ctrl-C stops and saves; the same command resumes where it stopped and ends with the same numbers as a training that
+never stopped (on the same machine with the same --threads and --processes). OUT is a run directory like those of a
+sweep; `python pipelines/status.py single` lists all in runs/single. docs/training.md says more.
 """
 
 
+@outliving_the_screen()
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
     arguments = _parser().parse_args(argv)
-    trial = build_trial(_overrides(arguments))
-    out = arguments.out or Path("runs/single") / _default_name(trial)
+    config = build_trial(_overrides(arguments))
 
+    from crystalframer.data.registry import load_task_once
+    from crystalframer.orchestration.cluster.surroundings import default_runs
+    from crystalframer.runs.console import on_console
+    from crystalframer.runs.recording import git_commit
+    from crystalframer.runs.run_directory import RunDirectory, SupersededError
+    from crystalframer.runs.single import SingleRun, check_single, error_lines, list_single, train_single
+    from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial
+    from crystalframer.training.devices import check_device, idle_gpu
+    from crystalframer.training.launch import launch
     from crystalframer.training.optimizer import TrainingDivergedError
-    from crystalframer.training.processes import ALONE, LostProcessError
+    from crystalframer.training.processes import LostProcessError
 
-    settings = (trial.to_dict(), out.absolute(), _threads(arguments), arguments.save_seconds)
-    try:
-        if arguments.ray:
-            from crystalframer.orchestration.cluster.distributed import launch_on_ray
+    check_device(arguments.device)
+    directory = RunDirectory((arguments.out or default_runs() / "single" / _default_name(config)).absolute())
+    data = load_task_once(config.data)
+    check_single(config, directory, data)
+    run = SingleRun(
+        settings=config.to_dict(),
+        directory=directory.path,
+        tags={"sweep": directory.path.parent.name, "current": "true", "git_commit": git_commit()},
+        threads=_threads(arguments),
+        checkpoint_seconds=CHECKPOINT_SECONDS if arguments.checkpoint_seconds is None else arguments.checkpoint_seconds,
+    )
+    start = launch
+    if arguments.ray:
+        from crystalframer.orchestration.cluster.distributed import launch_on_ray
 
-            return launch_on_ray(
-                train,
-                settings,
-                arguments.processes,
-                device=arguments.device,
-                threads=settings[2] or 1,
-                out=settings[1],
-                say=lambda line: print(line, flush=True),
-            )
-        if arguments.processes > 1:
-            from crystalframer.training.launch import launch
-
-            return launch(train, settings, arguments.processes, arguments.device)
-        return train(ALONE, arguments.device, *settings)
-    except (TrainingDivergedError, LostProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def train(
-    processes: "Processes",
-    device: str,
-    settings: dict[str, Any],
-    out: Path,
-    threads: int | None,
-    save_seconds: float,
-    post: "Post | None" = None,
-) -> int:
-    """Train in this process, alone or as one of several, of which the first speaks and saves; return the exit code.
-
-    Without a `post`, lines are printed and signals stop the training.
-    """
-    import torch
-
-    from crystalframer.data.registry import load_task
-    from crystalframer.training.trainer import Trainer
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    trial = trial_from_dict(settings)
-    trainer = Trainer(trial, load_task(trial.data), device=device, processes=processes)
-    checkpoint = out / "checkpoint.pt"
-    if processes.from_first(checkpoint.exists):
-        trainer.restore(checkpoint)
-    trainer.prepare()
-    say: Say = print if post is None else post.say
-    if processes.is_first:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_config(trial, out / "config.yaml")
-        together = f", {processes.size} processes" if processes.size > 1 else ""
-        text = f"{trainer.num_parameters:,} parameters, {trainer.model.kernel_name} attention{together}, {out}"
-        say(f"going on after epoch {trainer.progress.epoch}: {text}" if trainer.progress.step else text)
-    saver = _Saver(trainer, checkpoint, save_seconds, post)
-    with _stops_on_signals(trainer) if post is None else nullcontext():
-        if processes.is_first:
-            _train(trainer, saver, out / "train.log", post)
-        else:
-            for _ in trainer.fit(after_step=saver.after_step):
-                pass
-    if trainer.progress.epoch < trial.train.epochs:
-        if processes.is_first:
-            say(f"stopped and saved in {checkpoint}; run the same command again to go on")
-        return EXIT_INTERRUPTED
-    _conclude(trainer, checkpoint, say)
-    return 0
+        start = functools.partial(launch_on_ray, threads=run.threads or 1, out=directory.path)
+    if directory.path.parent.parent == default_runs().absolute():
+        list_single(Trial(directory.path.name, config).planned(data.unit), directory.path.parent)
+    with _tracked(run, arguments) as run, on_console() as show:
+        if directory.result() is not None:
+            show(f"nothing left to do after epoch {config.train.epochs}: {directory.path}")
+            for line in error_lines(directory, data):
+                show(line)
+            return 0
+        if sentence := idle_gpu(arguments.device):
+            show(sentence)
+        try:
+            return start(train_single, (run,), arguments.processes, arguments.device, show)
+        except (TrainingDivergedError, LostProcessError, SupersededError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
 
 
-class _Saver:
-    """Saves a training when it is due, in the first process, and lets it stop when the post says so."""
-
-    def __init__(self, trainer: "Trainer", path: Path, seconds: float, post: "Post | None") -> None:
-        self.path = path
-        self._trainer = trainer
-        self._seconds = seconds
-        self._post = post
-        self._saved = time.monotonic()
-
-    def after_step(self, _loss: float) -> None:
-        """Do what is due between two steps."""
-        if self._post is not None and self._post.stopping():
-            self._trainer.stop()
-        if self._trainer.processes.is_first and time.monotonic() - self._saved > self._seconds:
-            self.save()
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        self._trainer.save(self.path)
-        self._saved = time.monotonic()
-
-
-def _conclude(trainer: "Trainer", checkpoint: Path, say: Say) -> None:
-    """Evaluate on the test set, write the model's card, and say what came out."""
-    from crystalframer.prediction.card import write_card
-
-    test = trainer.evaluate("test")
-    if not trainer.processes.is_first:
+@contextmanager
+def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["SingleRun"]:
+    """Yield the run with a tracker that records in MLflow, where --track asks for it."""
+    if not arguments.track:
+        yield run
         return
-    write_card(checkpoint, trainer.data, test.by_task)
-    for errors in test.by_task:
-        name = f"{errors.task}: " if len(test.by_task) > 1 else ""
-        where = f"; checkpoint: {checkpoint}" if errors is test.by_task[-1] else ""
-        say(
-            f"{name}test MAE {errors.mae:.4g} {errors.unit}, RMSE {errors.rmse:.4g} {errors.unit} (predicting the "
-            f"training mean: MAE {errors.baseline_mae:.4g} {errors.unit}){where}"
-        )
+    from dataclasses import replace
+
+    from crystalframer.config import trial_from_dict
+    from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
+    from crystalframer.orchestration.sweeps.driver import SweepOptions
+    from crystalframer.orchestration.sweeps.sweep import mlflow_of
+    from crystalframer.orchestration.tracking.buffered import mlflow_tracker
+    from crystalframer.runs.recording import record_finished
+    from crystalframer.runs.run_directory import RunDirectory
+
+    directory = RunDirectory(run.directory)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or None
+    with ExitStack() as stack:
+        place = Surroundings(None, uri)
+        if arguments.ray:
+            place = stack.enter_context(surroundings(None, default_runs(), uri))
+        tracking = stack.enter_context(mlflow_of(SweepOptions(default_runs(), tracking_uri=place.tracking_uri)))
+        experiment = tracking.experiment(run.tags["sweep"])
+        make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, place.signs_in)
+        yield replace(run, make_tracker=make_tracker)
+        recorded = experiment.runs().get(directory.path.name)
+        if directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):
+            record_finished(make_tracker(), directory.path.name, trial_from_dict(run.settings), directory)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -193,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         help="any other setting, e.g. train.epochs=20; crystalframer/config.py explains them all; may be repeated",
     )
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/single/NAME from the settings)")
-    parser.add_argument("--device", default="cpu", help="torch device, e.g. cpu or cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--processes", type=int, default=1, help="processes that train together (default: 1)")
     parser.add_argument(
         "--ray", action="store_true", help="start them on the Ray cluster that RAY_ADDRESS names, else a Ray of our own"
@@ -202,17 +153,29 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=int, help="threads of torch per process (default: its own choice, or a share)"
     )
     parser.add_argument(
-        "--save-seconds", type=float, default=SAVE_SECONDS, help="time between checkpoints (default: %(default)g)"
+        "--checkpoint-seconds",
+        "--save-seconds",
+        type=float,
+        metavar="S",
+        help="shortest time between two checkpoints, the most that a kill can cost (default: 10)",
+    )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="record in MLflow: the server that MLFLOW_TRACKING_URI names, else the one on a cluster's head, else one "
+        "of its own on runs/mlflow.db",
     )
     return parser
 
 
 def _threads(arguments: argparse.Namespace) -> int | None:
     """Return the threads of each process: several share the cores."""
+    from crystalframer.data.parallel import usable_processors
+
     if arguments.processes < 1:
         raise UserError(f"--processes: got {arguments.processes}, expected at least 1")
     if arguments.threads is None and arguments.processes > 1:
-        return max(1, (os.cpu_count() or 1) // arguments.processes)
+        return max(1, usable_processors() // arguments.processes)
     threads: int | None = arguments.threads
     return threads
 
@@ -241,77 +204,6 @@ def _default_name(trial: TrialConfig) -> str:
         trial.fingerprint(),
     )
     return "-".join(parts)
-
-
-def _write_config(trial: TrialConfig, path: Path) -> None:
-    import yaml
-
-    path.write_text(yaml.safe_dump(trial.to_dict(), sort_keys=False), encoding="utf-8")
-
-
-def _train(trainer: "Trainer", saver: _Saver, log: Path, post: "Post | None") -> None:
-    """Train to the end or until told to stop, in the process that speaks and saves."""
-    with _display(trainer, post) as show, log.open("w", encoding="utf-8") as lines:
-        lines.writelines(f"{_line(result, trainer)}\n" for result in trainer.history)
-        for result in trainer.fit(after_step=saver.after_step):
-            line = _line(result, trainer)
-            print(line, file=lines, flush=True)
-            show(line)
-        saver.save()
-
-
-def _line(result: "EpochResult", trainer: "Trainer") -> str:
-    unit = trainer.data.unit
-    tasks = "".join(
-        f"  {name} {result.val_mae_by_task[name]:.4g} {own}"
-        for name, own in zip(trainer.data.tasks, trainer.data.units, strict=True)
-        if result.val_mae_by_task
-    )
-    return (
-        f"epoch {result.epoch:>4}/{trainer.trial.train.epochs}  step {result.step}  train {result.train_mae:.4g} {unit}"
-        f"  val {result.val_mae:.4g} {unit}{tasks}{' (averaged weights)' if result.averaged else ''}"
-        f"  rate {result.learning_rate:.3g}  {result.seconds:.2f} s"
-    )
-
-
-@contextmanager
-def _stops_on_signals(trainer: "Trainer") -> Iterator[None]:
-    """Let the first Ctrl-C or termination request stop after the step under way, and a second one at once."""
-
-    def stop(number: int, _frame: "FrameType | None") -> None:
-        trainer.stop()
-        signal.signal(number, former[number])
-
-    with on_stop_signals(stop) as former:
-        yield
-
-
-@contextmanager
-def _display(trainer: "Trainer", post: "Post | None") -> Iterator[Any]:
-    """Yield a function that shows an epoch's line: a live bar on a terminal, plain lines elsewhere."""
-    if post is not None:
-        yield post.say
-        return
-    if not sys.stdout.isatty():
-        yield lambda line: print(line, flush=True)
-        return
-    from rich import progress as rich
-    from rich.text import Text
-
-    class Batches(rich.ProgressColumn):
-        """Batches done of the epoch under way."""
-
-        def render(self, task: rich.Task) -> Text:
-            return Text(f"batch {trainer.progress.position}/{trainer.steps_per_epoch}")
-
-    columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Batches(), rich.TimeRemainingColumn())
-    with rich.Progress("epoch", *columns, "{task.description}") as bar:
-        task = bar.add_task("", total=trainer.trial.train.epochs, completed=trainer.progress.epoch)
-
-        def show(line: str) -> None:
-            bar.update(task, completed=trainer.progress.epoch, description=line[line.index("train") :])
-
-        yield show
 
 
 if __name__ == "__main__":

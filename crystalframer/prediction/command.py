@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crystalframer.data.parallel import usable_processors
 from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
@@ -15,6 +16,7 @@ from crystalframer.prediction.predictions import Predictions, require_suffix
 from crystalframer.prediction.predictor import Predictor, load_predictor
 from crystalframer.prediction.released_checkpoints import Weights, convert_official
 from crystalframer.prediction.structures import elements_of, expand, from_files
+from crystalframer.training.devices import check_device
 from crystalframer.training.trained_model import write_model
 
 FILES_PER_PROCESS = 4000
@@ -58,6 +60,7 @@ def predict_files(
     """
     if output is not None:
         require_suffix(output)
+    check_device(device)
     predictor = load_predictor(*models, device=device)
     files = expand(paths)
     if all(path.is_dir() for path in files):
@@ -111,14 +114,11 @@ def convert_file(
 
 def _processes(asked: int | None, num_files: int) -> int:
     """Return how many processes read the files: as asked, else as many cores as there is work for."""
-    import os
-
     if asked is not None:
         if asked < 1:
             raise UserError(f"--processes: got {asked}, expected at least 1")
         return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, num_files // FILES_PER_PROCESS))
+    return max(1, min(usable_processors(), num_files // FILES_PER_PROCESS))
 
 
 def _report(predictor: Predictor, predictions: Predictions, reading: _Watched, seconds: float) -> None:

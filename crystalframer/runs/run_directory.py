@@ -37,7 +37,7 @@ import yaml
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from crystalframer.atomic_files import locked, replace_text, replacing
+from crystalframer.atomic_files import is_locked, locked, replace_text, replacing
 from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.runs.json_files import parse_json, read_json
@@ -139,6 +139,11 @@ class RunDirectory:
         return sorted((self.path / "snapshots").glob("epoch_*.pt"))
 
     @property
+    def metrics(self) -> Path:
+        """The epochs, a line each."""
+        return self.path / "metrics.jsonl"
+
+    @property
     def config_yaml(self) -> Path:
         """The settings in YAML."""
         return self.path / "config.yaml"
@@ -198,6 +203,10 @@ class RunDirectory:
         """
         return read_json(self.path / "config.json", TrialIdentity)
 
+    def is_in_use(self) -> bool:
+        """Return whether an attempt at the trial is under way, on any machine that shares the storage and its locks."""
+        return is_locked(self.path / "lock")
+
     def check_belongs(self, config: TrialConfig, dataset_fingerprint: str) -> None:
         """Refuse a directory that was made with other settings or other data.
 
@@ -208,7 +217,10 @@ class RunDirectory:
         if found is None:
             return
         if (got := found["fingerprint"]) != (expected := config.fingerprint()):
-            raise UserError(f"{self.path} holds a run of other settings ({got}, expected {expected}); move it away")
+            raise UserError(
+                f"{self.path} holds a run of other settings ({got}, expected {expected}: "
+                f"{config.differences(found['settings'])}); move it away"
+            )
         if (got := found["dataset_fingerprint"]) != dataset_fingerprint:
             raise UserError(
                 f"{self.path} was trained on other data (fingerprint {got[:12]}, now {dataset_fingerprint[:12]}); "

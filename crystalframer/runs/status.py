@@ -126,6 +126,8 @@ def read_status(
     seems_to_run = state is not None and state.state == "running"
     if alive and (seems_to_run if driver.running is None else planned.name in driver.running):
         return replace(status, standing="running")
+    if not driver.pid and seems_to_run and directory.is_in_use():  # a single training, which has no driver
+        return replace(status, standing="running")
     if state is not None:
         status = replace(status, standing="interrupted", epoch=state.epoch)
     last = state.reason if state is not None and state.state == "failed" else ""

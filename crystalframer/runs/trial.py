@@ -2,30 +2,28 @@
 
 import platform
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from crystalframer.config import TrialConfig
-from crystalframer.data.dataset import TaskData, unit_token
-from crystalframer.errors import UserError
-from crystalframer.runs.inherit import inherit
+from crystalframer.data.dataset import TaskData
+from crystalframer.errors import UserError, one_line
+from crystalframer.runs.recording import conclude_tracking, epoch_metrics, final_metrics
 from crystalframer.runs.run_directory import Attempt, RunDirectory, SupersededError, TrialResult
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import StepMetrics, Tracker
+from crystalframer.runs.trainable import TrainerFactory, TrialTrainer
 
 if TYPE_CHECKING:  # they import torch, which the driver does without
-    from crystalframer.data.dataset import SplitName
-    from crystalframer.training.metrics import EpochResult, Evaluation
+    from crystalframer.training.metrics import EpochResult
+    from crystalframer.training.processes import Processes
 
 CHECKPOINT_SECONDS = 10.0
-"""Shortest time between two checkpoints, and so about the most work that a kill can cost. Not a setting of a trial: it
-must not change results."""
+"""Shortest time between two checkpoints, and so about the most work that a kill can cost; 0 for one after every step.
+Not a setting of a trial: it must not change results."""
 SAVING_SHARE = 0.05
 """Share of a trial's time that its checkpoints may take within epochs; where they are slow they become fewer."""
-STOP_CHECK_SECONDS = 1.0
-"""How often a trial looks whether it should stop."""
 
 
 @dataclass(frozen=True)
@@ -39,50 +37,6 @@ class Trial:
         """Return the trial's status before anything has happened; `unit` is its target's."""
         data, config = self.config.data, self.config
         return TrialStatus(self.name, f"{data.dataset} {data.task}", config.model.frame, unit, config.train.epochs)
-
-
-class NamesItsKernel(Protocol):
-    """What a trial needs of a model."""
-
-    @property
-    def kernel_name(self) -> str:
-        """The attention implementation in use."""
-
-
-class TrialTrainer(Protocol):
-    """What a trial needs of `crystalframer.training.trainer.Trainer`."""
-
-    history: "list[EpochResult]"
-
-    @property
-    def model(self) -> NamesItsKernel:
-        """What is trained."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of the model's parameters."""
-
-    def fit(self, after_step: "Callable[[float], None] | None" = None) -> "Iterator[EpochResult]":
-        """Train from where training stands to the last epoch, yielding the result of each."""
-
-    def stop(self) -> None:
-        """Make `fit` end after the step under way."""
-
-    def evaluate(self, split: "SplitName") -> "Evaluation":
-        """Predict a split."""
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint atomically."""
-
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint."""
-
-
-class TrainerFactory(Protocol):
-    """Makes a trainer, as the class `Trainer` itself does."""
-
-    def __call__(self, trial: TrialConfig, data: TaskData, *, device: str) -> TrialTrainer:
-        """Build the model and what trains it."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +71,7 @@ def run_trial(
     decide_at: Collection[int] = (),
     parent: RunDirectory | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    processes: "Processes | None" = None,
 ) -> Generator[TrialProgress, None, None]:
     """Train, evaluate and record one trial; closing the iteration early saves a checkpoint to resume from.
 
@@ -137,7 +92,8 @@ def run_trial(
         snapshots: how many models to keep from evenly spaced epochs, the last one included.
         decide_at: epochs at which someone may decide to end the trial; they are saved before they are reported.
         parent: run directory of a trial whose checkpoint this one goes on from, under its own settings.
-        stop_requested: asked now and then; once it says so the trial saves a checkpoint and ends.
+        stop_requested: asked after every step; once it says so the trial saves a checkpoint and ends.
+        processes: those that train together, of which this is the first; see `follow_trial`.
 
     Yields:
         Progress after each epoch; the last one holds the result, unless the trial was asked to stop.
@@ -156,6 +112,8 @@ def run_trial(
             if parent is not None:
                 inherit(attempt, trial.config, parent)
             trainer = make_trainer(trial.config, data, device=device)
+            if processes is not None:
+                processes.from_first(directory.checkpoint.exists)
             run.resume(trainer, tags)
             for epoch in trainer.fit(lambda _: run.after_step(trainer, stop_requested)):
                 yield run.after_epoch(trainer, epoch)
@@ -167,12 +125,57 @@ def run_trial(
         except GeneratorExit:
             run.stop(trainer)
             raise
-        except SupersededError:
+        except (SupersededError, KeyboardInterrupt):
             raise
         except BaseException as error:
             run.fail(error)
             raise
         yield run.progress(trainer.history[-1], result)
+
+
+def follow_trial(
+    config: TrialConfig,
+    data: TaskData,
+    directory: RunDirectory,
+    make_trainer: TrainerFactory,
+    *,
+    device: str,
+    processes: "Processes",
+) -> None:
+    """Train along with the process that runs `run_trial` on the same directory: resume, train, evaluate; write nothing.
+
+    Raises:
+        LostProcessError: another process is gone.
+    """
+    trainer = make_trainer(config, data, device=device)
+    if processes.from_first(lambda: False):
+        trainer.restore(directory.checkpoint)
+    for _ in trainer.fit():
+        pass
+    if len(trainer.history) == config.train.epochs:
+        trainer.evaluate("test")
+
+
+def inherit(attempt: Attempt, config: TrialConfig, parent: RunDirectory) -> None:
+    """Copy a parent's checkpoint and metrics into an attempt's directory, unless it has a checkpoint already.
+
+    The weights, the averages, the optimiser's moments, the random generators and the history stay the parent's; the
+    settings are the trial's own from here on.
+
+    Raises:
+        UserError: the parent has no checkpoint, or differs in what cannot change while a model trains.
+    """
+    from crystalframer.training.checkpoint import read_checkpoint, with_settings, write_checkpoint
+
+    directory = attempt.directory
+    if directory.checkpoint.exists():
+        return
+    checkpoint = read_checkpoint(parent.checkpoint)
+    if checkpoint.trial.model != config.model or checkpoint.trial.data != config.data:
+        raise UserError(f"{directory.path} cannot resume {parent.path}: another model or other data")
+    attempt.check_current()
+    attempt.take_over(record for record in parent.records() if record.step <= len(checkpoint.history))
+    write_checkpoint(directory.checkpoint, with_settings(checkpoint, config))
 
 
 class _Run:
@@ -198,7 +201,6 @@ class _Run:
         self.device = "cpu"
         self._saved_at = time.monotonic()
         self._saving_took = 0.0
-        self._asked_at = time.monotonic()
         self._epoch = 0
         self._unpublished: list[StepMetrics] = []
         self._tags: dict[str, str] = {}
@@ -206,9 +208,16 @@ class _Run:
 
     def resume(self, trainer: TrialTrainer, tags: dict[str, str]) -> None:
         """Continue from the checkpoint, if there is one, and bring the tracker to the same epoch."""
+        import torch
+
         if self._directory.checkpoint.exists():
             trainer.restore(self._directory.checkpoint)
         self._epoch = len(trainer.history)
+        if not self._directory.metrics.exists():  # as version 0.1 left a single training
+            now = _now_ms()
+            self._attempt.take_over(
+                StepMetrics(epoch.epoch, now, epoch_metrics(epoch, self._data)) for epoch in trainer.history
+            )
         kept = self._attempt.rewind(self._epoch)
         self._attempt.write_state("running", self._epoch)
         own = {
@@ -217,26 +226,25 @@ class _Run:
             "unit": self._data.unit,
             **{f"num_{split}": str(len(rows)) for split, rows in self._data.rows.items()},
             "kernel": trainer.model.kernel_name,
-            "torch": _torch_version(),
+            "torch": str(torch.__version__),
             "machine": platform.node(),
         }
         self._tags = {**tags, **own}
-        start_tracking(self._tracker, self._trial, self._tags, kept)
+        self._tracker.start(self._trial.name, self._trial.config.to_flat_dict(), self._tags)
+        self._tracker.log_metrics(kept)
         self._tracked = True
 
     def after_step(self, trainer: TrialTrainer, stop_requested: Callable[[], bool]) -> None:
         """Save within an epoch when it is time, and hear a wish to stop."""
-        now = time.monotonic()
-        if now - self._saved_at >= max(self._checkpoint_seconds, self._saving_took / SAVING_SHARE):
+        pause = self._checkpoint_seconds and max(self._checkpoint_seconds, self._saving_took / SAVING_SHARE)
+        if time.monotonic() - self._saved_at >= pause:
             self.save(trainer)
-        if now - self._asked_at >= STOP_CHECK_SECONDS:
-            self._asked_at = now
-            if stop_requested():
-                trainer.stop()
+        if stop_requested():
+            trainer.stop()
 
     def after_epoch(self, trainer: TrialTrainer, epoch: "EpochResult") -> TrialProgress:
         """Write an epoch down, and a checkpoint when one is due."""
-        metrics = StepMetrics(epoch.epoch, _now_ms(), self._epoch_values(epoch))
+        metrics = StepMetrics(epoch.epoch, _now_ms(), epoch_metrics(epoch, self._data))
         self._attempt.append(metrics)
         self._unpublished.append(metrics)
         self._epoch = epoch.epoch
@@ -248,14 +256,6 @@ class _Run:
         elif epoch.epoch in self.decide_at or time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self.save(trainer)
         return self.progress(epoch)
-
-    def _epoch_values(self, epoch: "EpochResult") -> dict[str, float]:
-        values = epoch_metrics(epoch, self._data.unit)
-        if not epoch.val_mae_by_task:
-            return values
-        units = dict(zip(self._data.tasks, self._data.units, strict=True))
-        values |= task_metrics("val/{}/mae", epoch.val_mae_by_task, units)
-        return values | task_metrics("val/{}/rmse", epoch.val_rmse_by_task, units)
 
     def save(self, trainer: TrialTrainer) -> None:
         """Write a checkpoint and publish the epochs it holds."""
@@ -287,7 +287,8 @@ class _Run:
         self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist(), tasks)
         if isinstance(trainer.model, CrystalFramer):  # a stand-in has nothing to describe
             write_card(self._directory.checkpoint, self._data, test.by_task)
-        values = final_metrics(test, self._data.unit, num_parameters=trainer.num_parameters)
+        values = final_metrics(test, self._data)
+        values["num_parameters"] = float(trainer.num_parameters)
         values["test/ms_per_material"] = milliseconds / len(test.ids)
         final = StepMetrics(self._epoch, _now_ms(), values)
         conclude_tracking(self._tracker, self._directory, final)
@@ -329,66 +330,9 @@ class _Run:
         return TrialProgress(epoch.epoch, epochs, epoch.val_mae, epoch.seconds, result, *memory)
 
 
-def start_tracking(tracker: Tracker, trial: Trial, tags: dict[str, str], records: Sequence[StepMetrics]) -> None:
-    """Start a trial's run in a tracker and bring it to the epochs that the run directory holds."""
-    tracker.start(trial.name, trial.config.to_flat_dict(), tags)
-    tracker.log_metrics(records)
-
-
-def conclude_tracking(tracker: Tracker, directory: RunDirectory, final: StepMetrics) -> None:
-    """Record the final metrics and the artifacts, and close the run."""
-    tracker.log_metrics([final])
-    tracker.log_artifact(directory.checkpoint, "model")
-    for snapshot in directory.snapshots():
-        tracker.log_artifact(snapshot, "model/snapshots")
-    tracker.log_artifact(directory.config_yaml, "")
-    tracker.log_artifact(directory.predictions, "predictions")
-    if (card := directory.checkpoint.with_name("model_card.md")).exists():
-        tracker.log_artifact(card, "")
-    tracker.finish("FINISHED")
-
-
 def snapshot_epochs(epochs: int, count: int) -> frozenset[int]:
     """Return `count` evenly spaced epochs of `epochs`, the last one included; all where there are fewer."""
     return frozenset(max(1, round(epochs * number / count)) for number in range(1, count + 1))
-
-
-def epoch_metrics(epoch: "EpochResult", unit: str) -> dict[str, float]:
-    """Return one epoch's metrics under the names that the analysis reads."""
-    token = unit_token(unit)
-    return {
-        "train/loss": epoch.train_loss,
-        f"train/mae_{token}": epoch.train_mae,
-        f"val/mae_{token}": epoch.val_mae,
-        f"val/rmse_{token}": epoch.val_rmse,
-        "learning_rate": epoch.learning_rate,
-        "seconds_per_epoch": epoch.seconds,
-        "averaged": float(epoch.averaged),
-    }
-
-
-def final_metrics(test: "Evaluation", unit: str, num_parameters: int) -> dict[str, float]:
-    """Return a finished trial's metrics under the names that the analysis reads."""
-    token = unit_token(unit)
-    values = {
-        f"test/mae_{token}": test.mae,
-        f"test/rmse_{token}": test.rmse,
-        f"test/baseline_mae_{token}": test.baseline_mae,
-        "num_parameters": float(num_parameters),
-    }
-    if len(test.by_task) > 1:
-        units = {errors.task: errors.unit for errors in test.by_task}
-        values |= task_metrics("test/{}/mae", {errors.task: errors.mae for errors in test.by_task}, units)
-        values |= task_metrics("test/{}/rmse", {errors.task: errors.rmse for errors in test.by_task}, units)
-        values |= task_metrics(
-            "test/{}/baseline_mae", {errors.task: errors.baseline_mae for errors in test.by_task}, units
-        )
-    return values
-
-
-def task_metrics(name: str, by_task: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
-    """Return metrics of single tasks, e.g. ``val/bandgap/mae_eV`` for the name ``val/{}/mae``."""
-    return {f"{name.format(task)}_{unit_token(units[task])}": value for task, value in by_task.items()}
 
 
 def _device_memory(device: str) -> tuple[int, int] | None:
@@ -398,18 +342,6 @@ def _device_memory(device: str) -> tuple[int, int] | None:
     import torch
 
     return torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error as one line: a user's mistake as its sentence, anything else with its type."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-def _torch_version() -> str:
-    import torch
-
-    return str(torch.__version__)
 
 
 def _now_ms() -> int:

@@ -1,4 +1,8 @@
-"""Starts the processes of one training on this host, and ends them all when one fails."""
+"""Starts the processes of one training, passes on what they say, and ends them all when one fails.
+
+The processes of one host are started here; orchestration/cluster/distributed.py starts those of a Ray cluster and
+watches over them by the same rules (`supervise`).
+"""
 
 import contextlib
 import multiprocessing
@@ -9,188 +13,249 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from crystalframer.command_line import EXIT_INTERRUPTED, on_stop_signals
 from crystalframer.errors import UserError
 from crystalframer.training.optimizer import TrainingDivergedError
-from crystalframer.training.processes import LostProcessError, joined, use_loopback
+from crystalframer.training.processes import ALONE, Channel, LostProcessError, joined, use_loopback
 
-Work = Callable[..., int]
-"""``work(processes, device, *arguments)`` returns an exit code; a function of a module, as the processes import it."""
+TrainingFunction = Callable[..., int]
+"""``function(processes, device, channel, *arguments)`` returns an exit code; the processes import it by its name."""
+Show = Callable[[Any], None]
+"""Takes what the first process has to say."""
 
-GRACE_SECONDS = 5.0
-"""How long the others may take to say what they know when one process has failed."""
+GRACE_SECONDS = {"UserError": 0.0, "TrainingDivergedError": 0.0, "KeyboardInterrupt": 0.0, "LostProcessError": 60.0}
+"""How long the others may take to say what they know when one process has ended with this error: no longer where that
+is the cause, long where it is the consequence of what another one, on a busy machine perhaps, has yet to say."""
+OTHER_GRACE_SECONDS = 5.0
+"""The same where a process ended without a word, or with a defect."""
+POLL_SECONDS = 0.1
 _REPORTED = (UserError, TrainingDivergedError, LostProcessError)
 
 
 @dataclass(frozen=True)
-class Report:
-    """How a process ended, in its own words."""
+class Ending:
+    """How a process ended, in its own words or, where it had none, as seen from outside."""
 
     code: int = 0
-    kind: str = ""
-    """Name of the error's class, empty after a good end."""
+    error: str = ""
+    """Name of the error's class, empty after a good end and where the process died without a word."""
     sentence: str = ""
+    """What the error says, or how the process died."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it did not come to its end."""
+        return bool(self.error or self.sentence)
 
 
-def launch(work: Work, arguments: Sequence[Any], size: int, device: str = "cpu") -> int:
-    """Run `work` in `size` processes of this host and return the first one's exit code.
+class TrainingProcess(Protocol):
+    """A process of a training, as the program that started it sees it."""
 
-    SIGINT and SIGTERM are passed on to all of them. They end with this process, however it ends.
+    def messages(self) -> list[Any]:
+        """Return what it has said since the last call."""
+
+    def ending(self) -> Ending | None:
+        """Return how it ended, None while it runs."""
+
+    def stop(self) -> None:
+        """Let it end after the step under way."""
+
+
+def launch(
+    function: TrainingFunction, arguments: Sequence[Any], size: int, device: str = "cpu", show: Show = print
+) -> int:
+    """Run `function` in `size` processes of this host and return the first one's exit code.
+
+    The first SIGINT or SIGTERM lets all of them stop after the step under way, the second one ends them at once. They
+    end with this process, however it ends. A single one is this process itself.
 
     Args:
-        work: what each process does; see `Work`.
+        function: what each process does; see `TrainingFunction`.
         arguments: further arguments, which can be pickled.
         size: number of processes.
         device: ``cpu``, or ``cuda`` for one GPU per process.
+        show: takes what the first process has to say.
 
     Raises:
         UserError, TrainingDivergedError: a process raised it.
         LostProcessError: a process died; the message says how.
     """
-    context = multiprocessing.get_context("spawn")
-    members: list[_Member] = []
-    with tempfile.TemporaryDirectory(prefix="crystalframer-") as folder, _ended(members), _passed_on(members):
-        address = f"file://{Path(folder) / 'meeting'}"
-        for rank in range(size):
-            here, there = context.Pipe()
-            place = _Place(rank, size, address, f"cuda:{rank}" if device == "cuda" else device)
-            process = context.Process(target=_run, args=(work, arguments, place, there), name=f"training-{rank}")
-            process.start()
-            there.close()
-            members.append(_Member(process, here))
-        return _outcome(members)
+    if size == 1:
+        stop_requested = threading.Event()
+        with _asked_to_stop(stop_requested.set):
+            return function(ALONE, device, Channel(show, stop_requested.is_set), *arguments)
+    with tempfile.TemporaryDirectory(prefix="crystalframer-") as folder:
+        meeting = f"file://{Path(folder) / 'meeting'}"
+        places = [_Place(rank, size, meeting, f"cuda:{rank}" if device == "cuda" else device) for rank in range(size)]
+        with contextlib.ExitStack() as stack:
+            processes = [stack.enter_context(_HostProcess(function, arguments, place)) for place in places]
+            return supervise(processes, show)
 
 
-def explain(reports: Sequence[Report | None], sentence: str) -> Exception:
-    """Return the error that a failed training ends with, given what its processes reported by rank.
+def supervise(processes: Sequence[TrainingProcess], show: Show, poll_seconds: float = POLL_SECONDS) -> int:
+    """Pass on what the first process says until all are done or one has failed; return the first one's exit code.
 
-    A user's mistake or divergence, which all processes notice, comes before the loss of one, which is its consequence.
+    The first SIGINT or SIGTERM asks all processes to stop, the second one interrupts.
+
+    Raises:
+        UserError, TrainingDivergedError, LostProcessError: as `launch` does.
     """
-    kinds = {kind.__name__: kind for kind in (UserError, TrainingDivergedError)}
-    for report in reports:
-        if report is not None and report.kind in kinds:
-            return kinds[report.kind](report.sentence)
-    return LostProcessError(sentence)
+    endings: dict[int, Ending] = {}
+    deadline = float("inf")
+
+    def stop() -> None:
+        for process in processes:
+            process.stop()
+
+    with _asked_to_stop(stop):
+        while len(endings) < len(processes) and time.monotonic() < deadline:
+            for rank, process in enumerate(processes):
+                if rank not in endings and (ending := process.ending()) is not None:
+                    endings[rank] = ending
+                    if ending.failed:
+                        grace = GRACE_SECONDS.get(ending.error, OTHER_GRACE_SECONDS)
+                        deadline = min(deadline, time.monotonic() + grace)
+            for message in processes[0].messages():
+                show(message)
+            time.sleep(poll_seconds)
+    if not any(ending.failed for ending in endings.values()):
+        return endings[0].code
+    raise _error_of(endings, len(processes))
+
+
+def _error_of(endings: dict[int, Ending], size: int) -> BaseException:
+    """Return the error of a failed training.
+
+    A user's mistake or a divergence, which all processes notice, comes before the loss of one, its consequence.
+    """
+    kinds = {kind.__name__: kind for kind in (UserError, TrainingDivergedError, KeyboardInterrupt)}
+    for _, ending in sorted(endings.items()):
+        if ending.error in kinds:
+            return kinds[ending.error](ending.sentence)
+    failed = {rank: ending for rank, ending in endings.items() if ending.failed}  # in the order in which they ended
+    rank = next((rank for rank, ending in failed.items() if not ending.error), next(iter(failed)))
+    how = failed[rank].sentence
+    return LostProcessError(
+        f"process {rank + 1} of {size} {how}, so the training stopped; run the same command again to resume"
+    )
+
+
+def ending_of(work: Callable[[], int]) -> Ending:
+    """Do a process' work and return how it ended; a defect of ours keeps its traceback."""
+    try:
+        return Ending(code=work())
+    except KeyboardInterrupt:  # before the training was ready to stop in good order
+        return Ending(EXIT_INTERRUPTED, "KeyboardInterrupt")
+    except _REPORTED as error:
+        return Ending(1, type(error).__name__, str(error))
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a process stands among the others."""
+    """Where a process of this host stands among the others."""
 
     rank: int
     size: int
-    address: str
+    meeting: str
     device: str
 
 
-@dataclass(frozen=True)
-class _Member:
-    """A process as its parent sees it."""
+class _HostProcess:
+    """A process of this host; a context manager that leaves none behind."""
 
-    process: SpawnProcess
-    reports: "Connection[Any, Any]"
+    def __init__(self, function: TrainingFunction, arguments: Sequence[Any], place: _Place) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_run, args=(function, arguments, place, theirs), name=f"training-{place.rank}"
+        )
+        self._process.start()
+        theirs.close()
+        self._said: list[Any] = []
+        self._ending: Ending | None = None
 
-    def report(self) -> Report | None:
-        """Return what the process said at its end, None if it died without a word."""
+    def __enter__(self) -> "_HostProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def messages(self) -> list[Any]:
+        self._listen()
+        said, self._said = self._said, []
+        return said
+
+    def ending(self) -> Ending | None:
+        alive = self._process.is_alive()
+        self._listen()
+        if self._ending is None and not alive:
+            self._process.join()
+            self._ending = Ending(sentence=_death(self._process.exitcode or 0))
+        return self._ending
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            self._connection.send("stop")
+
+    def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
-            if self.reports.poll():
-                report: Report = self.reports.recv()
-                return report
-        return None
+            while self._connection.poll():
+                message = self._connection.recv()
+                if isinstance(message, Ending):
+                    self._ending = message
+                else:
+                    self._said.append(message)
 
 
-def reported(work: Callable[[], int]) -> Report:
-    """Do a process' work and return how it ended; a defect of ours keeps its traceback."""
-    try:
-        return Report(code=work())
-    except KeyboardInterrupt:  # before the training was ready to stop in good order
-        return Report(code=EXIT_INTERRUPTED, kind="KeyboardInterrupt")
-    except _REPORTED as error:
-        return Report(code=1, kind=type(error).__name__, sentence=str(error))
+def _death(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
 
 
-def _run(work: Work, arguments: Sequence[Any], place: _Place, parent: "Connection[Any, Any]") -> None:
+def _run(function: TrainingFunction, arguments: Sequence[Any], place: _Place, parent: "Connection[Any, Any]") -> None:
     """Do one process' work; this runs in the process."""
     os.setsid()  # a terminal's Ctrl-C reaches the parent alone, which passes it on
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    stop_requested = threading.Event()
+    threading.Thread(target=_heed, args=(parent, stop_requested), daemon=True).start()
     use_loopback()
     device = torch.device(place.device)
 
     def together() -> int:
-        with joined(place.rank, place.size, place.address, device) as processes:
-            return work(processes, place.device, *arguments)
+        with joined(place.rank, place.size, place.meeting, device) as processes:
+            return function(processes, place.device, Channel(parent.send, stop_requested.is_set), *arguments)
 
-    parent.send(reported(together))
+    parent.send(ending_of(together))
 
 
-def _end_with(parent: "Connection[Any, Any]") -> None:
-    """End this process when its parent is gone: nothing is ever sent, so there is something to read only then."""
-    wait([parent])
+def _heed(parent: "Connection[Any, Any]", stop_requested: threading.Event) -> None:
+    """Hear the parent's wish to stop, and end this process when the parent is gone."""
+    with contextlib.suppress(EOFError, OSError):
+        while parent.recv():
+            stop_requested.set()
     os._exit(1)
 
 
-def _outcome(members: Sequence[_Member]) -> int:
-    """Wait until all processes are done or one has failed."""
-    running = {member.process.sentinel: member for member in members}
-    reports: dict[int, Report | None] = {}
-    deadline = float("inf")
-    while running and time.monotonic() < deadline:
-        ended = wait(list(running), timeout=0.5)
-        for sentinel in [each for each in running if each in ended]:
-            member = running.pop(sentinel)
-            member.process.join()
-            reports[members.index(member)] = member.report()
-            if (report := reports[members.index(member)]) is None or report.kind:
-                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
-    by_rank = [reports.get(rank) for rank in range(len(members))]
-    if deadline == float("inf"):
-        assert by_rank[0] is not None, "every process has reported"
-        return by_rank[0].code
-    if any(report is not None and report.code == EXIT_INTERRUPTED for report in by_rank):
-        return EXIT_INTERRUPTED
-    dead = [rank for rank in reports if reports[rank] is None] or list(reports)
-    how = _end_of(members[dead[0]].process)
-    raise explain(
-        by_rank, f"process {dead[0] + 1} of {len(members)} {how}, so the training stopped; start it again to go on"
-    )
-
-
-def _end_of(process: SpawnProcess) -> str:
-    code = process.exitcode or 0
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"failed with exit code {code}"
-
-
 @contextlib.contextmanager
-def _ended(members: Sequence[_Member]) -> Iterator[None]:
-    """Leave no process behind."""
-    try:
-        yield
-    finally:
-        for member in members:
-            if member.process.is_alive():
-                member.process.kill()
-            member.process.join()
-            member.reports.close()
+def _asked_to_stop(stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM ask for a stop in good order, and the second one interrupt."""
 
+    asked = False
 
-@contextlib.contextmanager
-def _passed_on(members: Sequence[_Member]) -> Iterator[None]:
-    """Send the signals that stop a program to all processes."""
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        stop()
 
-    def send(number: int, _frame: FrameType | None) -> None:
-        for member in members:
-            if member.process.is_alive() and member.process.pid is not None:
-                os.kill(member.process.pid, number)
-
-    with on_stop_signals(send):
+    with on_stop_signals(handle):
         yield

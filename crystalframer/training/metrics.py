@@ -77,6 +77,15 @@ class Evaluation:
     by_task: tuple[TaskErrors, ...] = ()
     """The errors of each target in its unit."""
 
+    def errors_by_task(self) -> dict[str, dict[str, float]]:
+        """Return an epoch result's errors of single tasks, where there are several."""
+        if len(self.by_task) == 1:
+            return {}
+        return {
+            "val_mae_by_task": {errors.task: errors.mae for errors in self.by_task},
+            "val_rmse_by_task": {errors.task: errors.rmse for errors in self.by_task},
+        }
+
 
 def mean_absolute_error(targets: NDArray[np.float64], predictions: NDArray[np.float64]) -> float:
     """Return the mean of abs(prediction − target)."""

@@ -11,6 +11,14 @@ from crystalframer.config import TrainConfig
 class TrainingDivergedError(RuntimeError):
     """The loss or the gradient is no longer a finite number; the message says where and what to try."""
 
+    @classmethod
+    def at(cls, place: str) -> "TrainingDivergedError":
+        """Say where it happened and how."""
+        return cls(
+            f"training diverged {place}; try a smaller train.learning_rate or train.clip_norm, and look for outliers "
+            "among the targets"
+        )
+
 
 def is_bias(name: str) -> bool:
     """Return whether a parameter of this dotted name is a bias: its last part ends in ``bias``."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -86,12 +86,12 @@ class Processes:
 
 
 @dataclass(frozen=True)
-class Post:
-    """How a process of a training talks with whoever started it, where that is no terminal."""
+class Channel:
+    """How a process of a training talks with the program that started it."""
 
-    say: Callable[[str], None]
-    """Takes a line to show."""
-    stopping: Callable[[], bool]
+    send: Callable[[Any], None]
+    """Takes what is to be shown: a line of text, or where training stands."""
+    stop_requested: Callable[[], bool]
     """Tells whether training shall stop after the step under way."""
 
 

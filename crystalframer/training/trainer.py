@@ -1,12 +1,11 @@
 """The training loop: one trial, from its settings to a model and its errors."""
 
+import functools
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +13,23 @@ import torch
 from numpy.typing import NDArray
 
 from crystalframer.config import TrialConfig
-from crystalframer.data.batch import BatchLoader, CrystalBatch
+from crystalframer.data.batch import BatchLoader
 from crystalframer.data.batching import shuffled_batches
-from crystalframer.data.dataset import SplitName, TaskData, elements_in, require_elements
+from crystalframer.data.dataset import SplitName, TaskData, elements_in
 from crystalframer.data.resident import ResidentCrystals
-from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer, count_parameters
 from crystalframer.training.averaging import WeightAverage
-from crystalframer.training.checkpoint import (
-    Checkpoint,
-    Progress,
-    read_checkpoint,
-    require_same_training,
-    write_checkpoint,
-)
+from crystalframer.training.checkpoint import Checkpoint, Progress, read_checkpoint_of, write_checkpoint
 from crystalframer.training.device_steps import DeviceSteps
 from crystalframer.training.fine_tuning import freeze_blocks, load_start, start_weights
 from crystalframer.training.gradient import BatchGradient, count_edges
-from crystalframer.training.inference import predict_rows
+from crystalframer.training.inference import evaluate_split
 from crystalframer.training.metrics import (
     EpochResult,
     Evaluation,
     TargetScale,
-    evaluate_predictions,
     measure_targets,
     require_targets,
-    restore,
 )
 from crystalframer.training.optimizer import (
     TrainingDivergedError,
@@ -53,8 +43,7 @@ from crystalframer.training.precision import check_precision
 from crystalframer.training.processes import ALONE, Processes
 from crystalframer.training.schedule import Schedule
 from crystalframer.training.seeds import draw_seed, named_generator
-
-_DIVERGED_REMEDY = "try a smaller train.learning_rate or train.clip_norm, and look for outliers among the targets"
+from crystalframer.training.suitability import check_suitable
 
 
 class Trainer:
@@ -95,7 +84,7 @@ class Trainer:
             UserError: a target is missing, the training targets are all equal, the training set has no full batch, a
                 crystal has an element the model does not know, or the model has another number of outputs.
         """
-        _check(trial, data)
+        check_suitable(trial, data)
         check_precision(trial.train.precision, torch.device(device))
         self.trial = trial
         self.data = data
@@ -163,7 +152,7 @@ class Trainer:
         if self.trial.train.start_from is not None:
             load_start(self.model, self.processes.from_first(lambda: start_weights(self.trial, self.data)))
         else:
-            self.model.calibrate(self._batch(self._epoch_batches()[0]))
+            self.model.calibrate(self._loader.batch(self._epoch_batches()[0]).to(self.device))
 
     def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
         """Train from where training stands to the last epoch, and yield the result of each epoch when it is done.
@@ -199,20 +188,17 @@ class Trainer:
             UserError: the split is empty or has a missing target, or memory is too small for a single crystal.
             TrainingDivergedError: a prediction is not a finite number.
         """
-        rows = self.data.rows[split]
         require_targets(self.data, split, split)
         self.prepare()
-        sizes = self.data.dataset.num_atoms[rows]
-        with self._average.applied() if self._average.count else nullcontext():
-            outputs = predict_rows(self.model, self._batches(), rows, sizes, processes=self.processes)
-        predictions = restore(outputs, self.targets)
-        if not np.isfinite(predictions).all():
-            raise TrainingDivergedError(
-                f"training diverged by epoch {self.progress.epoch + 1}, step {self.progress.step}: the model predicts "
-                f"no finite numbers for the {split} split; {_DIVERGED_REMEDY}"
+        with self._average.applied():
+            loader = self.resident or self._loader
+            evaluation = evaluate_split(self.model, loader, self.data, split, self.targets, self.processes)
+        if not np.isfinite(evaluation.predictions).all():
+            raise TrainingDivergedError.at(
+                f"by epoch {self.progress.epoch + 1}, step {self.progress.step}: the model predicts no finite numbers "
+                f"for the {split} split"
             )
-        ids = [str(self.data.dataset.ids[row]) for row in rows]
-        return evaluate_predictions(split, ids, self.data.targets[rows].astype(np.float64), predictions, self.targets)
+        return evaluation
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint with everything that `restore` needs; an existing file is replaced atomically.
@@ -239,7 +225,7 @@ class Trainer:
         )
         write_checkpoint(Path(path), checkpoint)
 
-    @cached_property
+    @functools.cached_property
     def _elements(self) -> tuple[int, ...]:
         return elements_in(self.data.dataset, self.data.rows["train"])
 
@@ -249,8 +235,8 @@ class Trainer:
         Raises:
             UserError: the file is missing, damaged or no checkpoint, or belongs to other settings or data.
         """
-        checkpoint = self.processes.from_first(lambda: read_checkpoint(Path(path)))
-        require_same_training(Path(path), checkpoint, self.trial, self.data.fingerprint)
+        read = functools.partial(read_checkpoint_of, Path(path), self.trial, self.data.fingerprint)
+        checkpoint = self.processes.from_first(read)
         self.model.load_state_dict(checkpoint.model)
         load_optimizer_state(self._optimizer, checkpoint.optimizer)
         self._average.load_state_dict(checkpoint.average)
@@ -316,10 +302,6 @@ class Trainer:
             seconds=self.progress.seconds + time.perf_counter() - started,
         )
 
-    def _batches(self) -> BatchLoader | ResidentCrystals:
-        """Return what makes batches: the crystals on the device, where they live there."""
-        return self.resident or self._loader
-
     def _batch_gradient(self) -> BatchGradient:
         """Return what computes gradients, made when it is first needed: sharing work takes preparing all crystals."""
         if self._gradient is None:
@@ -332,33 +314,31 @@ class Trainer:
         return self._gradient
 
     def _require_finite_step(self, step: int, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        raise TrainingDivergedError(
-            f"training diverged in epoch {self.progress.epoch + 1}, step {step + 1}: "
-            f"loss {loss}, gradient norm {norm} at learning rate {self._schedule.at(step):.3g}; "
-            f"{_DIVERGED_REMEDY}"
-        )
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingDivergedError.at(
+                f"in epoch {self.progress.epoch + 1}, step {step + 1}: loss {loss}, gradient norm {norm} at learning "
+                f"rate {self._schedule.at(step):.3g}"
+            )
 
     def _finish_epoch(self) -> EpochResult:
         """Validate and turn the finished epoch into its result."""
-        started = time.perf_counter()
+        started, done = time.perf_counter(), self.progress
         validation = self.evaluate("val")
-        loss = self.progress.loss_sum / self.steps_per_epoch
+        loss = done.loss_sum / self.steps_per_epoch
         result = EpochResult(
-            epoch=self.progress.epoch + 1,
-            step=self.progress.step,
+            epoch=done.epoch + 1,
+            step=done.step,
             train_loss=loss,
             train_mae=loss * self.scale.std if len(self.targets) == 1 else loss,
             val_mae=validation.mae,
             val_rmse=validation.rmse,
-            learning_rate=self._schedule.at(self.progress.step - 1),
+            learning_rate=self._schedule.at(done.step - 1),
             averaged=self._average.count > 0,
-            seconds=self.progress.seconds + time.perf_counter() - started,
-            **_errors_by_task(validation),
+            seconds=done.seconds + time.perf_counter() - started,
+            **validation.errors_by_task(),
         )
         self.history.append(result)
-        self.progress = Progress(epoch=result.epoch, step=result.step, parts=self.progress.parts)
+        self.progress = Progress(epoch=result.epoch, step=result.step, parts=done.parts)
         self._shuffle_state = self._shuffle.get_state()
         return result
 
@@ -367,34 +347,3 @@ class Trainer:
         self._shuffle.set_state(self._shuffle_state)
         rows = self.data.rows["train"]
         return [rows[batch] for batch in shuffled_batches(len(rows), self.trial.train.batch_size, self._shuffle)]
-
-    def _batch(self, rows: NDArray[np.int64]) -> CrystalBatch:
-        return self._loader.batch(rows).to(self.device)
-
-
-def _errors_by_task(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Return an epoch result's errors of single tasks, where there are several."""
-    if len(evaluation.by_task) == 1:
-        return {}
-    return {
-        "val_mae_by_task": {errors.task: errors.mae for errors in evaluation.by_task},
-        "val_rmse_by_task": {errors.task: errors.rmse for errors in evaluation.by_task},
-    }
-
-
-def _check(trial: TrialConfig, data: TaskData) -> None:
-    """Raise a `UserError` where the settings and the data do not go together."""
-    size = len(data.rows["train"])
-    if trial.model.num_targets != len(data.tasks):
-        raise UserError(
-            f"setting 'model.num_targets': got {trial.model.num_targets}, expected {len(data.tasks)}, as {data.task!r} "
-            f"has that many targets per crystal; leave the setting out"
-        )
-    require_targets(data, "train", "training")
-    if size < trial.train.batch_size:
-        raise UserError(
-            f"setting 'train.batch_size': got {trial.train.batch_size}, expected at most {size}, the size of the "
-            f"training set of {data.task!r}; choose a smaller batch or more training crystals"
-        )
-    require_targets(data, "val", "validation")
-    require_elements(data.dataset, np.concatenate(list(data.rows.values())), trial.model.num_elements)

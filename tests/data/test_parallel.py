@@ -3,6 +3,8 @@
 import os
 import pty
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from io import TextIOWrapper
@@ -88,3 +90,29 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     os.close(leader)
     assert "reading x" in seen
     assert "1,500 of 3,000 records" in seen
+
+
+def test_slurm_and_quotas_bound_the_processors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert usable_processors(tmp_path) == 16
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    assert usable_processors(tmp_path) == 6
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_processors(tmp_path) == 6
+    (tmp_path / "cpu.max").write_text("350000 100000\n")
+    assert usable_processors(tmp_path) == 4, "three and a half"
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_processors(tmp_path) == 6
+    (tmp_path / "cpu.cfs_quota_us").write_text("20000\n")
+    assert usable_processors(tmp_path) == 1
+
+
+def test_the_affinity_bounds_the_processors() -> None:
+    one = min(os.sched_getaffinity(0))
+    program = f"import os; os.sched_setaffinity(0, {{{one}}})\n"
+    program += "from crystalframer.data.parallel import usable_processors; print(usable_processors())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from crystalframer.config import trial_from_dict
 from crystalframer.data.registry import load_task_once
+from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import Failure, standard_policies
 from crystalframer.orchestration.cluster.jobs import TrialJob
@@ -23,7 +24,7 @@ from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.screen import Screen
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker
-from crystalframer.runs.trial import Trial, TrialProgress, one_line, run_trial
+from crystalframer.runs.trial import Trial, TrialProgress, run_trial
 from tests.orchestration.conftest import OPENED, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
 

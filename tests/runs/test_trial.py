@@ -14,7 +14,8 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.runs.run_directory import EarlyStop, RunDirectory, SupersededError
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker
-from crystalframer.runs.trial import TrainerFactory, Trial, TrialProgress, run_trial, snapshot_epochs
+from crystalframer.runs.trainable import TrainerFactory
+from crystalframer.runs.trial import Trial, TrialProgress, run_trial, snapshot_epochs
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.trained_model import load_model
@@ -117,9 +118,8 @@ def test_stopped_and_resumed_ends_with_the_same_bits(
 
 
 def test_asked_to_stop_within_an_epoch_it_saves_and_goes_on_with_the_same_bits(
-    uninterrupted: Bench, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Bench, bench: Bench
 ) -> None:
-    monkeypatch.setattr("crystalframer.runs.trial.STOP_CHECK_SECONDS", 0.0)
     asked = iter([False, False, False, False, True])  # two steps an epoch: this is the first one of epoch 3
     reports = list(
         run_trial(
@@ -142,9 +142,7 @@ def test_asked_to_stop_within_an_epoch_it_saves_and_goes_on_with_the_same_bits(
     assert bench.curves() == uninterrupted.curves()
 
 
-def test_killed_within_an_epoch_it_goes_on_from_there(
-    uninterrupted: Bench, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_within_an_epoch_it_goes_on_from_there(uninterrupted: Bench, bench: Bench) -> None:
     class DiesWithin(Trainer):
         def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
             def step(loss: float) -> None:
@@ -155,7 +153,6 @@ def test_killed_within_an_epoch_it_goes_on_from_there(
 
             yield from super().fit(step)
 
-    monkeypatch.setattr("crystalframer.runs.trial.SAVING_SHARE", 1e9)  # after every step
     with pytest.raises(OSError, match="the machine is gone"):
         list(bench.start(DiesWithin, checkpoint_seconds=0.0))
     progress = read_checkpoint(bench.directory.checkpoint).progress

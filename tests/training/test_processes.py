@@ -16,7 +16,7 @@ from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.launch import launch
-from crystalframer.training.processes import ALONE, LostProcessError
+from crystalframer.training.processes import LostProcessError
 from tests.training.test_random_stops import SETTINGS, assert_same, reached
 from tests.training.test_resume import identical
 from tests.training.together import STOPPED, fail, train
@@ -46,7 +46,7 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def alone(trial: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The training in one process."""
     folder = tmp_path_factory.mktemp("alone")
-    train(ALONE, "cpu", trial.to_dict(), folder)
+    assert launch(train, (trial.to_dict(), folder), 1) == 0
     return results(folder, 1)[0]
 
 
@@ -87,7 +87,7 @@ def test_stopped_within_an_epoch_two_processes_go_on_bit_by_bit_and_one_to_round
     assert before + results(tmp_path, 2)[0]["losses"] == results(pair, 2)[0]["losses"]
 
     (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
-    train(ALONE, "cpu", settings, tmp_path)
+    assert launch(train, (settings, tmp_path), 1) == 0
     found = results(tmp_path, 1)[0]
     assert_close({**found, "losses": before + found["losses"]}, alone)
 
@@ -111,7 +111,7 @@ def test_a_failing_process_ends_all_at_once(
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_pipelines_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "pipelines/train.py", *SETTINGS, "--processes", "2", "--save-seconds", "0"]
+    command = [sys.executable, "pipelines/train.py", *SETTINGS, "--processes", "2", "--checkpoint-seconds", "0"]
     command += ["--out", str(tmp_path / "out")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -121,11 +121,11 @@ def test_ctrl_c_stops_the_pipelines_processes_and_the_same_command_goes_on(tmp_p
         process.send_signal(signal.SIGINT)
         output, problems = process.stdout.read(), process.stderr.read()
     assert process.returncode == 130, problems
-    assert output.splitlines()[-1].endswith("run the same command again to go on")
+    assert output.splitlines()[-1].endswith("to resume, run the same command again")
     stopped = read_checkpoint(tmp_path / "out" / "checkpoint.pt").progress
     assert 5 <= stopped.step < 144
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"going on after epoch {stopped.epoch}: ")
+    assert done.stdout.startswith(f"resuming after epoch {stopped.epoch}: ")
     assert "2 processes" in done.stdout
     assert "test MAE" in done.stdout.splitlines()[-1]

@@ -109,7 +109,7 @@ def test_losses_and_weights_after_a_stop_are_those_without_it(
 def stop_at(out: Path, step: int, how: signal.Signals) -> None:
     """Run the pipeline until it has saved a new checkpoint of this step or a later one, then send it a signal."""
     step = max(step, reached(out / "checkpoint.pt") + 1)
-    command = [sys.executable, "pipelines/train.py", *SETTINGS, "--save-seconds", "0", "--out", str(out)]
+    command = [sys.executable, "pipelines/train.py", *SETTINGS, "--checkpoint-seconds", "0", "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while process.poll() is None and reached(out / "checkpoint.pt") < step:

@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from crystalframer.config import build_trial
+from crystalframer.data.registry import load_task
+from crystalframer.runs.console import on_console
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.single import Position
 from crystalframer.training.trained_model import load_model
+from crystalframer.training.trainer import Trainer
+from pipelines.status import main as status
 from pipelines.train import _overrides, _parser, main
 
 ROOT = Path(__file__).parents[2]
@@ -23,29 +29,35 @@ SETTINGS = [
 ]
 
 
-def errors_of(log: Path) -> list[str]:
-    """Return a log's lines without the seconds at their ends."""
-    return [line.rsplit("  ", 1)[0] for line in log.read_text().splitlines()]
+def errors_of(out: Path) -> list[dict[str, float]]:
+    """Return what was recorded of each epoch, without the seconds."""
+    return [
+        {name: value for name, value in record.values.items() if name != "seconds_per_epoch"}
+        for record in RunDirectory(out).records()
+    ]
 
 
 def test_training_ends_with_the_test_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SETTINGS, "--out", str(tmp_path)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    output = capsys.readouterr().out.splitlines()
+    last = output[-1]
     assert last.startswith("test MAE ")
     assert "eV/atom" in last
     assert last.endswith(f"checkpoint: {tmp_path / 'checkpoint.pt'}")
-    lines = errors_of(tmp_path / "train.log")
-    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
-    assert ["averaged" in line for line in lines] == [False, False, True]
+    epochs = [line for line in output if line.startswith("epoch")]
+    assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
+    assert ["averaged" in line for line in epochs] == [False, False, True]
+    recorded = errors_of(tmp_path)
+    assert [epoch["averaged"] for epoch in recorded] == [0.0, 0.0, 1.0]
     trained = load_model(tmp_path / "checkpoint.pt")
     assert trained.epoch == 3
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == trained.trial.to_dict()
 
     assert main([*SETTINGS, "--out", str(tmp_path)]) == 0
     repeated = capsys.readouterr().out.splitlines()
-    assert repeated[0].startswith("going on after epoch 3")
+    assert repeated[0].startswith("nothing left to do after epoch 3")
     assert repeated[-1] == last
-    assert errors_of(tmp_path / "train.log") == lines
+    assert errors_of(tmp_path) == recorded
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,16 +74,16 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, capsys: pytes
         problems = process.stderr.read()
     assert process.returncode == 130, problems
     assert last.startswith("stopped and saved in ")
-    assert last.endswith("run the same command again to go on")
+    assert last.endswith("to resume, run the same command again")
     assert load_model(tmp_path / "stopped" / "checkpoint.pt").epoch < 80
 
     assert main([*settings, "--out", str(tmp_path / "stopped")]) == 0
     resumed = capsys.readouterr().out.splitlines()
-    assert resumed[0].startswith("going on after epoch")
+    assert resumed[0].startswith("resuming after epoch")
     assert main([*settings, "--out", str(tmp_path / "through")]) == 0
     through = capsys.readouterr().out.splitlines()
     assert resumed[-1].partition("; checkpoint")[0] == through[-1].partition("; checkpoint")[0]
-    assert errors_of(tmp_path / "stopped" / "train.log") == errors_of(tmp_path / "through" / "train.log")
+    assert errors_of(tmp_path / "stopped") == errors_of(tmp_path / "through")
 
 
 @pytest.mark.parametrize(
@@ -102,10 +114,10 @@ def test_bad_settings_are_one_sentence_and_exit_code_2(
 
 def test_another_training_in_the_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SETTINGS, "--out", str(tmp_path)]) == 0
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert main([*SETTINGS, "--set", "train.seed=5", "--out", str(tmp_path)]) == 2
     assert "train.seed is 5 here and 123 there" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_divergence_is_one_sentence_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,3 +170,91 @@ def test_mistakes_of_several_processes_are_one_sentence_too(tmp_path: Path) -> N
     assert done.stderr.startswith("error: setting 'train.batch_size': got 128")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_single_run_is_a_run_directory_like_those_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CRYSTALFRAMER_RUNS", raising=False)
+    assert main(SETTINGS) == 0
+    (out,) = (path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir())
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert files == {
+        *("attempt", "checkpoint.pt", "config.json", "config.yaml", "done.json", "lock", "metrics.jsonl"),
+        *("model_card.md", "predictions/test.csv", "state.json"),
+    }
+    state = RunDirectory(out).state()
+    assert state is not None
+    assert (state.state, state.epoch) == ("done", 3)
+    assert RunDirectory(out).result() is not None
+    capsys.readouterr()
+    assert status(["single", "--all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "single: 1 trials: 1 done"
+    assert lines[-1].startswith(f"  {out.name}: done, test MAE ")
+
+
+def test_a_single_run_under_way_is_said_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CRYSTALFRAMER_RUNS", raising=False)
+    assert main([*SETTINGS, "--out", "runs/single/mine"]) == 0
+    (tmp_path / "runs" / "single" / "mine" / "done.json").unlink()
+    directory = RunDirectory(tmp_path / "runs" / "single" / "mine")
+    trial = build_trial(_overrides(_parser().parse_args(SETTINGS)))
+    with directory.attempt(trial, load_task(trial.data).fingerprint) as attempt:
+        attempt.write_state("running", 3)
+        capsys.readouterr()
+        assert status(["single"]) == 0
+        assert "mine: running, epoch 3 of 3 done" in capsys.readouterr().out
+    assert status(["single"]) == 0
+    assert "mine: interrupted after epoch 3 of 3" in capsys.readouterr().out
+
+
+def test_what_version_0_1_left_of_a_single_training_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    through, old = tmp_path / "through", tmp_path / "old"
+    assert main([*SETTINGS, "--out", str(through)]) == 0
+    trial = build_trial(_overrides(_parser().parse_args(SETTINGS)))
+    trainer = Trainer(trial, load_task(trial.data))
+    next(trainer.fit())
+    trainer.save(old / "checkpoint.pt")  # beside it, that version wrote config.yaml and train.log, which nobody reads
+    (old / "train.log").write_text("epoch    1/3 ...")
+    capsys.readouterr()
+    assert main([*SETTINGS, "--set", "train.seed=5", "--out", str(old)]) == 2
+    assert "train.seed is 5 here and 123 there" in capsys.readouterr().err
+    assert not (old / "config.json").exists()
+    assert main([*SETTINGS, "--out", str(old)]) == 0
+    assert capsys.readouterr().out.startswith("resuming after epoch 1: ")
+    assert errors_of(old) == errors_of(through)
+
+
+def test_a_training_under_way_is_not_started_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = build_trial(_overrides(_parser().parse_args(SETTINGS)))
+    with RunDirectory(tmp_path / "out").attempt(trial, load_task(trial.data).fingerprint):
+        assert main([*SETTINGS, "--out", str(tmp_path / "out")]) == 2
+    assert "out is in use by another training; stop it first" in capsys.readouterr().err
+
+
+def test_a_pipe_that_closes_ends_no_training(tmp_path: Path) -> None:
+    command = [sys.executable, "pipelines/train.py", *SETTINGS, "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert RunDirectory(tmp_path).result() is not None
+
+
+def test_between_epochs_the_console_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crystalframer.runs.console.EVERY_SECONDS", 0.0)
+    with on_console() as show:
+        show(Position(epoch=2, epochs=800, batch=30, batches=400, seconds_left=4000.0))
+        show("epoch    3/800")
+    assert capsys.readouterr().out == "epoch 3/800, batch 30/400, about 67 min left\nepoch    3/800\n"

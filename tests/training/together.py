@@ -13,7 +13,7 @@ from crystalframer.config import DataConfig, trial_from_dict
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
-from crystalframer.training.processes import Processes
+from crystalframer.training.processes import Channel, Processes
 from crystalframer.training.trainer import Trainer
 
 STOPPED = 3
@@ -30,7 +30,14 @@ def small_data() -> TaskData:
     return replace(sample, rows=rows, fingerprint="small")
 
 
-def train(processes: Processes, device: str, settings: dict[str, Any], out: Path, stop_after: int | None = None) -> int:
+def train(
+    processes: Processes,
+    device: str,
+    _channel: Channel,
+    settings: dict[str, Any],
+    out: Path,
+    stop_after: int | None = None,
+) -> int:
     """Train, from a checkpoint if there is one; write each process' losses, history, weights and predictions."""
     torch.set_num_threads(1)
     trainer = Trainer(trial_from_dict(settings), small_data(), device=device, processes=processes)
@@ -58,7 +65,7 @@ def train(processes: Processes, device: str, settings: dict[str, Any], out: Path
     return 0 if stop_after is None else STOPPED
 
 
-def fail(processes: Processes, device: str, settings: dict[str, Any], how: str) -> int:
+def fail(processes: Processes, device: str, _channel: Channel, settings: dict[str, Any], how: str) -> int:
     """Train until the last process fails after three steps."""
     torch.set_num_threads(1)
     trainer = Trainer(trial_from_dict(settings), small_data(), device=device, processes=processes)
@@ -79,8 +86,3 @@ def fail(processes: Processes, device: str, settings: dict[str, Any], how: str) 
 def mistake() -> None:
     """Raise what a user can mend."""
     raise UserError("the disk is full: make room")
-
-
-def fail_posted(processes: Processes, device: str, settings: dict[str, Any], how: str, _post: object) -> int:
-    """Do what `fail` does, as a Ray actor is asked to."""
-    return fail(processes, device, settings, how)

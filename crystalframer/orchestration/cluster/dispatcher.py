@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -137,10 +137,6 @@ class Dispatcher:
             self._most = max(1, len(self.running))
         self._again.append((self._clock() + correction.wait_seconds, job))
         self._watcher.retried(name, f"{failure.reason}; {correction.said}")
-
-    def corrections(self) -> Mapping[tuple[str, str], int]:
-        """Return how often which trial was started again, by its name and the policy's."""
-        return self._corrected
 
     def stop(self, reason: signal.Signals | str) -> None:
         """End the sweep: because of a signal, or because a budget is used up."""

@@ -17,8 +17,11 @@ from crystalframer.orchestration.cluster.jobs import TrialJob
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """System errors of a disk, quota or size limit that is used up."""
 _MEMORY_SIGNS = ("CUDA out of memory", "DefaultCPUAllocator: can't allocate", "DefaultCPUAllocator: not enough memory")
+_LOST_NODE_SIGNS = ("node has died", "node was terminated", "was preempted", "is unavailable")
+"""Ray says of an actor that it is unavailable where its process cannot be reached and no node knows of its end."""
 LOST_NODE = "its machine was lost"
-"""What Ray's word of a dead node becomes."""
+WORKER_DIED = "its worker process died"
+KILLED_FOR_MEMORY = "its worker process was killed as its machine ran out of memory"
 
 
 @dataclass(frozen=True)
@@ -35,25 +38,19 @@ class Failure:
     """Whether the process ended without an error of its own."""
 
     @classmethod
-    def of(cls, error: BaseException, reason: str, *, worker_died: bool = False) -> "Failure":
+    def of(cls, error: BaseException, reason: str) -> "Failure":
         """Describe an error together with what caused it."""
         chain = list(_causes(error))
         kinds = tuple(dict.fromkeys(base.__name__ for cause in chain for base in type(cause).__mro__))
         numbers = tuple(cause.errno for cause in chain if isinstance(cause, OSError) and cause.errno is not None)
-        return cls(reason, kinds, numbers, worker_died)
+        return cls(reason, kinds, numbers)
 
-
-class TrialFailedError(RuntimeError):
-    """How an attempt ended, on its way from the worker: the errors that caused it do not survive the journey."""
-
-    def __init__(self, failure: Failure) -> None:
-        """Carry the description."""
-        super().__init__(failure)
-        self.failure = failure
-
-    def __str__(self) -> str:
-        """Return its one line."""
-        return self.failure.reason
+    @classmethod
+    def of_lost_worker(cls, text: str) -> "Failure":
+        """Describe the end of a process that said nothing, given Ray's word of it."""
+        if any(sign in text for sign in _LOST_NODE_SIGNS):
+            return cls(LOST_NODE, worker_died=True)
+        return cls(KILLED_FOR_MEMORY if "low on memory" in text else WORKER_DIED, worker_died=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -61,12 +58,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     queue: list[BaseException | None] = [error]
     while queue:
         cause = queue.pop(0)
-        if cause is None or id(cause) in seen:
-            continue
-        seen.add(id(cause))
-        yield cause
-        wrapped = getattr(cause, "cause", None)  # Ray's way of naming what a task raised
-        queue += [wrapped if isinstance(wrapped, BaseException) else None, cause.__cause__, cause.__context__]
+        if cause is not None and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            queue += [cause.__cause__, cause.__context__]
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,7 @@ class OutOfMemory:
     def detects(self, failure: Failure) -> bool:
         """See `Policy.detects`."""
         named = {"OutOfMemoryError", "MemoryError"} & set(failure.kinds)
-        return bool(named) or any(sign in failure.reason for sign in _MEMORY_SIGNS)
+        return bool(named) or any(sign in failure.reason for sign in (*_MEMORY_SIGNS, KILLED_FOR_MEMORY))
 
     def correct(self, failure: Failure, job: TrialJob, times: int) -> Correction | None:
         """Give the trial twice its share of a GPU, or the machine one trial less at a time."""

@@ -6,6 +6,7 @@ Importing this module imports Ray, which takes seconds.
 import logging
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
+from crystalframer.data.parallel import usable_processors
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.orchestration.tracking import experiment, gate
 
+CONNECT_SECONDS = 10.0
+"""How long the head of a cluster may take to accept a connection."""
+GROWING = "ray_bootstrap_config.yaml"
+"""What `ray up` leaves in the home of a head whose cluster starts and ends nodes by itself."""
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on one machine; trials share files, not objects."""
 
@@ -36,22 +43,24 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # the screen tells what matters, errors reach us as values
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
+        _stay_on_loopback()
         os.environ |= experiment.ENVIRONMENT  # inherited by the workers
         # only who holds this process's token is let in, even among the users of this machine
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=num_cpus or usable_processors(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=_short_temporary_folder(),
             **quiet,
         )
     else:
+        require_listener(address)
         try:
             ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT | gate.credentials()}, **quiet)
         except ConnectionError as error:
-            raise UserError(f"no Ray cluster answers at --address {address!r}; start one, or leave it out") from error
+            raise _no_cluster(address) from error
         except AuthenticationError as error:
             raise UserError(
                 f"the Ray cluster at {address!r} asks for its token: set RAY_AUTH_MODE=token, and put the token that "
@@ -63,20 +72,54 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         ray.shutdown()
 
 
-def check_resources(resources: Resources) -> None:
-    """Check that this machine, or the cluster as it is now, could run at least one trial.
+def require_listener(address: str) -> None:
+    """Check that something listens where a cluster should be; Ray itself would try for a quarter of an hour.
 
     Raises:
-        UserError: it could not, and Ray would wait forever.
+        UserError: nothing does.
     """
-    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdecimal():
+        return  # e.g. auto, for which Ray looks on this machine alone
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(address) from error
+
+
+def _no_cluster(address: str) -> UserError:
+    origin = "RAY_ADDRESS" if address == os.environ.get("RAY_ADDRESS") else "--address"
+    remedy = "unset it" if origin == "RAY_ADDRESS" else "leave it out"
+    return UserError(f"no Ray cluster answers at {origin} {address!r}; start one, or {remedy} for a Ray of its own")
+
+
+def check_resources(resources: Resources) -> None:
+    """Check that some node, as the cluster is now, could run a trial; one that grows by itself may yet get such a node.
+
+    Raises:
+        UserError: none could, and Ray would wait forever.
+    """
+    if (Path(os.environ.get("HOME", "/")) / GROWING).exists():
+        return
+    nodes: list[dict[str, Any]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     for what, needed in (("CPU", float(resources.cpus_per_trial)), ("GPU", resources.gpus_per_trial)):
-        if needed > available.get(what, 0.0):
+        most = max((node.get(what, 0.0) for node in nodes), default=0.0)
+        if needed > most:
             raise UserError(
-                f"a trial asks for {needed:g} {what}s but there are {available.get(what, 0.0):g} here: run the sweep "
-                f"on a larger machine or cluster (--address), or ask for less with "
+                f"a trial asks for {needed:g} {what}s but no machine here has more than {most:g}: run the sweep on a "
+                f"larger machine or cluster (--address), or ask for less with "
                 f"--set resources.{what.lower()}s_per_trial=N"
             )
+
+
+def _stay_on_loopback() -> None:
+    """Let a Ray of our own be reached from this machine alone.
+
+    Ray knows this as its way on other systems than Linux, and reads the variable once, when it is imported: its
+    children get the variable, this process the value.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _short_temporary_folder() -> str:

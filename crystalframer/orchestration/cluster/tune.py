@@ -18,15 +18,14 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial as RayTrial
 
 from crystalframer.command_line import on_stop_signals
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
-from crystalframer.orchestration.cluster.failures import LOST_NODE, Failure, TrialFailedError
+from crystalframer.orchestration.cluster.failures import Failure
 from crystalframer.orchestration.cluster.worker import SweepTrial
-from crystalframer.runs.trial import TrialProgress, one_line
+from crystalframer.runs.trial import TrialProgress
 
 TICK_SECONDS = 1.0
 """How often the driver looks after what is beside the trials."""
@@ -134,6 +133,8 @@ class _EarlyStops(_Unpickled, tune.schedulers.FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         if self._dispatcher.outcome.stopping:
             return str(self.STOP)
+        if "failure/reason" in result:
+            return str(self.CONTINUE)
         # Tune flattens results for its schedulers
         fields = {key.removeprefix("progress/"): result[key] for key in result if key.startswith("progress/")}
         stops = self._dispatcher.stops_here(_name(trial), TrialProgress(**fields))
@@ -147,6 +148,8 @@ class _Events(_Unpickled, tune.Callback):
         self._dispatcher = dispatcher
         self._housekeeping = housekeeping
         self._ticked_at = self._checked_at = time.monotonic()
+        self._failed: set[str] = set()
+        """Trials of Tune's whose worker has said why it failed; it ends next, which is no failure of its own."""
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -171,6 +174,7 @@ class _Events(_Unpickled, tune.Callback):
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
         if "failure" in result:
+            self._failed.add(trial.trial_id)
             self._dispatcher.failed(_name(trial), Failure(**result["failure"]))
         elif "stopped" in result:
             self._dispatcher.stopped(_name(trial))
@@ -182,7 +186,8 @@ class _Events(_Unpickled, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         _forget_statistics(trial)
-        self._dispatcher.failed(_name(trial), _failure(trial))
+        if trial.trial_id not in self._failed:
+            self._dispatcher.failed(_name(trial), Failure.of_lost_worker(_word_of_end(trial)))
 
 
 class _StopWhenAsked(_Unpickled, tune.Stopper):
@@ -225,13 +230,7 @@ def _forget_statistics(trial: RayTrial) -> None:
     trial.metric_n_steps.clear()
 
 
-def _failure(trial: RayTrial) -> Failure:
-    error = trial.get_pickled_error()
-    if error is None:
-        return Failure("its worker process died", worker_died=True)
-    if isinstance(error, RayActorError):
-        lost = "node" in str(error).lower() and "died" in str(error).lower()
-        reason = LOST_NODE if lost and not error.actor_init_failed else "its worker process died"
-        return Failure.of(error, reason, worker_died=True)
-    cause = getattr(error, "cause", None) or error.__cause__ or error
-    return cause.failure if isinstance(cause, TrialFailedError) else Failure.of(error, one_line(cause))
+def _word_of_end(trial: RayTrial) -> str:
+    """Return what Ray says of a worker that ended without a word, from the file that Tune keeps beside its records."""
+    path = trial.error_file
+    return "" if path is None else Path(path).read_text(encoding="utf-8", errors="replace")

@@ -11,14 +11,17 @@ from ray import tune
 
 from crystalframer.config import trial_from_dict
 from crystalframer.data.registry import load_task_once
-from crystalframer.orchestration.cluster.failures import Failure, Hopeless, TrialFailedError
+from crystalframer.errors import one_line
+from crystalframer.orchestration.cluster.failures import Failure, Hopeless
 from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.cluster.surroundings import require_visible
-from crystalframer.orchestration.tracking import experiment, gate
-from crystalframer.orchestration.tracking.buffered import PatientTracker
+from crystalframer.orchestration.tracking.buffered import mlflow_tracker
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import TrainerFactory, Trial, TrialProgress, one_line, run_trial
+from crystalframer.runs.trainable import TrainerFactory
+from crystalframer.runs.trial import Trial, TrialProgress, run_trial
 
+STOP_CHECK_SECONDS = 1.0
+"""How often a worker looks whether it should stop."""
 REPORT_SECONDS = 0.5
 """Shortest time between two reports of a worker: each costs a round trip."""
 
@@ -29,6 +32,7 @@ class SweepTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Take up the trial; the work starts with the first step."""
         self._progress: Generator[TrialProgress, None, None] | None = None
+        self._has_failed = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process."""
@@ -36,7 +40,13 @@ class SweepTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train until there is something worth reporting."""
+        """Train until there is something worth reporting.
+
+        A failure is reported as a value, since errors reach the driver without their causes, if at all. After one that
+        another attempt may mend, the process ends: it may have lost its device or its memory.
+        """
+        if self._has_failed:
+            raise RuntimeError("the process ends after the failure that it has reported")
         job = TrialJob(**self.config["job"])
         reported = time.monotonic()
         try:
@@ -46,11 +56,10 @@ class SweepTrial(tune.Trainable):
                 due = progress.epoch in job.decide_at or time.monotonic() - reported >= REPORT_SECONDS
                 if progress.result is not None or due:
                     return {"progress": asdict(progress), "done": progress.result is not None}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the driver hears of it and decides)
             failure = Failure.of(error, one_line(error))
-            if not Hopeless().detects(failure):  # the driver decides, and this process ends
-                raise TrialFailedError(failure) from error
-            return {"failure": asdict(failure), "done": True}
+            self._has_failed = not Hopeless().detects(failure)
+            return {"failure": asdict(failure), "done": not self._has_failed}
         return {"stopped": True, "done": True}
 
     def cleanup(self) -> None:
@@ -63,10 +72,11 @@ class SweepTrial(tune.Trainable):
 def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
     import torch
 
+    from crystalframer.training.devices import check_device
+
     if job.marker:
         require_visible(Path(job.marker))
-    if job.signs_in:
-        gate.sign_in()
+    check_device(job.device)
     torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
     if job.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -76,7 +86,7 @@ def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
         trial,
         load_task_once(trial.config.data),
         RunDirectory(Path(job.directory)),
-        PatientTracker(experiment.MlflowTracker(job.tracking_uri, job.experiment_id), experiment.is_away),
+        mlflow_tracker(job.tracking_uri, job.experiment_id, job.signs_in),
         cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
         tags=job.tags,
         device=job.device,
@@ -84,5 +94,19 @@ def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
         snapshots=job.snapshots,
         decide_at=job.decide_at,
         parent=RunDirectory(Path(job.inherits)) if job.inherits else None,
-        stop_requested=Path(job.stop_file).exists if job.stop_file else lambda: False,
+        stop_requested=_StopFile(Path(job.stop_file)) if job.stop_file else lambda: False,
     )
+
+
+class _StopFile:
+    """Looks for the file that says that the sweep should stop, about once a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._looked = time.monotonic()
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._looked < STOP_CHECK_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        return self._path.exists()

@@ -2,9 +2,6 @@
 
 import contextlib
 import functools
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -25,10 +22,11 @@ from crystalframer.orchestration.tracking.experiment import MlflowExperiment, is
 from crystalframer.orchestration.tracking.server import Tracking
 from crystalframer.runs.budget import LOCK, Heartbeat
 from crystalframer.runs.json_files import DamagedError
+from crystalframer.runs.recording import git_commit, record_finished
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import Summary, TrialStatus, append_plan, read_status, write_plan, write_report
 from crystalframer.runs.tracker import RunStatus, StepMetrics
-from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, conclude_tracking, start_tracking
+from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial
 
 TRAINER = "crystalframer.training.trainer:Trainer"
 EXIT_FAILED = 1
@@ -194,15 +192,12 @@ class Driver:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _run_on_ray(self, source: JobSource, tracking: Tracking, heartbeat: Heartbeat, ahead: int) -> Outcome:
-        if self._options.address is None:  # read when Ray is imported: a Ray of our own stays on the loopback interface
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         from crystalframer.orchestration.cluster import session, tune
 
         if self.sweep.resources.measured:
             source = MeasuredJobs(source, self._known_memory())
         with session.ray_session(self._options.address):
-            if self._options.address is None:
-                session.check_resources(self.sweep.resources)
+            session.check_resources(self.sweep.resources)
             self._experiment = self._open_experiment(tracking)
             with Screen(self._console, self.statuses) as screen:
                 dispatcher = Dispatcher(
@@ -266,11 +261,8 @@ class Driver:
                 continue
             directory = self.directory(trial.name)
             try:
-                if (result := directory.result()) is not None:
-                    records = directory.records()
-                    tracker = experiment.tracker()
-                    start_tracking(tracker, trial, result["tags"], records)
-                    conclude_tracking(tracker, directory, StepMetrics(**result["final"]))
+                if directory.result() is not None:
+                    record_finished(experiment.tracker(), trial.name, trial.config, directory)
             except DamagedError as error:
                 self._unrecorded.add(str(error))
 
@@ -289,14 +281,3 @@ def _reached(call: Callable[[], Any]) -> bool:
 def full_disk(error: OSError, folder: Path) -> UserError:
     """Return what the user is told when the driver itself could not write."""
     return UserError(f"{folder} cannot be written to ({error.strerror}); free space, then run the same command again")
-
-
-@functools.cache
-def git_commit() -> str:
-    """Return the commit of the checkout that runs, ``-dirty`` if it was edited; "unknown" outside a checkout."""
-    root = Path(__file__).absolute().parents[3]
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return "unknown"
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"

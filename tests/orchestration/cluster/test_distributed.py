@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from crystalframer.config import TrialConfig, build_trial
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.distributed import launch_on_ray
 from crystalframer.orchestration.cluster.session import ray_session
+from crystalframer.runs.single import SingleRun, train_single
 from crystalframer.training.checkpoint import read_checkpoint
-from crystalframer.training.processes import ALONE, LostProcessError, Post
-from pipelines.train import main, train
+from crystalframer.training.launch import launch
+from crystalframer.training.processes import LostProcessError
+from pipelines.train import main
 from tests.training.conftest import SMALL
 from tests.training.test_random_stops import assert_same
-from tests.training.together import fail_posted
+from tests.training.together import fail
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,19 +38,28 @@ def trial() -> TrialConfig:
     return build_trial({**SMALL, **sizes, "train.epochs": 40})
 
 
-def run(trial: TrialConfig, out: Path, say: Any) -> int:
-    return launch_on_ray(train, (trial.to_dict(), out, 1, 1e9), 2, out=out, say=say)
+def single(trial: TrialConfig, out: Path) -> SingleRun:
+    return SingleRun(trial.to_dict(), out, threads=1, checkpoint_seconds=1e9)
+
+
+def run(trial: TrialConfig, out: Path, show: Callable[[Any], None]) -> int:
+    return launch_on_ray(train_single, (single(trial, out),), 2, show=show, out=out)
+
+
+def said(messages: list[Any]) -> list[str]:
+    """The lines among what was shown."""
+    return [message for message in messages if isinstance(message, str)]
 
 
 @pytest.mark.slow
 def test_actors_learn_what_one_process_does_and_stop_in_good_order(trial: TrialConfig, tmp_path: Path) -> None:
-    lines: list[str] = []
-    assert run(trial, tmp_path / "through", lines.append) == 0
+    shown: list[Any] = []
+    assert run(trial, tmp_path / "through", shown.append) == 0
+    lines = said(shown)
     assert "2 processes" in lines[0]
     assert [line.split()[1] for line in lines[1:-1]] == [f"{epoch}/40" for epoch in range(1, 41)]
     assert lines[-1].startswith("test MAE ")
-    alone: list[str] = []
-    train(ALONE, "cpu", trial.to_dict(), tmp_path / "alone", 1, 1e9, Post(alone.append, lambda: False))
+    assert launch(train_single, (single(trial, tmp_path / "alone"),), 1, show=lambda _: None) == 0
     errors = [
         [result["val_mae"] for result in read_checkpoint(tmp_path / name / "checkpoint.pt").history]
         for name in ("through", "alone")
@@ -56,15 +67,15 @@ def test_actors_learn_what_one_process_does_and_stop_in_good_order(trial: TrialC
     assert errors[0][:10] == pytest.approx(errors[1][:10], rel=1e-4)
     assert errors[0] == pytest.approx(errors[1], rel=1e-2)
 
-    def interrupt(line: str) -> None:
-        if line.startswith("epoch    1/"):
+    def interrupt(message: Any) -> None:
+        if str(message).startswith("epoch    1/"):
             os.kill(os.getpid(), signal.SIGINT)
 
     first = run(trial, tmp_path / "stopped", interrupt)
     assert first in (0, 130), "the training may have been faster than the signal"
-    again: list[str] = []
+    again: list[Any] = []
     assert run(trial, tmp_path / "stopped", again.append) == 0
-    assert again[0].startswith("going on after epoch ")
+    assert said(again)[0].startswith("resuming after epoch ")
     assert_same(tmp_path / "stopped" / "checkpoint.pt", tmp_path / "through" / "checkpoint.pt")
 
 
@@ -80,7 +91,7 @@ def test_a_failing_actor_ends_all_at_once(tmp_path: Path, how: str, error: type[
     small = build_trial(SMALL)
     started = time.monotonic()
     with pytest.raises(error, match=re.escape(sentence)):
-        launch_on_ray(fail_posted, (small.to_dict(), how), 2, out=tmp_path)
+        launch_on_ray(fail, (small.to_dict(), how), 2, out=tmp_path)
     assert time.monotonic() - started < 90
 
 

@@ -2,14 +2,13 @@
 
 import errno
 import os
-import pickle
 import resource
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import TaskData
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, one_line
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher
 from crystalframer.orchestration.cluster.failures import (
     LOST_NODE,
@@ -27,7 +26,6 @@ from crystalframer.orchestration.cluster.failures import (
     FullDisk,
     LostNode,
     OutOfMemory,
-    TrialFailedError,
     standard_policies,
 )
 from crystalframer.orchestration.cluster.jobs import JobList, TrialJob
@@ -38,7 +36,7 @@ from crystalframer.orchestration.tracking.server import LocalMlflowServer
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import MemoryTracker, StepMetrics
-from crystalframer.runs.trial import Trial, one_line, run_trial
+from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.trainer import Trainer
 from tests.orchestration.tracking.test_tracking import read_mlflow
@@ -213,7 +211,7 @@ def test_causes_are_looked_into() -> None:
     outer.__context__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     failure = Failure.of(outer, "RuntimeError: the writer failed")
     assert FullDisk().detects(failure)
-    assert pickle.loads(pickle.dumps(TrialFailedError(failure))).failure == failure  # as Ray sends it
+    assert Failure(**asdict(failure)) == failure  # as a worker sends it
 
 
 @pytest.mark.slow

@@ -90,9 +90,13 @@ def test_what_would_only_repeat_is_not_tried_again(job: dict[str, Any], changes:
     assert said in report["failure"]["reason"]
 
 
-def test_anything_else_is_left_to_ray(job: dict[str, Any]) -> None:
-    with pytest.raises(RuntimeError, match="a device went away"):
-        make(job, trainer=f"{HERE}:Breaks").step()
+def test_after_anything_else_the_driver_decides_and_the_process_ends(job: dict[str, Any]) -> None:
+    worker = make(job, trainer=f"{HERE}:Breaks")
+    report = worker.step()
+    assert report["failure"]["reason"] == "RuntimeError: a device went away"
+    assert not report["done"]
+    with pytest.raises(RuntimeError, match="the process ends"):
+        worker.step()
     state = RunDirectory(Path(job["directory"])).state()
     assert state is not None
     assert (state.state, state.reason) == ("failed", "RuntimeError: a device went away")

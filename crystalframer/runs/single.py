@@ -1,0 +1,211 @@
+"""One training by itself, in a run directory like those of a sweep: in one process or in several."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crystalframer.command_line import EXIT_INTERRUPTED
+from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.data.dataset import TaskData, unit_token
+from crystalframer.data.registry import load_task_once
+from crystalframer.errors import UserError
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.status import PLAN, TrialStatus, append_plan, duration, read_plan
+from crystalframer.runs.tracker import NullTracker, Tracker
+from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, follow_trial, run_trial
+from crystalframer.training.checkpoint import read_checkpoint_of
+from crystalframer.training.fine_tuning import start_weights
+from crystalframer.training.metrics import EpochResult
+from crystalframer.training.processes import Channel, Processes
+from crystalframer.training.suitability import check_suitable
+from crystalframer.training.trainer import Trainer
+
+POSITION_SECONDS = 0.2
+"""How often a training says how far it is within an epoch."""
+
+
+@dataclass(frozen=True)
+class SingleRun:
+    """What to train and where; can be pickled, for the processes that do it."""
+
+    settings: dict[str, Any]
+    """As `TrialConfig.to_dict` writes them."""
+    directory: Path
+    """Absolute run directory; its name is the trial's."""
+    threads: int | None = None
+    """Of each process, None for torch's own choice."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    make_tracker: Callable[[], Tracker] = NullTracker
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training is."""
+
+    epoch: int
+    """Complete epochs."""
+    epochs: int
+    batch: int
+    """Batches done of the epoch under way."""
+    batches: int
+    seconds_left: float
+    """NaN while that is not known."""
+
+    @property
+    def done(self) -> int:
+        """Batches done of the whole training."""
+        return self.epoch * self.batches + self.batch
+
+    @property
+    def total(self) -> int:
+        """Batches of the whole training."""
+        return self.epochs * self.batches
+
+    def __str__(self) -> str:
+        """Say it."""
+        left = "" if math.isnan(self.seconds_left) else f", about {duration(self.seconds_left)} left"
+        return f"epoch {self.epoch + 1}/{self.epochs}, batch {self.batch}/{self.batches}{left}"
+
+
+def check_single(config: TrialConfig, directory: RunDirectory, data: TaskData) -> None:
+    """Check that a training can start or resume in a directory, before anything is written.
+
+    Raises:
+        UserError: the settings do not suit the data, the directory holds another training or is in use, or the model
+            to start from does not fit.
+    """
+    check_suitable(config, data)
+    directory.check_belongs(config, data.fingerprint)
+    if directory.checkpoint.exists():  # version 0.1 left nothing else that says whose it is
+        read_checkpoint_of(directory.checkpoint, config, data.fingerprint)
+    elif config.train.start_from is not None:
+        start_weights(config, data)
+    if directory.is_in_use():
+        raise UserError(f"{directory.path} is in use by another training; stop it first, or choose another --out")
+
+
+def list_single(trial: TrialStatus, folder: Path) -> None:
+    """Let a training be among those of a folder of runs whose status is asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / PLAN).exists() or trial.name not in {known.name for known in read_plan(folder)[0]}:
+        append_plan(folder, trial)
+
+
+def train_single(processes: Processes, device: str, channel: Channel, run: SingleRun) -> int:
+    """Train in this process, alone or as one of several, of which the first speaks and saves; return the exit code."""
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    directory = RunDirectory(run.directory)
+    trial = Trial(directory.path.name, trial_from_dict(run.settings))
+    data = load_task_once(trial.config.data)
+    make_trainer = functools.partial(_SpeakingTrainer, processes=processes, channel=channel, directory=directory)
+    if not processes.is_first:
+        follow_trial(trial.config, data, directory, make_trainer, device=device, processes=processes)
+        return 0
+    result = None
+    for progress in run_trial(
+        trial,
+        data,
+        directory,
+        run.make_tracker(),
+        make_trainer,
+        tags=run.tags,
+        device=device,
+        checkpoint_seconds=run.checkpoint_seconds,
+        processes=processes,
+    ):
+        result = progress.result
+    if result is None:
+        channel.send(f"stopped and saved in {directory.checkpoint}; to resume, run the same command again")
+        return EXIT_INTERRUPTED
+    for line in error_lines(directory, data):
+        channel.send(line)
+    return 0
+
+
+def error_lines(directory: RunDirectory, data: TaskData) -> list[str]:
+    """Return a finished training's test errors, a line for each target."""
+    result = directory.result()
+    assert result is not None, "the training is done"
+    values: dict[str, float] = result["final"]["values"]
+    lines = []
+    for task, unit in zip(data.tasks, data.units, strict=True):
+        name, prefix = (f"{task}: ", f"test/{task}/") if len(data.tasks) > 1 else ("", "test/")
+        mae, rmse, mean = (values[f"{prefix}{kind}_{unit_token(unit)}"] for kind in ("mae", "rmse", "baseline_mae"))
+        lines.append(
+            f"{name}test MAE {mae:.4g} {unit}, RMSE {rmse:.4g} {unit} (predicting the training mean: MAE {mean:.4g} "
+            f"{unit})"
+        )
+    return [*lines[:-1], f"{lines[-1]}; checkpoint: {directory.checkpoint}"]
+
+
+class _SpeakingTrainer(Trainer):
+    """A trainer that says how it gets on, in the first process, and hears a wish to stop, in any."""
+
+    def __init__(
+        self,
+        trial: TrialConfig,
+        data: TaskData,
+        *,
+        device: str,
+        processes: Processes,
+        channel: Channel,
+        directory: RunDirectory,
+    ) -> None:
+        super().__init__(trial, data, device=device, processes=processes)
+        self._channel = channel
+        self._directory = directory
+        self._spoke = -math.inf
+
+    def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
+        """See `Trainer.fit`."""
+
+        def step(loss: float) -> None:
+            if after_step is not None:
+                after_step(loss)
+            if self._channel.stop_requested():
+                self.stop()
+            if time.monotonic() - self._spoke >= POSITION_SECONDS:
+                self._say(self._position())
+
+        together = f", {self.processes.size} processes" if self.processes.size > 1 else ""
+        text = (
+            f"{self.num_parameters:,} parameters, {self.model.kernel_name} attention{together}, {self._directory.path}"
+        )
+        self._say(f"resuming after epoch {self.progress.epoch}: {text}" if self.progress.step else text)
+        for result in super().fit(step):
+            self._say(self._line(result))
+            yield result
+
+    def _say(self, message: Any) -> None:
+        self._spoke = time.monotonic()
+        if self.processes.is_first:
+            self._channel.send(message)
+
+    def _position(self) -> Position:
+        done, batches, epochs = self.progress, self.steps_per_epoch, self.trial.train.epochs
+        each = self.seconds_per_epoch
+        if math.isnan(each) and done.position:
+            each = done.seconds / done.position * batches
+        return Position(
+            done.epoch, epochs, done.position, batches, each * (epochs - done.epoch - done.position / batches)
+        )
+
+    def _line(self, result: EpochResult) -> str:
+        unit = self.data.unit
+        tasks = "".join(
+            f"  {task} {error:.4g} {unit_of_task}"
+            for (task, error), unit_of_task in zip(result.val_mae_by_task.items(), self.data.units, strict=False)
+        )
+        return (
+            f"epoch {result.epoch:4}/{self.trial.train.epochs}  step {result.step}  train {result.train_mae:.4g} {unit}"
+            f"  val {result.val_mae:.4g} {unit}{tasks}{' (averaged weights)' if result.averaged else ''}"
+            f"  rate {result.learning_rate:.3g}  {result.seconds:.2f} s"
+        )

@@ -1,0 +1,65 @@
+"""A trainer that fails in the way its trial's seed stands for: once, or whenever it is tried."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from crystalframer.errors import UserError
+from crystalframer.runs.run_directory import SupersededError
+from crystalframer.training.metrics import EpochResult
+from crystalframer.training.optimizer import TrainingDivergedError
+from crystalframer.training.processes import LostProcessError
+from tests.orchestration.stub_training import StubTrainer
+
+
+class StrangersError(Exception):
+    """An error that nobody foresaw, and that does not survive being pickled."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def raise_(error: Exception) -> None:
+    """Raise."""
+    raise error
+
+
+def raise_caused(error: Exception, cause: Exception) -> None:
+    """Raise an error because of another one."""
+    raise error from cause
+
+
+FAILURES: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
+    "full disk": lambda: raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    "full disk beneath": lambda: raise_caused(RuntimeError("writing failed"), OSError(errno.EDQUOT, "quota")),
+    "memory": lambda: raise_(MemoryError("1 TiB")),
+    "memory refused": lambda: print(torch.empty(2**60, dtype=torch.uint8)),
+    "mistake": lambda: raise_(UserError("the batch is too large: choose a smaller one")),
+    "divergence": lambda: raise_(TrainingDivergedError("training diverged in epoch 1")),
+    "superseded": lambda: raise_(SupersededError("another attempt took over")),
+    "lost process": lambda: raise_(LostProcessError("another process of the training is gone")),
+    "stranger": lambda: raise_(StrangersError("this", "that")),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+ONCE = ("full disk", "full disk beneath")
+"""Failures that pass."""
+KINDS = list(FAILURES)
+"""By seed."""
+
+
+class FailingTrainer(StubTrainer):
+    """Fails after its first step."""
+
+    def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
+        """See `StubTrainer.fit`."""
+        kind = KINDS[self.trial.train.seed]
+        mark = Path(os.environ["FAILED"]) / kind
+        if not (kind in ONCE and mark.exists()):
+            mark.touch()
+            FAILURES[kind]()
+        yield from super().fit(after_step)
