@@ -19,7 +19,7 @@ trials on this machine, or on the cluster it finds itself on (docs/clusters.md);
 errors and checkpoints, and the analysis draws the table and the learning curves from what MLflow recorded.
 
 Stop it whenever you like (Ctrl-C, or pull the plug) and run the same command again: finished trials are kept, the
-others go on from their checkpoints. Add seeds or frames to the file and only what is new runs.
+others resume from their checkpoints. Add seeds or frames to the file and only what is new runs.
 """
 
 EPILOG = """\

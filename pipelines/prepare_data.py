@@ -10,7 +10,7 @@
 
 The published split is regenerated and checked. Records that hold no valid crystal are left out and listed with the
 reason in rejects.jsonl; everything else goes into one memory-mapped Arrow file under $CRYSTALFRAMER_DATA (default
-~/.cache/crystalframer), downloads into its folder `downloads`. Stop it at any time: the same command goes on with what
+~/.cache/crystalframer), downloads into its folder `downloads`. Stop it at any time: the same command resumes with what
 has arrived. A store made from the same files in the same way is kept as it is. More: docs/data.md.
 """
 

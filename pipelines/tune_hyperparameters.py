@@ -26,7 +26,7 @@ EPILOG = """\
 examples:
   python pipelines/tune_hyperparameters.py                                 a search on the embedded sample
   python pipelines/tune_hyperparameters.py sweeps/hpo_pbt_sample.yaml      population-based training on the same
-  python pipelines/tune_hyperparameters.py --set budget.trials=40          go on with more trials
+  python pipelines/tune_hyperparameters.py --set budget.trials=40          resume with more trials
   python pipelines/status.py hpo_sample                                    from another shell: where it stands
 
 where things are, for a search NAME:

@@ -91,7 +91,7 @@ def run_trial(
         checkpoint_seconds: shortest time between two checkpoints.
         snapshots: how many models to keep from evenly spaced epochs, the last one included.
         decide_at: epochs at which someone may decide to end the trial; they are saved before they are reported.
-        parent: run directory of a trial whose checkpoint this one goes on from, under its own settings.
+        parent: run directory of a trial whose checkpoint this one resumes from, under its own settings.
         stop_requested: asked after every step; once it says so the trial saves a checkpoint and ends.
         processes: those that train together, of which this is the first; see `follow_trial`.
 

@@ -137,7 +137,7 @@ def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def with_settings(checkpoint: Checkpoint, trial: TrialConfig) -> Checkpoint:
-    """Return a checkpoint that goes on under other settings; the learning rate is set before every step anyway."""
+    """Return a checkpoint to resume from under other settings; the learning rate is set before every step anyway."""
     decayed, biases = checkpoint.optimizer["param_groups"]  # as training/optimizer.py makes them
     betas = (trial.train.beta_1, trial.train.beta_2)
     groups = [{**decayed, "betas": betas, "weight_decay": trial.train.weight_decay}, {**biases, "betas": betas}]

@@ -1,4 +1,4 @@
-"""Snapshots: what a model was at one epoch, a quarter of a checkpoint's size; read like one, but not to go on from."""
+"""Snapshots: what a model was at one epoch, a quarter of a checkpoint's size; read like one, but not to resume from."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -165,7 +165,7 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: a loss, gradient or validation prediction is not a finite number. No step is ever
-                skipped; go on from an earlier checkpoint with other settings.
+                skipped; resume from an earlier checkpoint with other settings.
             UserError: memory is too small for a single crystal.
             LostProcessError: another process is gone.
         """
@@ -177,7 +177,7 @@ class Trainer:
     def stop(self) -> None:
         """Make `fit` end after the step under way, where `save` is possible; safe in a signal handler.
 
-        Told to one process, all of them stop after the same step. The next call of `fit` goes on from there.
+        Told to one process, all of them stop after the same step. The next call of `fit` resumes there.
         """
         self._stopping = True
 

@@ -66,7 +66,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 @dataclass(frozen=True)
 class Correction:
-    """What is done about a failure: the trial goes on from its last checkpoint."""
+    """What is done about a failure: the trial resumes from its last checkpoint."""
 
     said: str
     """For the user, after the reason."""
@@ -125,8 +125,8 @@ class OutOfMemory:
             return None
         if job.gpus > 0:
             gpus = min(1.0, 2 * job.gpus)
-            return Correction(f"it will go on with {gpus:g} of a GPU", self.wait_seconds, gpus=gpus)
-        return Correction("it will go on with one trial less beside it", self.wait_seconds, fewer_neighbours=True)
+            return Correction(f"it will resume with {gpus:g} of a GPU", self.wait_seconds, gpus=gpus)
+        return Correction("it will resume with one trial less beside it", self.wait_seconds, fewer_neighbours=True)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class LostNode:
 
     def correct(self, failure: Failure, job: TrialJob, times: int) -> Correction | None:
         """Go on elsewhere."""
-        return None if times >= self.most else Correction("it will go on from its last checkpoint")
+        return None if times >= self.most else Correction("it will resume from its last checkpoint")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class AnythingElse:
 
     def correct(self, failure: Failure, job: TrialJob, times: int) -> Correction | None:
         """Try again from the last checkpoint."""
-        return None if times >= self.most else Correction("it will go on from its last checkpoint")
+        return None if times >= self.most else Correction("it will resume from its last checkpoint")
 
 
 def standard_policies(max_failures: int) -> Sequence[Policy]:

@@ -52,7 +52,7 @@ class TrialJob:
     decide_at: tuple[int, ...] = ()
     """Epochs that are reported at once, because someone may decide there to end the trial."""
     inherits: str = ""
-    """Run directory of the trial whose checkpoint this one goes on from, under its own settings."""
+    """Run directory of the trial whose checkpoint this one resumes from, under its own settings."""
     stop_file: str = ""
     """A file that is there while the sweep should stop."""
 

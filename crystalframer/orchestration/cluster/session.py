@@ -6,10 +6,11 @@ Importing this module imports Ray, which takes seconds.
 import logging
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ GROWING = "ray_bootstrap_config.yaml"
 """What `ray up` leaves in the home of a head whose cluster starts and ends nodes by itself."""
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on one machine; trials share files, not objects."""
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 
 
 @contextmanager
@@ -41,35 +43,41 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         yield
         return
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # the screen tells what matters, errors reach us as values
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address is None:
-        _stay_on_loopback()
-        os.environ |= experiment.ENVIRONMENT  # inherited by the workers
-        # only who holds this process's token is let in, even among the users of this machine
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(
-            address="local",
-            num_cpus=num_cpus or usable_processors(),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=_short_temporary_folder(),
-            **quiet,
-        )
-    else:
-        require_listener(address)
-        try:
-            ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT | gate.credentials()}, **quiet)
-        except ConnectionError as error:
-            raise _no_cluster(address) from error
-        except AuthenticationError as error:
-            raise UserError(
-                f"the Ray cluster at {address!r} asks for its token: set RAY_AUTH_MODE=token, and put the token that "
-                "`ray get-auth-token` shows on its head into ~/.ray/auth_token"
-            ) from error
-    try:
+    with ExitStack() as stack:
+        if address is None:
+            _start_own(num_cpus, stack.enter_context(_private_folder()))
+        else:
+            _join(address)
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
+
+
+def _start_own(num_cpus: int | None, folder: str) -> None:
+    _stay_on_loopback()
+    os.environ |= experiment.ENVIRONMENT  # inherited by the workers
+    # only who holds this process's token is let in, even among the users of this machine
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        address="local",
+        num_cpus=num_cpus or usable_processors(),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=folder,
+        **_QUIET,
+    )
+
+
+def _join(address: str) -> None:
+    require_listener(address)
+    try:
+        ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT | gate.credentials()}, **_QUIET)
+    except ConnectionError as error:
+        raise _no_cluster(address) from error
+    except AuthenticationError as error:
+        raise UserError(
+            f"the Ray cluster at {address!r} asks for its token: set RAY_AUTH_MODE=token, and put the token that "
+            "`ray get-auth-token` shows on its head into ~/.ray/auth_token"
+        ) from error
 
 
 def require_listener(address: str) -> None:
@@ -122,7 +130,16 @@ def _stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def _short_temporary_folder() -> str:
-    """Return where Ray may keep its sockets, whose paths must stay below about 100 characters."""
-    folder = Path(tempfile.gettempdir()) / f"crystalframer-ray-{os.getuid()}"
-    return str(folder if len(str(folder)) < 40 else Path("/tmp") / folder.name)
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """Name a folder for Ray's sockets and logs within one that nobody else can enter, and remove both at the end.
+
+    Ray lets everybody write to its own folder. Paths of sockets must stay below about 100 characters, hence short
+    names, and `/tmp` where the temporary folder's own path is long.
+    """
+    parent = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="crystal-", dir=parent if len(parent) < 25 else "/tmp")
+    try:
+        yield f"{folder}/ray"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -162,7 +162,7 @@ class _Events(_Unpickled, tune.Callback):
             self._checked_at = now
             nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
             if not any(node["Alive"] for node in nodes):  # or Tune would wait for workers for ever
-                raise UserError("Ray's own process died, out of memory perhaps; the same command goes on from here")
+                raise UserError("Ray's own process died, out of memory perhaps; the same command resumes")
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
         self.tick()

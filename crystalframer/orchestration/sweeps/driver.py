@@ -149,7 +149,7 @@ class Driver:
         for sentence in sorted(self._unrecorded):
             self.say(f"not recorded in MLflow: {sentence}")
         if outcome.interrupted is not None:
-            self.say(f"Stopped by {outcome.interrupted.name}; the same command goes on where it stopped.")
+            self.say(f"Stopped by {outcome.interrupted.name}; the same command resumes it.")
             return 128 + outcome.interrupted
         if outcome.failed:
             self.say(
@@ -160,7 +160,7 @@ class Driver:
         if outcome.unrecorded or self._unrecorded:
             return EXIT_FAILED
         if outcome.over_budget:
-            self.say(f"Ended because {outcome.over_budget}; the same command with a larger one goes on.")
+            self.say(f"Ended because {outcome.over_budget}; the same command with a larger one resumes it.")
             return EXIT_OVER_BUDGET
         return 0
 

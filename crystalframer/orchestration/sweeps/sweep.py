@@ -64,7 +64,7 @@ def check_trial(trial: Trial, data: TaskData) -> None:
 def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:
     """Run what is not done yet of a sweep, and return the exit code.
 
-    Finished trials are kept, unfinished ones go on from their checkpoints, and runs in MLflow that the sweep, as its
+    Finished trials are kept, unfinished ones resume from their checkpoints, and runs in MLflow that the sweep, as its
     file reads now, does not contain are tagged ``current=false``.
 
     Returns:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,8 @@ from tests.orchestration.failing_training import KINDS
 
 pytestmark = pytest.mark.slow
 
-AGAIN = "it will go on from its last checkpoint"
-MEMORY = "it will go on with one trial less beside it"
+AGAIN = "it will resume from its last checkpoint"
+MEMORY = "it will resume with one trial less beside it"
 DISK = "free space on the disk; it will try again in 10 s"
 EXPECTED = {  # by kind: the reason, what is done about it, and the policy; as the table of docs/search.md has it
     "full disk": ("OSError: [Errno 28] No space left on device", DISK, "full disk"),
@@ -152,6 +153,25 @@ print(*sorted(listening))
     )
     assert done.stdout.split(), done.stderr
     assert {address.removeprefix("::ffff:") for address in done.stdout.split()} <= {"127.0.0.1", "::1"}
+
+
+def test_nobody_else_enters_rays_folder_and_it_goes() -> None:
+    program = """
+import pathlib, tempfile
+from crystalframer.orchestration.cluster.session import ray_session
+place = pathlib.Path(tempfile.gettempdir())
+with ray_session(None, 1):
+    (folder,) = place.iterdir()
+    assert any(folder.glob("*/session_*/sockets/*")), list(folder.iterdir())
+    print(oct(folder.stat().st_mode & 0o777))
+print(*place.iterdir())
+"""
+    with tempfile.TemporaryDirectory(prefix="cf", dir="/tmp") as place:  # short, as Ray's sockets need
+        environment = {**os.environ, "TMPDIR": place}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.stdout.split() == ["0o700"], done.stderr
 
 
 def test_a_cluster_that_is_gone_is_said_at_once(write_sweep: WriteSweep, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_lines_say_start_tenths_end_and_failure(trials: dict[str, TrialStatus]) 
             screen.progressed("none-0", TrialProgress(epoch, 100, 1 / epoch, 1.0))
         screen.progressed("none-0", result(0.4))
         screen.started("max-0")
-        screen.retried("max-0", "its worker process died; it will go on from its last checkpoint")
+        screen.retried("max-0", "its worker process died; it will resume from its last checkpoint")
         screen.failed("max-0", "OSError: no space left")
     lines = text.getvalue().splitlines()
     assert lines[0] == "none-0: started"
@@ -56,7 +56,7 @@ def test_lines_say_start_tenths_end_and_failure(trials: dict[str, TrialStatus]) 
     assert lines[11].startswith("none-0: done, test MAE 0.4000 eV/atom (1 done, 3 not started")
     assert lines[12:] == [
         "max-0: started",
-        "max-0: its worker process died; it will go on from its last checkpoint",
+        "max-0: its worker process died; it will resume from its last checkpoint",
         "max-0: failed: OSError: no space left",
     ]
 

@@ -162,8 +162,8 @@ def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
     driver.send_signal(signal.SIGINT)
     code, output = finish(driver)
     assert code == 128 + signal.SIGINT, output
-    assert "its worker process died; it will go on from its last checkpoint" in output
-    assert output.splitlines()[-1] == "Stopped by SIGINT; the same command goes on where it stopped."
+    assert "its worker process died; it will resume from its last checkpoint" in output
+    assert output.splitlines()[-1] == "Stopped by SIGINT; the same command resumes it."
     client = connect(uri)
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
