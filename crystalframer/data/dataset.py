@@ -141,10 +141,17 @@ class CrystalDataset:
         for position, crystal in enumerate(crystals):
             if not crystal.id:
                 raise UserError(f"data set {name!r}: crystal number {position} has no id: give each crystal one")
-        builder = DatasetBuilder()
-        for crystal in crystals:
-            builder.add(crystal)
-        return builder.finish(name, tasks)
+        sizes = np.array([crystal.num_atoms for crystal in crystals], dtype=np.int64)
+        return cls(
+            name=name,
+            ids=np.array([crystal.id for crystal in crystals]),
+            offsets=np.concatenate([[0], np.cumsum(sizes)]),
+            lattice=np.stack([crystal.lattice for crystal in crystals]),
+            frac_coords=np.concatenate([crystal.frac_coords for crystal in crystals]),
+            atomic_numbers=np.concatenate([crystal.atomic_numbers for crystal in crystals]),
+            tasks={task.name: task for task in tasks},
+            mixture=Mixture.concatenate([crystal.mixture for crystal in crystals], sizes),
+        )
 
     def _check_content(self, total: int) -> None:
         ends_fit = self.offsets[0] == 0 and self.offsets[-1] == total
@@ -171,57 +178,6 @@ class CrystalDataset:
     def _require(self, ok: bool, message: str) -> None:
         if not ok:
             raise UserError(f"data set {self.name!r}: {message}")
-
-
-class DatasetBuilder:
-    """Gathers crystals one by one into the flat arrays of a data set, without keeping the crystals."""
-
-    _BLOCK = 4096
-
-    def __init__(self) -> None:
-        self._ids: list[str] = []
-        self._sizes: list[int] = []
-        self._blocks: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]] = []
-        self._mixtures: list[Mixture | None] = []
-        self._recent: list[Crystal] = []
-
-    def add(self, crystal: Crystal) -> None:
-        """Append a crystal."""
-        self._ids.append(crystal.id)
-        self._sizes.append(crystal.num_atoms)
-        self._mixtures.append(crystal.mixture)
-        self._recent.append(crystal)
-        if len(self._recent) == self._BLOCK:
-            self._pack()
-
-    def finish(self, name: str, tasks: Iterable[Task] = ()) -> CrystalDataset:
-        """Return the data set; tasks are in the order in which the crystals were added.
-
-        Raises:
-            UserError: as `CrystalDataset`, or no crystal was added.
-        """
-        self._pack()
-        if not self._blocks:
-            raise UserError(f"data set {name!r}: got no crystals, expected at least one")
-        lattice, frac_coords, atomic_numbers = (np.concatenate(parts) for parts in zip(*self._blocks, strict=True))
-        return CrystalDataset(
-            name=name,
-            ids=np.array(self._ids),
-            offsets=np.concatenate([[0], np.cumsum(self._sizes, dtype=np.int64)]),
-            lattice=lattice,
-            frac_coords=frac_coords,
-            atomic_numbers=atomic_numbers,
-            tasks={task.name: task for task in tasks},
-            mixture=Mixture.concatenate(self._mixtures, self._sizes),
-        )
-
-    def _pack(self) -> None:
-        if self._recent:
-            lattice = np.stack([crystal.lattice for crystal in self._recent])
-            frac_coords = np.concatenate([crystal.frac_coords for crystal in self._recent])
-            atomic_numbers = np.concatenate([crystal.atomic_numbers for crystal in self._recent])
-            self._blocks.append((lattice, frac_coords, atomic_numbers))
-            self._recent = []
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from crystalframer import __version__
 from crystalframer.atomic_files import replace_text
 from crystalframer.data import registry, store
-from crystalframer.data.dataset import CrystalDataset, DatasetBuilder, Task, unit_token
+from crystalframer.data.dataset import CrystalDataset, Task, unit_token
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
 from crystalframer.data.preparation.splits import split_by_formula
 from crystalframer.data.preparation.targets import (
@@ -217,16 +217,13 @@ def _make_split(
 def _to_dataset(
     name: str, usable: Sequence[_Usable], names: Sequence[str], units: Mapping[str, str], split: NDArray[np.int8]
 ) -> CrystalDataset:
-    builder = DatasetBuilder()
-    for entry in usable:
-        builder.add(entry.crystal)
     tasks = []
     for task in names:
         unit = units.get(task) or UNSPECIFIED
         unit_token(unit)
         targets = np.array([entry.targets.get(task, math.nan) for entry in usable], dtype=np.float64)
         tasks.append(Task(task, unit, targets, split))
-    return builder.finish(name, tasks)
+    return CrystalDataset.from_crystals(name, [entry.crystal for entry in usable], tasks)
 
 
 def _nothing_left(directory: Path, rejects: Sequence[Mapping[str, str]]) -> str:
