@@ -39,8 +39,8 @@ prediction              training nn kernels data.structures data geometry
 runs                    prediction training nn data
 orchestration.tracking  runs prediction training nn data
 orchestration.cluster   orchestration.tracking runs training data
-orchestration.sweeps    orchestration.cluster orchestration.tracking runs data
-orchestration.search    orchestration.sweeps orchestration.cluster orchestration.tracking runs data
+orchestration.sweeps    orchestration.cluster orchestration.tracking runs training data
+orchestration.search    orchestration.sweeps orchestration.cluster orchestration.tracking runs training data
 orchestration           orchestration.tracking
 """
 """Each room of the package, and the rooms it may import; all may import the modules beside the rooms."""

@@ -93,9 +93,12 @@ def launch(
             return function(ALONE, device, Channel(show, stop_requested.is_set), *arguments)
     with tempfile.TemporaryDirectory(prefix="crystalframer-") as folder:
         meeting = f"file://{Path(folder) / 'meeting'}"
-        places = [_Place(rank, size, meeting, f"cuda:{rank}" if device == "cuda" else device) for rank in range(size)]
         with contextlib.ExitStack() as stack:
-            processes = [stack.enter_context(_HostProcess(function, arguments, place)) for place in places]
+            processes = []
+            for rank in range(size):
+                own = f"cuda:{rank}" if device == "cuda" else device
+                process = _HostProcess(rank, (function, arguments, rank, size, meeting, own))
+                processes.append(stack.enter_context(process))
             return supervise(processes, show)
 
 
@@ -157,25 +160,13 @@ def ending_of(work: Callable[[], int]) -> Ending:
         return Ending(1, type(error).__name__, str(error))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a process of this host stands among the others."""
-
-    rank: int
-    size: int
-    meeting: str
-    device: str
-
-
 class _HostProcess:
     """A process of this host; a context manager that leaves none behind."""
 
-    def __init__(self, function: TrainingFunction, arguments: Sequence[Any], place: _Place) -> None:
+    def __init__(self, rank: int, arguments: tuple[Any, ...]) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_run, args=(function, arguments, place, theirs), name=f"training-{place.rank}"
-        )
+        self._process = context.Process(target=_run, args=(theirs, *arguments), name=f"training-{rank}")
         self._process.start()
         theirs.close()
         self._said: list[Any] = []
@@ -221,17 +212,24 @@ def _death(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
 
 
-def _run(function: TrainingFunction, arguments: Sequence[Any], place: _Place, parent: "Connection[Any, Any]") -> None:
+def _run(
+    parent: "Connection[Any, Any]",
+    function: TrainingFunction,
+    arguments: Sequence[Any],
+    rank: int,
+    size: int,
+    meeting: str,
+    device: str,
+) -> None:
     """Do one process' work; this runs in the process."""
     os.setsid()  # a terminal's Ctrl-C reaches the parent alone, which passes it on
     stop_requested = threading.Event()
     threading.Thread(target=_heed, args=(parent, stop_requested), daemon=True).start()
     use_loopback()
-    device = torch.device(place.device)
 
     def together() -> int:
-        with joined(place.rank, place.size, place.meeting, device) as processes:
-            return function(processes, place.device, Channel(parent.send, stop_requested.is_set), *arguments)
+        with joined(rank, size, meeting, torch.device(device)) as processes:
+            return function(processes, device, Channel(parent.send, stop_requested.is_set), *arguments)
 
     parent.send(ending_of(together))
 

@@ -8,8 +8,13 @@ from crystalframer.errors import UserError
 from crystalframer.training.metrics import require_targets
 
 
-def check_suitable(trial: TrialConfig, data: TaskData) -> None:
+def check_suitable(trial: TrialConfig, data: TaskData, who: str = "") -> None:
     """Check that a model with these settings can be trained on these data.
+
+    Args:
+        trial: the settings.
+        data: what `trial.data` names.
+        who: put before the sentence, e.g. the name of one trial among many.
 
     Raises:
         UserError: another number of outputs than tasks, a target that is missing, an element that the model does not
@@ -18,13 +23,13 @@ def check_suitable(trial: TrialConfig, data: TaskData) -> None:
     size = len(data.rows["train"])
     if trial.model.num_targets != len(data.tasks):
         raise UserError(
-            f"setting 'model.num_targets': got {trial.model.num_targets}, expected {len(data.tasks)}, as {data.task!r} "
-            f"has that many targets per crystal; leave the setting out"
+            f"{who}setting 'model.num_targets': got {trial.model.num_targets}, expected {len(data.tasks)}, as "
+            f"{data.task!r} has that many targets per crystal; leave the setting out"
         )
     require_targets(data, "train", "training")
     if size < trial.train.batch_size:
         raise UserError(
-            f"setting 'train.batch_size': got {trial.train.batch_size}, expected at most {size}, the size of the "
+            f"{who}setting 'train.batch_size': got {trial.train.batch_size}, expected at most {size}, the size of the "
             f"training set of {data.task!r}; choose a smaller batch or more training crystals"
         )
     require_targets(data, "val", "validation")

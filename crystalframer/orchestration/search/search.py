@@ -27,9 +27,10 @@ from crystalframer.orchestration.search.search_results import (
 from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.search.study import StudyExport, study_url, suggest
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
-from crystalframer.orchestration.sweeps.sweep import check_trial, mlflow_of, only_one_driver
+from crystalframer.orchestration.sweeps.sweep import mlflow_of, only_one_driver
 from crystalframer.runs.run_directory import EarlyStop
 from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.training.suitability import check_suitable
 
 SAME_AGAIN = 25
 """After so many suggestions in a row that were tried before, a space is taken for exhausted."""
@@ -50,7 +51,7 @@ def run_search(spec: Search, options: SweepOptions, console: Console, *, storage
         UserError: a check failed, before anything was started.
     """
     data = load_task_once(spec.default.data)
-    check_trial(Trial("the search's base", spec.default), data)
+    check_suitable(spec.default, data, "the search's base: ")
     driver = Driver(spec, options, console)
     with only_one_driver(driver.folder):
         source = source_of(spec, driver)
@@ -186,7 +187,7 @@ class SearchSource:
             try:
                 config = self._spec.config(values)
                 data = load_task_once(config.data)
-                check_trial(Trial("this trial", config), data)
+                check_suitable(config, data)
             except UserError:  # settings that are fine by themselves need not go together
                 continue
             if (fingerprint := config.fingerprint()) in known:

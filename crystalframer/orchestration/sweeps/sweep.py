@@ -9,7 +9,7 @@ from rich.console import Console
 
 from crystalframer.atomic_files import locked
 from crystalframer.config import DataConfig
-from crystalframer.data.dataset import TaskData, require_elements
+from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.failures import FULL
@@ -26,6 +26,7 @@ from crystalframer.orchestration.sweeps.spec import Sweep
 from crystalframer.orchestration.tracking.server import LocalMlflowServer, Tracking, is_answering
 from crystalframer.runs.budget import LOCK
 from crystalframer.runs.trial import Trial
+from crystalframer.training.suitability import check_suitable
 
 __all__ = ["EXIT_FAILED", "EXIT_OVER_BUDGET", "LOCK", "TRAINER", "SweepOptions", "check_trials", "run_sweep"]
 
@@ -45,20 +46,8 @@ def check_trials(trials: Sequence[Trial]) -> dict[str, TaskData]:
         config = trial.config
         if config.data not in tasks:
             tasks[config.data] = load_task(config.data)
-        check_trial(trial, tasks[config.data])
+        check_suitable(config, tasks[config.data], f"{trial.name}: ")
     return {trial.name: tasks[trial.config.data] for trial in trials}
-
-
-def check_trial(trial: Trial, data: TaskData) -> None:
-    """Raise a `UserError` where a trial's settings do not suit its data."""
-    config = trial.config
-    for split in ("train", "val", "test"):
-        require_elements(data.dataset, data.rows[split], config.model.num_elements)
-    if (size := len(data.rows["train"])) < config.train.batch_size:
-        raise UserError(
-            f"{trial.name}: setting 'train.batch_size' is {config.train.batch_size}, but there are only {size} "
-            "training crystals; choose a smaller batch"
-        )
 
 
 def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:

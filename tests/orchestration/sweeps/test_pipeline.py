@@ -94,7 +94,7 @@ def test_more_crystals_than_there_are(refused: Refused) -> None:
 
 def test_a_batch_larger_than_the_training_set(refused: Refused) -> None:
     said = refused(base=base(train={"batch_size": 32}))
-    assert "setting 'train.batch_size' is 32, but there are only 16 training crystals" in said
+    assert "setting 'train.batch_size': got 32, expected at most 16, the size of the training set" in said
 
 
 def test_an_element_that_the_model_does_not_know(refused: Refused) -> None:
