@@ -86,7 +86,7 @@ class ModelConfig:
     """Model width."""
     num_heads: Annotated[Whole, Field(ge=1, le=256)] = 8
     """Attention heads, H; the head width is width / num_heads."""
-    ffn_width: Annotated[Whole, Field(ge=1, le=65_536)] = 512
+    ffn_width: Annotated[Whole, Field(ge=1, le=262_144)] = 512
     """Hidden width of a block's feed-forward network."""
     num_elements: Annotated[Whole, Field(ge=1, le=118)] = 98
     """Elements of the one-hot input, from hydrogen on."""

@@ -193,7 +193,7 @@ def test_more_than_the_machine_has_is_refused(
     driver = start_driver(write_sweep(), "--set", "resources.gpus_per_trial=64", "--tracking-uri", mlflow_runs[1])
     code, output = finish(driver)
     assert code == 2
-    assert "error: a trial asks for 64 GPUs but there are " in output
+    assert "error: a trial asks for 64 GPUs but no machine here has more than " in output
     assert "--set resources.gpus_per_trial=N" in output.splitlines()[-1]
 
 
