@@ -1,13 +1,18 @@
 """Groups a sweep's trials into what is compared: per data set and task one row per frame, seeds averaged."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median, stdev
+from functools import lru_cache
+from statistics import fmean, median
 from typing import Any
 
 from analysis.results import FinishedTrial, Results
 from crystalframer.config import FRAMES, MODEL_PRESETS, FrameName, ModelConfig, TrialConfig
+from crystalframer.data.dataset import SPLITS
 from crystalframer.errors import UserError
+from crystalframer.escaping import for_figures
+from crystalframer.statistics import Spread
 
 FRAME_LABELS: Mapping[FrameName, str] = {
     "none": "none (Crystalformer)",
@@ -30,20 +35,6 @@ ANGULAR = ("num_angl", "s_angl", "c_angl")
 
 ENCODING = tuple(sorted({key for differences in MODEL_PRESETS.values() for key in differences}))
 """Settings that presets set."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over seeds (None for a single one)."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
-        """Summarise at least one value."""
-        values = list(values)
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +94,31 @@ class Comparison:
     rows: tuple[Row, ...]
 
     @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"{self.dataset}, {self.task}"
+
+    @property
+    def heading(self) -> str:
+        """What figures call it."""
+        return for_figures(f"{self.dataset}, {self.quantity}")
+
+    @property
+    def quantity(self) -> str:
+        """The task in words."""
+        return self.task.replace("_", " ")
+
+    @property
+    def file_name(self) -> str:
+        """What files of it are called."""
+        return re.sub(r"[^\w.-]", "_", f"{self.dataset}_{self.task}")
+
+    @property
+    def finished(self) -> list[Row]:
+        """The rows that have trials."""
+        return [row for row in self.rows if row.trials]
+
+    @property
     def trials(self) -> list[FinishedTrial]:
         """Every trial that counts here."""
         return [trial for row in self.rows for trial in row.trials]
@@ -121,13 +137,14 @@ class Comparison:
         """Return the values of a tag over the trials, joined by commas."""
         return ", ".join(sorted({trial.tags[name] for trial in self.trials if name in trial.tags}))
 
-    def size(self, split: str) -> str:
-        """Return the number of crystals of a split (train, val, test) as text."""
-        recorded = self.tag(f"num_{split}")
-        size = recorded or self.common(f"data.{split}_size")
-        return "all" if size is None else str(size)
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Crystals of the training, validation and test set, as text."""
+        found = [self.tag(f"num_{split}") or self.common(f"data.{split}_size") for split in SPLITS]
+        return tuple("all" if size is None else str(size) for size in found)
 
 
+@lru_cache(maxsize=8)
 def compare(results: Results) -> list[Comparison]:
     """Group the trials by data set and task, sorted by name.
 

@@ -1,18 +1,16 @@
 """A table of texts, and its four forms: Markdown, LaTeX (booktabs), HTML, and CSV with unrounded numbers."""
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from crystalframer.atomic_files import replace_text
+from crystalframer.escaping import for_csv, for_html, for_latex, for_markdown
+
 EMPTY = ""
 """A cell of a run that is missing."""
-SUFFIXES = ("md", "tex", "html", "csv")
-
-_LATEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "±": r"$\pm$", "Å": r"\AA{}"}
-_LATEX |= {"₂": "$_2$", "−": "$-$", "×": r"$\times$", "≤": r"$\leq$", "²": "$^2$", "°": r"$^\circ$"}
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,16 @@ class Table:
     rows: Sequence[Sequence[str]]
     """As many texts per row as there are headings."""
     notes: Sequence[str] = ()
-    """Sentences above the table: what was measured, on what."""
+    """Sentences above the table: what was measured, on what; text between backquotes is code."""
     emphasised: frozenset[tuple[int, int]] = field(default_factory=frozenset)
     """(row, column) of cells to stand out."""
+
+    def marked(self, escape: Callable[[str], str], template: str) -> list[list[str]]:
+        """Return the rows with their cells escaped, the emphasised ones put into a template."""
+        return [
+            [template.format(escape(cell)) if cell and (n, k) in self.emphasised else escape(cell) for k, cell in cells]
+            for n, cells in enumerate(map(enumerate, self.rows))
+        ]
 
 
 @dataclass(frozen=True)
@@ -51,52 +56,48 @@ def write(document: Document, folder: Path, name: str) -> list[Path]:
         "md": to_markdown(document),
         "tex": to_latex(document),
         "html": to_html(document),
-        "csv": document.records.to_csv(index=False, lineterminator="\n"),
+        "csv": to_csv(document),
     }
-    paths = []
-    for suffix in SUFFIXES:
-        path = folder / f"{name}.{suffix}"
-        path.write_text(texts[suffix], encoding="utf-8", newline="\n")
-        paths.append(path)
-    return paths
+    for suffix, text in texts.items():
+        replace_text(folder / f"{name}.{suffix}", text)
+    return [folder / f"{name}.{suffix}" for suffix in texts]
 
 
 def to_markdown(document: Document) -> str:
     """Return every table as a section with its notes."""
-    lines = [f"# {document.title}"]
+    lines = [f"# {for_markdown(document.title)}"]
     if document.notes:
-        lines += ["", *document.notes]
+        lines += ["", *(_sentence(note, for_markdown, "`{}`") for note in document.notes)]
     for table in document.tables:
-        lines += ["", f"## {table.title}", ""]
-        if table.notes:
-            lines += [*table.notes, ""]
-        lines.append(_line(table.headings))
-        lines.append(_line(["---", *["---:"] * (len(table.headings) - 1)]))
-        lines += [_line(row) for row in _marked(table, "**{}**")]
+        notes = [_sentence(note, for_markdown, "`{}`") for note in table.notes]
+        lines += ["", f"## {for_markdown(table.title)}", "", *notes, *[""] * bool(notes)]
+        rule = ["---", *["---:"] * (len(table.headings) - 1)]
+        rows = [list(map(for_markdown, table.headings)), rule, *table.marked(for_markdown, "**{}**")]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
     if document.remarks:
-        lines += ["", f"{document.remarks_title}:", "", *(f"- {entry}" for entry in document.remarks)]
+        lines += ["", f"{document.remarks_title}:", "", *(f"- {for_markdown(entry)}" for entry in document.remarks)]
     return "\n".join(lines) + "\n"
 
 
 def to_latex(document: Document) -> str:
     """Return one booktabs table per table."""
     lines = [
-        f"% {document.title}. Needs \\usepackage{{booktabs}}.",
-        *(f"% {escape_latex(note)}" for note in document.notes),
+        f"% {for_latex(document.title)}. Needs \\usepackage{{booktabs}}.",
+        *(f"% {for_latex(note)}" for note in document.notes),
     ]
     for table in document.tables:
         caption = " ".join([f"{table.title}.", *table.notes])
-        escaped = Table(table.title, table.headings, [[escape_latex(cell) for cell in row] for row in table.rows])
+        rows = [" & ".join(row) + r" \\" for row in table.marked(for_latex, r"\textbf{{{}}}")]
         lines += [
             "",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escape_latex(caption)}}}",
+            rf"\caption{{{for_latex(caption)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.headings) - 1)}}}",
             r"\toprule",
-            _latex_line([escape_latex(heading) for heading in table.headings]),
+            " & ".join(map(for_latex, table.headings)) + r" \\",
             r"\midrule",
-            *(_latex_line(row) for row in _marked(escaped, r"\textbf{{{}}}", table.emphasised)),
+            *rows,
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -106,60 +107,43 @@ def to_latex(document: Document) -> str:
 
 def to_html(document: Document) -> str:
     """Return the tables as a fragment, to be put into a page."""
-    lines = [f"<p>{_sentence(note)}</p>" for note in document.notes]
+    lines = [f"<p>{html_sentence(note)}</p>" for note in document.notes]
     for table in document.tables:
-        lines += [f"<h3>{html.escape(table.title)}</h3>", *(f"<p>{_sentence(note)}</p>" for note in table.notes)]
-        escaped = Table(table.title, table.headings, [[html.escape(cell) for cell in row] for row in table.rows])
-        lines += ['<div class="scroll"><table>', "<thead>", _html_line(table.headings, "th"), "</thead>", "<tbody>"]
-        lines += [_html_line(row, "td") for row in _marked(escaped, "<strong>{}</strong>", table.emphasised)]
+        lines += [f"<h4>{for_html(table.title)}</h4>"] if table.title else []
+        lines += [*(f"<p>{html_sentence(note)}</p>" for note in table.notes)]
+        lines += ['<div class="scroll" tabindex="0"><table>', "<thead>"]
+        lines += [_html_row([for_html(heading) for heading in table.headings], "th"), "</thead>", "<tbody>"]
+        lines += [_html_row(row, "td") for row in table.marked(for_html, "<strong>{}</strong>")]
         lines += ["</tbody>", "</table></div>"]
     if document.remarks:
-        lines.append(f"<p>{html.escape(document.remarks_title)}:</p>")
-        lines += ["<ul>", *(f"<li>{html.escape(entry)}</li>" for entry in document.remarks), "</ul>"]
+        lines.append(f"<p>{for_html(document.remarks_title)}:</p>")
+        lines += ["<ul>", *(f"<li>{for_html(entry)}</li>" for entry in document.remarks), "</ul>"]
     return "\n".join(lines) + "\n"
 
 
-def escape_latex(text: str) -> str:
-    """Return a text as LaTeX prints it."""
-    return "".join(_LATEX.get(character, character) for character in text)
+def to_csv(document: Document) -> str:
+    """Return the records, texts so that no spreadsheet evaluates them."""
+    escaped = document.records.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell)
+    return escaped.rename(columns=for_csv).to_csv(index=False, lineterminator="\n")
 
 
-def spread(values: Sequence[float], digits: int = 4) -> str:
-    """Return mean ± sample standard deviation, the mean alone for one value, nothing for none."""
-    if not values:
-        return EMPTY
-    series = pd.Series(values, dtype=float)
-    deviation = f" ± {series.std():.{digits}f}" if len(series) > 1 else ""
-    return f"{series.mean():.{digits}f}{deviation}"
+def html_sentence(text: str) -> str:
+    """Return a sentence as HTML; text between backquotes is code."""
+    return _sentence(text, for_html, "<code>{}</code>")
 
 
-def record(**cells: object) -> Mapping[str, object]:
-    """Return a row of `Document.records`."""
-    return cells
+def _sentence(text: str, escape: Callable[[str], str], code: str) -> str:
+    """Escape a sentence, of which the text between backquotes is code."""
+    parts = text.split("`")
+    kept = [code.format(for_html(part) if code[0] == "<" else part) for part in parts]
+    return "".join(kept[n] if n % 2 else _keep_ends(part, escape) for n, part in enumerate(parts))
 
 
-def _marked(table: Table, template: str, emphasised: frozenset[tuple[int, int]] | None = None) -> list[list[str]]:
-    marks = table.emphasised if emphasised is None else emphasised
-    return [
-        [template.format(cell) if (n, k) in marks and cell else cell for k, cell in enumerate(row)]
-        for n, row in enumerate(table.rows)
-    ]
+def _keep_ends(text: str, escape: Callable[[str], str]) -> str:
+    """Escape a part of a sentence, of which the blanks at its ends matter."""
+    inner = text.strip()
+    return text.replace(inner, escape(inner)) if inner else text
 
 
-def _line(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
-
-
-def _latex_line(texts: Sequence[str]) -> str:
-    return " & ".join(texts) + r" \\"
-
-
-def _html_line(texts: Sequence[str], cell: str) -> str:
-    shown = [html.escape(text) for text in texts] if cell == "th" else texts
-    return "<tr>" + "".join(f"<{cell}>{text}</{cell}>" for text in shown) + "</tr>"
-
-
-def _sentence(text: str) -> str:
-    """Escape a sentence; `code` between backquotes becomes code."""
-    parts = html.escape(text, quote=False).split("`")
-    return "".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))
+def _html_row(cells: Sequence[str], kind: str) -> str:
+    return "<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>"

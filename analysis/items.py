@@ -6,21 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.artifacts import CHECKPOINT
 from analysis.comparison import Comparison, Row, compare
-from analysis.documents import Document, to_html, to_markdown, write
-from analysis.palette import STYLE
-from analysis.results import FinishedTrial, Results, parse_arguments, read_results, shown
-from crystalframer.config import FrameName
+from analysis.documents import Document, to_markdown, write
+from analysis.results import FinishedTrial, NoResultsError, Results, parse_arguments, read_results, shown
+from crystalframer.atomic_files import replace_text, replacing
+from crystalframer.command_line import reports_user_errors
+from crystalframer.config import FRAMES, FrameName
 from crystalframer.errors import UserError
+from crystalframer.pictures.palette import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from crystalframer.data.dataset import CrystalDataset
     from crystalframer.training.trained_model import TrainedModel
+
+Group = Literal["answer", "how sure", "why", "details", "published"]
+"""Parts of the page, in its order."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,10 @@ class Product:
     """PNG files; a PDF of the same name lies beside each."""
     pages: list[Path] = field(default_factory=list)
     """HTML files of figures that turn."""
-    fragment: str = ""
-    """HTML of a table."""
+    document: Document | None = None
+    """Tables."""
     tables: list[Path] = field(default_factory=list)
-    """The table's files."""
+    """The tables' files."""
     text: str = ""
     """What these results say, in a sentence or two."""
     missing: list[Missing] = field(default_factory=list)
@@ -50,13 +55,22 @@ class Product:
 
 
 class Context:
-    """The results that items are made of, and where they go."""
+    """The results that items are made of, and where they go.
 
-    def __init__(self, results: Results | None, sweep: str, folder: Path, *, quiet: bool = False) -> None:
+    Args:
+        results: of the sweep, None where there are none.
+        sweep: its name.
+        folder: where to write.
+        nothing: why there are no results.
+    """
+
+    def __init__(
+        self, results: Results | None, sweep: str, folder: Path, nothing: NoResultsError | None = None
+    ) -> None:
         self.results = results
         self.sweep = sweep
         self.folder = folder
-        self.quiet = quiet
+        self.nothing = nothing
 
     @property
     def command(self) -> str:
@@ -66,6 +80,10 @@ class Context:
     def no_runs(self, what: str = "no finished trial") -> Missing:
         """Return what to say where trials of the sweep are missing."""
         return Missing(f"{self.sweep}: {what}", self.command)
+
+    def no_ablation(self) -> Missing:
+        """Return what to say of a search where an ablation is needed."""
+        return Missing(f"{self.sweep} is a search, not an ablation", "python pipelines/ablate_frames.py")
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -85,19 +103,24 @@ class Context:
                 found.setdefault(row.frame, row)
         return list(found.values())
 
+    def trials(self, frame: FrameName) -> list[FinishedTrial]:
+        """Return the trials of a frame's first finished row, by seed."""
+        found = [trial for row in self.rows() if row.frame == frame for trial in row.trials]
+        return sorted(found, key=lambda trial: trial.config.train.seed)
+
     def trial(self, frame: FrameName) -> FinishedTrial | None:
         """Return the trial whose model stands for a frame: the one of the lowest seed that has a checkpoint."""
-        trials = [trial for row in self.rows() if row.frame == frame for trial in row.trials]
-        for trial in sorted(trials, key=lambda trial: trial.config.train.seed):
-            if trial.files.find(CHECKPOINT) is not None:
-                return trial
-        return None
+        return next((trial for trial in self.trials(frame) if trial.files.find(CHECKPOINT) is not None), None)
 
     def model(self, frame: FrameName) -> "TrainedModel | None":
         """Return the model that stands for a frame, None where there is none."""
         trial = self.trial(frame)
         path = trial.files.find(CHECKPOINT) if trial else None
         return None if path is None else load(path)
+
+    def models(self, frames: Sequence[FrameName] = FRAMES) -> dict[FrameName, "TrainedModel"]:
+        """Return the models of the frames that have one."""
+        return {frame: trained for frame in frames if (trained := self.model(frame)) is not None}
 
     def dataset(self) -> "CrystalDataset | Missing":
         """Return the main comparison's crystals."""
@@ -110,39 +133,38 @@ class Context:
         except UserError as error:
             return Missing(str(error), f"python pipelines/prepare_data.py {self.main.dataset}")
 
-    def table(self, document: Document, name: str, text: str = "") -> Product:
+    def table(self, document: Document, name: str) -> Product:
         """Write a table's files and return it as a product."""
-        paths = write(document, self.folder, name)
-        return Product(fragment=to_html(document), tables=paths, text=text)
+        return Product(document=document, tables=write(document, self.folder, name))
 
     @contextlib.contextmanager
     def style(self) -> Iterator[None]:
         """Draw in the figures' common style."""
         from matplotlib import style
 
-        with style.context(STYLE):
+        with style.context(dict(STYLE)):
             yield
 
-    def save(self, figure: "Figure", name: str, dpi: int = 200) -> Path:
+    def save(self, figure: "Figure", name: str) -> Path:
         """Write a figure as PDF and PNG, the same bytes each time; return the PNG's path."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self.folder / name
-        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
-        figure.savefig(stem.with_suffix(".png"), dpi=dpi)
-        return stem.with_suffix(".png")
+        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+            with replacing(self.folder / f"{name}.{suffix}") as temporary:
+                figure.savefig(temporary, format=suffix, metadata=metadata, dpi=200)
+        return self.folder / f"{name}.png"
 
     def save_page(self, figure: Any, name: str) -> Path:
         """Write a plotly figure as a page that needs ``plotly.min.js`` beside it, and no network."""
+        from plotly.offline import get_plotlyjs
+
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}.html"
-        figure.write_html(
-            path,
-            include_plotlyjs="directory",
-            div_id=name,
-            default_height="90vh",
-            config={"displaylogo": False, "responsive": True},
-        )
-        return path
+        library = self.folder / "plotly.min.js"
+        if not library.exists():
+            replace_text(library, get_plotlyjs())
+        settings = {"displaylogo": False, "responsive": True}
+        text = figure.to_html(include_plotlyjs="directory", div_id=name, default_height="90vh", config=settings)
+        replace_text(self.folder / f"{name}.html", text)
+        return self.folder / f"{name}.html"
 
 
 @lru_cache(maxsize=32)
@@ -153,72 +175,46 @@ def load(path: Path) -> "TrainedModel":
     return load_model(path)
 
 
-Producer = Callable[[Context], Product | Missing]
-
-
-def run(produce: Producer, description: str | None, argv: Sequence[str] | None) -> int:
-    """Be the program of one item: make it, say what was written; return the exit code.
-
-    Raises:
-        UserError: what it needs is missing.
-    """
-    context = context_of(parse_arguments(description, argv))
-    product = produce(context)
-    if isinstance(product, Missing):
-        raise UserError(f"{product.reason}: run `{product.command}` first")
-    for missing in product.missing:
-        print(f"missing: {missing.reason}: `{missing.command}`")
-    if product.text:
-        print(product.text)
-    for path in [*product.tables, *product.pictures, *product.pages]:
-        print(f"written: {shown(path)}")
-    return 0
-
-
-def run_table(
-    build: Callable[[Results], Document], name: str, description: str | None, argv: Sequence[str] | None
-) -> int:
-    """Be the program of one table: write its files and print the Markdown; return the exit code."""
-    arguments = parse_arguments(description, argv)
-    results = read_results(arguments)
-    publish(build(results), arguments.output / results.sweep, name)
-    return 0
-
-
-def publish(document: Document, folder: Path, name: str) -> None:
-    """Write a table's files, print the Markdown, and say what was written."""
-    write(document, folder, name)
-    print(to_markdown(document))
-    print(f"written: {shown(folder)}/{name}.{{md,tex,html,csv}}")
-
-
-def context_of(arguments: argparse.Namespace) -> Context:
-    """Read the results that the arguments name; without any, items that need none can still be made."""
-    try:
-        results: Results | None = read_results(arguments)
-    except UserError as error:
-        if "no finished trials" not in str(error):
-            raise
-        results = None
-    return Context(results, arguments.sweep, arguments.output / arguments.sweep)
-
-
 @dataclass(frozen=True)
 class Item:
-    """One section of the page."""
+    """One section of the page, and the script that makes it."""
 
     name: str
     title: str
     text: str
     """What it shows."""
-    produce: Producer
+    group: Group
+    produce: Callable[[Context], Product | Missing]
+    description: str | None
+    """The script's docstring."""
+    sweep: str = "ablation_sample"
+    """What the script is about where none is named."""
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Be the script: make the item, say what was written; return the exit code."""
+        return reports_user_errors(self._main)(argv)
+
+    def _main(self, argv: Sequence[str] | None) -> int:
+        context = context_of(parse_arguments(self.description, argv, sweep=self.sweep))
+        product = self.produce(context)
+        if isinstance(product, Missing):
+            raise context.nothing or UserError(f"{product.reason}: run `{product.command}` first")
+        if product.document:
+            print(to_markdown(product.document))
+        for missing in product.missing:
+            print(f"missing: {missing.reason}: `{missing.command}`")
+        if product.text:
+            print(product.text)
+        for path in [*product.tables, *product.pictures, *product.pages]:
+            print(f"written: {shown(path)}")
+        return 0
 
 
-@dataclass(frozen=True)
-class Section:
-    """An item and what became of it."""
-
-    item: Item
-    product: Product | None
-    missing: tuple[Missing, ...]
-    seconds: float
+def context_of(arguments: argparse.Namespace) -> Context:
+    """Read the results that the arguments name; without any, items that need none can still be made."""
+    results, nothing = None, None
+    try:
+        results = read_results(arguments)
+    except NoResultsError as error:
+        nothing = error
+    return Context(results, arguments.sweep, arguments.output / arguments.sweep, nothing)

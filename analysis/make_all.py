@@ -6,7 +6,7 @@
 reads runs/mlflow.db, the trials' checkpoints and predictions, and benchmarks/results, and writes
 analysis/output/<sweep>/: index.html (open it in a browser; it needs no network), the tables as Markdown, LaTeX, HTML
 and CSV, the figures as PDF and PNG, turning ones as pages of their own. It never trains: what is not there yet is
-listed with the command that would produce it.
+listed with the command that would produce it. The exit code is 1 where an item could not be made of what is there.
 """
 
 import importlib
@@ -15,27 +15,31 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.items import Context, Item, Missing, Section, context_of
+from analysis.items import Context, Item, Missing, context_of
+from analysis.page import Section, render
 from analysis.results import parse_arguments, shown
+from crystalframer.atomic_files import replace_text
 from crystalframer.command_line import reports_user_errors
+from crystalframer.errors import UserError
 
 ORDER = (
     "tables.ablation_table",
+    "figures.frame_errors",
     "tables.significance_table",
     "figures.learning_curves",
     "figures.parity_plot",
-    "figures.error_maps",
     "figures.static_and_dynamic_frames",
     "figures.frame_gallery",
     "figures.frame_evolution",
     "figures.attention_range",
+    "figures.error_maps",
     "figures.invariance",
     "figures.ties",
-    "figures.architecture",
-    "figures.cell_choice",
+    "tables.search_table",
     "tables.efficiency_table",
     "figures.speed",
-    "tables.search_table",
+    "figures.architecture",
+    "figures.cell_choice",
     "tables.jarvis_table",
     "tables.mp_table",
     "tables.oqmd_table",
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sections = make(context, items_of())
     page = write_page(context, sections)
     _report(sections, page)
-    return 0
+    return 1 if any(section.error for section in sections) else 0
 
 
 def items_of(scripts: Sequence[str] = ORDER) -> list[Item]:
@@ -79,28 +83,31 @@ def make(context: Context, items: Sequence[Item]) -> list[Section]:
 
 def write_page(context: Context, sections: Sequence[Section]) -> Path:
     """Write index.html and return its path."""
-    from analysis.page import render
-
     path = context.folder / "index.html"
-    path.write_text(render(context, sections), encoding="utf-8", newline="\n")
+    replace_text(path, render(context, sections))
     return path
 
 
 def _make_one(context: Context, item: Item) -> Section:
     started = time.perf_counter()
-    found = item.produce(context)
+    try:
+        found = item.produce(context)
+    except UserError as error:
+        return Section(item, None, error=str(error), seconds=time.perf_counter() - started)
     seconds = time.perf_counter() - started
     if isinstance(found, Missing):
-        return Section(item, None, (found,), seconds)
-    return Section(item, found, tuple(found.missing), seconds)
+        return Section(item, None, (found,), seconds=seconds)
+    return Section(item, found, tuple(found.missing), seconds=seconds)
 
 
 def _report(sections: Sequence[Section], page: Path) -> None:
-    made = [section for section in sections if section.product is not None]
     for section in sections:
+        if section.error:
+            print(f"failed: {section.item.title} - {section.error}")
         for missing in section.missing:
             print(f"missing: {section.item.title} - {missing.reason}\n         {missing.command}")
-    print(f"{len(made)} of {len(sections)} items made in {sum(section.seconds for section in sections):.0f} s")
+    made = sum(section.product is not None for section in sections)
+    print(f"{made} of {len(sections)} items made in {sum(section.seconds for section in sections):.0f} s")
     print(f"written: {shown(page)}")
 
 

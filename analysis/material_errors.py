@@ -8,8 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.comparison import Row
-from analysis.uncertainty import Interval, mean_interval
 from crystalframer.errors import UserError
+from crystalframer.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True, eq=False)

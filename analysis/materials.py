@@ -11,7 +11,12 @@ import numpy as np
 from analysis.items import Context, Missing
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
-from crystalframer.prediction.explain import AttentionView
+from crystalframer.nn.model import CrystalFramer
+from crystalframer.pictures.attention_drawing import Surroundings
+from crystalframer.prediction.explain import AttentionView, attention_of
+
+REACH = 3.7
+"""Å around an atom that are shown."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,25 @@ class Chosen:
     """Whether it has the wanted formula."""
 
     @property
+    def formula(self) -> str:
+        """Formula of what is shown."""
+        return formula(self.crystal)
+
+    @property
     def name(self) -> str:
         """Formula and id."""
-        return f"{formula(self.crystal)} ({self.crystal.id})"
+        return f"{self.formula} ({self.crystal.id})"
+
+    @property
+    def element(self) -> str:
+        """Element of the atom in the middle."""
+        return ELEMENTS[self.crystal.atomic_numbers[self.atom] - 1]
 
     @property
     def caption(self) -> str:
         """Say what is shown instead of what."""
-        element = ELEMENTS[self.crystal.atomic_numbers[self.atom] - 1]
         instead = "" if self.exact else f", the nearest to the paper's {self.wanted.name} in this data set"
-        return f"{self.name}{instead}; around its first {element} atom"
+        return f"{self.name}{instead}; around its first {self.element} atom"
 
 
 def choose(dataset: CrystalDataset, wanted: Wanted) -> Chosen | None:
@@ -97,6 +111,13 @@ def tested_crystals(context: Context, count: int) -> list[Crystal] | Missing:
     trials = context.main.trials if context.main else []
     rows = select_task(dataset, trials[0].config.data).rows["test"]
     return [dataset[int(row)] for row in rows[:count]]
+
+
+def surroundings(model: CrystalFramer, chosen: Chosen) -> list[Surroundings]:
+    """Return what the head that looks at the chosen atom's neighbours most makes of them, in every block."""
+    views = [attention_of(model, chosen.crystal, block) for block in range(model.config.num_blocks)]
+    head = widest_head(views, chosen.atom)
+    return [view.around(chosen.atom, head, REACH) for view in views]
 
 
 def widest_head(views: Sequence[AttentionView], atom: int) -> int:

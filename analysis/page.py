@@ -1,80 +1,149 @@
-"""The page that shows every item: one HTML file beside the files it refers to, without a network."""
+"""The page that shows every item: one HTML file beside the files it refers to, without a network.
 
-import html
-from collections.abc import Sequence
+The question and its answer come first, then how sure it is, why, details, and last what is missing, as commands.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.items import Context, Missing, Product, Section
+from analysis.documents import Document, html_sentence, to_html
+from analysis.items import Context, Group, Item, Missing, Product
+from analysis.pairs import answer
+from crystalframer.escaping import for_html
 
-STYLE = """
-:root { color-scheme: light; --ink: #1a1a1a; --quiet: #667; --line: #dde; --accent: #D55E00; }
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--ink); margin: 0; background: #fff; }
-main { max-width: 1240px; margin: 0 auto; padding: 1.5rem 1.5rem 4rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.8rem 0 .3rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { margin: .4rem 0; max-width: 75ch; }
-nav { columns: 3 16rem; margin: 1rem 0 1.5rem; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 6px; }
-nav a { display: block; color: inherit; text-decoration: none; padding: .1rem 0; }
-nav a:hover { text-decoration: underline; }
-nav .absent { color: var(--quiet); } nav .absent::after { content: " \\2013 missing"; color: var(--accent); }
-section { border-top: 1px solid var(--line); }
-img { max-width: 100%; height: auto; display: block; margin: .8rem 0; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .84rem; margin: .5rem 0 1rem; }
-th, td { padding: .28rem .55rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } td { white-space: nowrap; }
-thead th { vertical-align: bottom; border-bottom: 2px solid #889; font-weight: 600; max-width: 14rem; }
-tr.published td { color: var(--quiet); }
-code { font: .86em ui-monospace, "DejaVu Sans Mono", monospace; background: #f4f4f7; padding: .1em .3em; }
-pre { background: #f4f4f7; padding: .5rem .8rem; overflow-x: auto; margin: .3rem 0; border-radius: 4px; }
-pre code { padding: 0; } .files { font-size: .82rem; color: var(--quiet); } .files a { color: var(--quiet); }
-.missing { border-left: 3px solid var(--accent); padding: .1rem .9rem; margin: .8rem 0; }
-details { margin: .5rem 0; } summary { cursor: pointer; color: #0072B2; }
-iframe { width: 100%; height: 560px; border: 1px solid var(--line); }
-"""
+STYLE = Path(__file__).with_name("page.css")
+HEADINGS: dict[Group, str] = {
+    "how sure": "How sure",
+    "why": "Why",
+    "details": "Details",
+    "published": "Published figures",
+}
+"""Of the groups below the answer."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """An item and what became of it."""
+
+    item: Item
+    product: Product | None
+    missing: tuple[Missing, ...] = ()
+    error: str = ""
+    """Why it could not be made of what is there."""
+    seconds: float = 0.0
 
 
 def render(context: Context, sections: Sequence[Section]) -> str:
     """Return the page's HTML."""
-    parts = [
+    shown = [section for section in sections if section.product is not None]
+    groups = {group: [section for section in shown if section.item.group == group] for group in HEADINGS}
+    lines = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(context.sweep)}</title><style>{STYLE}</style></head><body><main>",
-        f"<h1>{html.escape(context.sweep)}</h1>",
-        *_summary(context),
-        '<nav aria-label="contents">',
-        *(_entry(section) for section in sections),
-        "</nav>",
-        *_lacking(sections),
-        *(line for section in sections for line in _section(section)),
-        "</main></body></html>",
+        f"<title>{for_html(context.sweep)}</title>",
+        f"<style>\n{STYLE.read_text(encoding='utf-8')}</style></head><body>",
+        *_navigation(groups, any(section.missing for section in sections)),
+        "<main>",
+        *_first_screen(context, [section for section in shown if section.item.group == "answer"]),
+        *(line for section in sections if section.error for line in _failed(section)),
     ]
-    return "\n".join(parts) + "\n"
+    for group, members in groups.items():
+        if members:
+            lines.append(f'<h2 id="{_anchor(group)}">{HEADINGS[group]}</h2>')
+            lines += [line for section in members for line in _section(section)]
+    lines += _missing(sections)
+    lines += _left_out(context)
+    return "\n".join([*lines, "</main></body></html>"]) + "\n"
 
 
-def _summary(context: Context) -> list[str]:
-    results = context.results
-    if results is None:
-        return [f"<p>No finished trials yet. Run <code>{html.escape(context.command)}</code>.</p>"]
-    lines = [f"<p>{html.escape(results.progress())}.</p>"]
-    for comparison in context.comparisons:
-        sizes = " / ".join(comparison.size(split) for split in ("train", "val", "test")) + " crystals"
-        epochs = comparison.common("train.epochs")
-        said = f"{comparison.dataset}, {comparison.task.replace('_', ' ')}: {sizes} (train / validation / test)"
-        lines.append(f"<p>{html.escape(said)}, {html.escape(str(epochs))} epochs.</p>")
-    if results.left_out:
-        lines.append(f"<details><summary>{len(results.left_out)} runs left out</summary><ul>")
-        lines += [f"<li>{html.escape(entry)}</li>" for entry in results.left_out]
-        lines.append("</ul></details>")
+def _navigation(groups: dict[Group, list[Section]], missing: bool) -> Iterator[str]:
+    entries = {_anchor(group): HEADINGS[group] for group, members in groups.items() if members}
+    yield '<nav aria-label="contents"><ul><li><a href="#answer">Answer</a></li>'
+    for anchor, heading in {**entries, **({"missing": "What is missing"} if missing else {})}.items():
+        yield f'<li><a href="#{anchor}">{heading}</a></li>'
+    yield "</ul></nav>"
+
+
+def _first_screen(context: Context, sections: Sequence[Section]) -> list[str]:
+    """Return the question, the answer, the table and the picture."""
+    if context.results is None:
+        return [
+            f'<section id="answer"><h1>{for_html(context.sweep)}</h1>',
+            f"<p>No finished trials yet. Run <code>{for_html(context.command)}</code>.</p></section>",
+        ]
+    question, *rest = [part for part in context.results.description.split("\n\n") if part] or [context.sweep]
+    lines = [f'<section id="answer"><h1>{for_html(question)}</h1>']
+    products = [section.product for section in sections if section.product is not None]
+    documents = [product.document for product in products if product.document is not None]
+    for comparison in context.comparisons if documents else ():
+        of = f"<strong>{for_html(comparison.title)}.</strong> " if len(context.comparisons) > 1 else ""
+        lines.append(f'<p class="answer">{of}{for_html(" ".join(answer(comparison)))}</p>')
+    lines.append(f'<p class="quiet">{for_html(context.sweep)}: {for_html(context.results.progress())}.</p>')
+    pictures = [line for section in sections for line in _pictures(section)]
+    tables = [_bare(document) for document in documents]
+    lines += [
+        '<div class="first"><div id="ablation">',
+        *tables,
+        '</div><div id="frame_errors">',
+        *pictures,
+        "</div></div>",
+    ]
+    lines += [f'<p class="quiet">{for_html(part)}</p>' for part in rest]
+    notes = [note for document in documents for note in (*document.notes, *document.tables[0].notes)]
+    lines += ["<details><summary>What was measured, and the files</summary>"]
+    lines += [f"<p>{html_sentence(note)}</p>" for note in notes]
+    return [*lines, *(line for product in products for line in _files(product)), "</details>", "</section>"]
+
+
+def _bare(document: Document) -> str:
+    """Return a document's tables without what is said about them, a single one without its title."""
+    single = len(document.tables) == 1
+    tables = [replace(table, notes=(), title="" if single else table.title) for table in document.tables]
+    return to_html(replace(document, tables=tables, notes=(), remarks=()))
+
+
+def _section(section: Section) -> list[str]:
+    item, product = section.item, section.product
+    assert product is not None, "what is not there is not shown"
+    lines = [f'<section id="{item.name}"><h3>{for_html(item.title)}</h3>', f"<p>{for_html(item.text)}</p>"]
+    lines += [f"<p>{for_html(product.text)}</p>"] if product.text else []
+    lines += _pictures(section)
+    for page in product.pages:
+        name = for_html(page.stem.replace("_", " "))
+        frame = f'<iframe src="{for_html(page.name)}" loading="lazy" title="{name}"></iframe>'
+        lines.append(f"<details><summary>Turn or point at it: {name}</summary>{frame}</details>")
+    if product.document is not None:
+        table = to_html(product.document)
+        closed = item.group == "published" and bool(section.missing)
+        lines.append(f"<details><summary>The table</summary>{table}</details>" if closed else table)
+    return [*lines, *_files(product), "</section>"]
+
+
+def _pictures(section: Section) -> list[str]:
+    item, lines = section.item, []
+    for picture in section.product.pictures if section.product else ():
+        alt = for_html(f"{item.title}: {picture.stem.replace('_', ' ')}")
+        caption = f"<figcaption>{for_html(item.text)}</figcaption>" if item.group == "answer" else ""
+        image = f'<img src="{for_html(picture.name)}" alt="{alt}" width="{_width(picture)}">'
+        lines.append(f"<figure>{image}{caption}</figure>")
     return lines
 
 
-def _entry(section: Section) -> str:
-    kind = ' class="absent"' if section.product is None else ""
-    return f'<a{kind} href="#{section.item.name}">{html.escape(section.item.title)}</a>'
+def _files(product: Product) -> list[str]:
+    pictures = [file for path in product.pictures for file in (path, path.with_suffix(".pdf"))]
+    names = [for_html(path.name) for path in [*product.tables, *pictures, *product.pages]]
+    links = ", ".join(f'<a href="{name}">{name}</a>' for name in names)
+    return [f'<p class="quiet files">{links}</p>'] if links else []
 
 
-def _lacking(sections: Sequence[Section]) -> list[str]:
+def _failed(section: Section) -> list[str]:
+    title = for_html(section.item.title)
+    return [f'<div class="failed"><p><strong>{title} could not be made:</strong> {for_html(section.error)}</p></div>']
+
+
+def _missing(sections: Sequence[Section]) -> list[str]:
     """List what is missing, by the command that would produce it."""
     by_command: dict[str, list[str]] = {}
     for section in sections:
@@ -84,46 +153,20 @@ def _lacking(sections: Sequence[Section]) -> list[str]:
         return []
     lines = ['<section id="missing"><h2>What is missing</h2>']
     for command, reasons in by_command.items():
-        lines += [f"<pre><code>{html.escape(command)}</code></pre>", "<ul>"]
-        lines += [*(f"<li>{html.escape(reason)}</li>" for reason in reasons), "</ul>"]
+        lines += [f"<pre><code>{for_html(command)}</code></pre>", "<ul>"]
+        lines += [*(f"<li>{for_html(reason)}</li>" for reason in reasons), "</ul>"]
     return [*lines, "</section>"]
 
 
-def _section(section: Section) -> list[str]:
-    item = section.item
-    lines = [
-        f'<section id="{item.name}"><h2>{html.escape(item.title)}</h2>',
-        f"<p>{html.escape(item.text)}</p>",
-    ]
-    if section.product is not None:
-        lines += _product(item.title, section.product)
-    lines += [line for missing in section.missing for line in _missing(missing)]
-    return [*lines, "</section>"]
+def _left_out(context: Context) -> list[str]:
+    if context.results is None or not context.results.left_out:
+        return []
+    entries = [f"<li>{for_html(entry)}</li>" for entry in context.results.left_out]
+    return [f"<details><summary>{len(entries)} runs left out</summary><ul>", *entries, "</ul></details>"]
 
 
-def _product(title: str, product: Product) -> list[str]:
-    lines = [f"<p>{html.escape(product.text)}</p>"] if product.text else []
-    for picture in product.pictures:
-        name = picture.stem.replace("_", " ")
-        lines.append(f'<img src="{picture.name}" alt="{html.escape(f"{title}: {name}")}" width="{_width(picture)}">')
-    for page in product.pages:
-        lines.append(f"<details><summary>Turn it: {html.escape(page.stem.replace('_', ' '))}</summary>")
-        frame = f'<iframe src="{page.name}" loading="lazy" title="{html.escape(page.stem)}"></iframe></details>'
-        lines.append(frame)
-    if product.fragment:
-        lines.append(product.fragment)
-    files = [*product.tables, *(file for path in product.pictures for file in (path, path.with_suffix(".pdf")))]
-    files += product.pages
-    links = ", ".join(f'<a href="{path.name}">{path.name}</a>' for path in files)
-    return [*lines, f'<p class="files">{links}</p>'] if links else lines
-
-
-def _missing(missing: Missing) -> list[str]:
-    return [
-        '<div class="missing">',
-        f"<p>Missing: {html.escape(missing.reason)}.</p>",
-        f"<pre><code>{html.escape(missing.command)}</code></pre></div>",
-    ]
+def _anchor(group: Group) -> str:
+    return group.replace(" ", "_")
 
 
 def _width(picture: Path) -> int:

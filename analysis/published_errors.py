@@ -26,6 +26,11 @@ class PublishedTask:
     val: int
     test: int
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The three sizes as text."""
+        return str(self.train), str(self.val), str(self.test)
+
 
 @dataclass(frozen=True, config=_STRICT)
 class Method:

@@ -61,7 +61,12 @@ class FinishedTrial:
         path = self.files.find(PREDICTIONS)
         if path is None:
             return None
-        table = pd.read_csv(path, dtype={"id": str}).set_index("id").sort_index()
+        columns = {"id": str, "target": float, "prediction": float}
+        try:
+            table = pd.read_csv(path, dtype=columns, usecols=list(columns)).set_index("id").sort_index()
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} is damaged ({reason}); restore it, or run the trial again") from error
         mae = float((table["target"] - table["prediction"]).abs().mean())
         if not math.isclose(mae, self.test_mae, rel_tol=1e-5, abs_tol=1e-9):
             raise UserError(
@@ -71,7 +76,11 @@ class FinishedTrial:
         return table
 
 
-@dataclass(frozen=True)
+class NoResultsError(UserError):
+    """A sweep has no finished trials, or there is no such sweep."""
+
+
+@dataclass(frozen=True, eq=False)
 class Results:
     """A sweep's finished trials, and what was left out of them."""
 
@@ -84,6 +93,8 @@ class Results:
     """Trials the sweep's file asks for, None where that was not recorded."""
     search: TrialFiles | None = None
     """Where a hyperparameter search recorded what it found; None for a sweep that is no search."""
+    description: str = ""
+    """The sweep's question, what was expected, and where it comes from: a paragraph each."""
 
     def progress(self) -> str:
         """Say how much of the sweep is finished."""
@@ -172,12 +183,13 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
         tuple(left_out),
         None if expected is None else int(expected),
         files(summaries[0]) if summaries else None,
+        experiment.tags.get("mlflow.note.content", ""),
     )
 
 
-def _no_results(sweep: str, where: str, hint: str) -> UserError:
+def _no_results(sweep: str, where: str, hint: str) -> NoResultsError:
     command = f"python pipelines/ablate_frames.py sweeps/{sweep}.yaml"
-    return UserError(f"no finished trials of the sweep {sweep!r} in {where}{hint}: run `{command}` first")
+    return NoResultsError(f"no finished trials of the sweep {sweep!r} in {where}{hint}: run `{command}` first")
 
 
 def _runs(client: "MlflowClient", experiment: "Experiment") -> Iterator["Run"]:

@@ -15,23 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from crystalframer.statistics import Interval, mean_interval
+
 RESAMPLES = 9999
-"""Bootstrap resamples; the smallest p-value they can give is 1 / (RESAMPLES + 1)."""
-CONFIDENCE = 0.95
+"""Of a p-value; the smallest one that they can give is 1 / (RESAMPLES + 1)."""
 ALPHA = 0.05
 """A p-value below this counts."""
 POWER = 0.8
 """Chance with which the smallest detectable difference would be detected."""
 Verdict = Literal["yes", "these seeds only", "no"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -51,27 +43,6 @@ class Difference:
     """Welch's t-test between the seeds' test errors; None with fewer than two seeds of a method."""
     standard_error: float
     """Of the mean difference over materials."""
-
-
-def mean_interval(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Return the mean of at least one value and its percentile bootstrap interval."""
-    sample = np.asarray(values, dtype=float)
-    mean = float(sample.mean())
-    if len(sample) < 2:
-        return Interval(mean, mean, mean)
-    resampled = resampled_means(sample, seed=seed, resamples=resamples)
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(mean, float(low), float(high))
-
-
-def resampled_means(values: NDArray[np.float64], *, seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """Return the bootstrap distribution of the mean, (resamples, ...), of values (..., n)."""
-    flat = values.reshape(-1, values.shape[-1])
-    result = stats.bootstrap(
-        (flat,), np.mean, axis=-1, n_resamples=resamples, method="percentile", batch=200, vectorized=True,
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return np.moveaxis(result.bootstrap_distribution, -1, 0).reshape(resamples, *values.shape[:-1])
 
 
 def bootstrap_p(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.float64]:
@@ -145,7 +116,7 @@ def compare_errors(
     n = len(differences)
     return Difference(
         materials=n,
-        difference=mean_interval(differences, seed=seed, resamples=resamples),
+        difference=mean_interval(differences, seed=seed),
         p_bootstrap=float(bootstrap_p(differences, seed=seed, resamples=resamples)),
         p_sign=sign_test(differences),
         better_on=float((unequal < 0).mean()) if len(unequal) else 0.5,

@@ -80,7 +80,7 @@ def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | No
 
     source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
     arguments = ["--sweep", sweep, *source, *(["--output", str(output)] if output else [])]
-    codes = [script.main(arguments) for script in (ablation_table, learning_curves)]
+    codes = [script.ITEM.main(arguments) for script in (ablation_table, learning_curves)]
     return not any(codes)
 
 

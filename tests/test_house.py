@@ -34,8 +34,9 @@ data.structures         data geometry
 data.preparation        data.structures data geometry
 kernels                 data geometry
 nn                      kernels data geometry
+pictures                data geometry
 training                nn kernels data geometry
-prediction              training nn kernels data.structures data geometry
+prediction              pictures training nn kernels data.structures data geometry
 runs                    prediction training nn data
 orchestration.tracking  runs prediction training nn data
 orchestration.cluster   orchestration.tracking runs training data

@@ -7,13 +7,10 @@ through it, and writes analysis/output/<sweep>/architecture.{pdf,png}.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from analysis import items
 from analysis.items import Context, Item, Product
-from crystalframer.command_line import reports_user_errors
 from crystalframer.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -39,12 +36,6 @@ class Part:
     """Shape of what it returned for one crystal of N atoms."""
     count: int
     """Parameters, those of its parts included."""
-
-
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure; return the exit code."""
-    return items.run(produce, __doc__, argv)
 
 
 def produce(context: Context) -> Product:
@@ -233,9 +224,11 @@ ITEM = Item(
     "architecture",
     "Architecture",
     "Drawn from the model's own modules and shapes.",
+    "details",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis import items
 from analysis.comparison import FRAME_LABELS
 from analysis.items import Context, Item, Missing, Product
-from crystalframer.command_line import reports_user_errors
-from crystalframer.config import FRAMES, FrameName
+from crystalframer.config import FrameName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,23 +26,17 @@ NAME = "attention_range"
 CRYSTALS = 40
 
 
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure; return the exit code."""
-    return items.run(produce, __doc__, argv)
-
-
 def produce(context: Context) -> Product | Missing:
     """Draw every frame that has a checkpoint."""
     from analysis.materials import tested_crystals
 
-    models = {frame: trained.model for frame in FRAMES if (trained := context.model(frame)) is not None}
+    models = context.models()
     if not models:
         return context.no_runs("no checkpoint")
     crystals = tested_crystals(context, CRYSTALS)
     if isinstance(crystals, Missing):
         return crystals
-    ranges = {frame: mean_distance(model, crystals) for frame, model in models.items()}
+    ranges = {frame: mean_distance(trained.model, crystals) for frame, trained in models.items()}
     with context.style():
         picture = context.save(draw(ranges), NAME)
     every = np.concatenate([values.ravel() for values in ranges.values()])
@@ -107,9 +99,11 @@ ITEM = Item(
     "range",
     "How far heads look",
     "Mean distance of the attended neighbours, weighted by attention, by block and head.",
+    "why",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -7,14 +7,12 @@ look at the cell's atoms or vectors must not depend on which of the two describe
 """
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis import items
 from analysis.items import Context, Item, Product
-from crystalframer.command_line import reports_user_errors
+from crystalframer.pictures.palette import AXES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,13 +21,7 @@ NAME = "cell_choice"
 CONSTANT = 4.05
 """Lattice constant of aluminium in Å."""
 ALUMINIUM = 13
-CONVENTIONAL, NIGGLI = "#1B9E3E", "#1F5FD0"
-
-
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure; return the exit code."""
-    return items.run(produce, __doc__, argv)
+CONVENTIONAL, NIGGLI = AXES[1:]
 
 
 def produce(context: Context) -> Product:
@@ -74,19 +66,18 @@ def draw(conventional: Any, reduced: Any) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    from analysis.crystal_drawing import Canvas
+    from crystalframer.pictures.crystal_drawing import Canvas, legend_of_elements
 
     figure = Figure(figsize=(3.4, 3.3))
     axes = figure.subplots()
     positions, numbers = atoms_of(conventional)
     centre = conventional.sum(axis=0) / 2
-    canvas = Canvas(
-        axes, positions - centre, numbers, 0.98 * CONSTANT, 0.8 * np.ones(len(numbers)), view="-90x,25y,14x"
-    )
+    canvas = Canvas(axes, positions - centre, numbers, 0.98 * CONSTANT, np.full(len(numbers), 0.8))
     canvas.cell(conventional, -centre, CONVENTIONAL, 1.6)
     canvas.cell(reduced, corner(reduced, conventional) - centre, NIGGLI, 1.6)
     legend = [Line2D([], [], color=colour, label=label) for colour, label in labels().items()]
     axes.legend(handles=legend, loc="lower center", ncols=2, frameon=False, fontsize=7.5, bbox_to_anchor=(0.5, -0.06))
+    legend_of_elements(figure, numbers, 0.02, 0.96)
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.07, top=0.99)
     return figure
 
@@ -106,16 +97,17 @@ def labels() -> dict[str, str]:
 
 def page(conventional: Any, reduced: Any) -> Any:
     """Return the turning figure."""
-    from analysis.crystal_drawing import atoms_traces, cell_trace, scene
+    from crystalframer.pictures.crystal_drawing import atoms_traces, cell_trace, legend_traces, scene
 
     positions, numbers = atoms_of(conventional)
-    named = {"width": 8, "showlegend": True}
+    named = {"showlegend": True}
     return scene(
         "One crystal, two cells",
         [
             *atoms_traces(positions, numbers),
             cell_trace(conventional, colour=CONVENTIONAL, name=labels()[CONVENTIONAL], **named),
             cell_trace(reduced, corner(reduced, conventional), colour=NIGGLI, name=labels()[NIGGLI], **named),
+            *legend_traces(numbers, axes=False),
         ],
     )
 
@@ -124,9 +116,11 @@ ITEM = Item(
     "cells",
     "One crystal, two cells",
     "The conventional and the Niggli-reduced cell of an fcc metal.",
+    "details",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

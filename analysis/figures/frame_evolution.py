@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis import items
-from analysis.figures.frame_gallery import FRAMES, TITLES
-from analysis.items import Context, Item, Missing, Product
-from crystalframer.command_line import reports_user_errors
+from analysis.comparison import FRAME_LABELS
+from analysis.figures.frame_gallery import FRAMES
+from analysis.items import Context, Item, Missing, Product, load
 from crystalframer.config import FrameName
 
 if TYPE_CHECKING:
@@ -46,12 +45,6 @@ class Evolution:
     """(snapshots - 1, blocks) mean angle in degrees from each snapshot to the next."""
 
 
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure; return the exit code."""
-    return items.run(produce, __doc__, argv)
-
-
 def produce(context: Context) -> Product | Missing:
     """Draw the frames that have at least two snapshots."""
     from analysis.materials import chosen_materials, tested_crystals
@@ -72,7 +65,7 @@ def produce(context: Context) -> Product | Missing:
     with context.style():
         picture = context.save(draw(materials[-1], evolutions), NAME)
     last = " · ".join(
-        f"{TITLES[frame]}: {found.travelled[-1].mean():.0f}° from epoch {found.epochs[-2]} to {found.epochs[-1]}"
+        f"{FRAME_LABELS[frame]}: {found.travelled[-1].mean():.0f}° from epoch {found.epochs[-2]} to {found.epochs[-1]}"
         for frame, found in evolutions.items()
     )
     return Product([picture], text=f"{materials[-1].caption}. Mean turn over blocks: {last}.")
@@ -80,11 +73,7 @@ def produce(context: Context) -> Product | Missing:
 
 def snapshots(context: Context, frame: FrameName) -> list[Path]:
     """Return the snapshots of a frame's trial with the lowest seed that kept some."""
-    trials = [trial for row in context.rows() if row.frame == frame for trial in row.trials]
-    for trial in sorted(trials, key=lambda trial: trial.config.train.seed):
-        if found := trial.files.snapshots():
-            return found
-    return []
+    return next((found for trial in context.trials(frame) if (found := trial.files.snapshots())), [])
 
 
 def evolution(paths: Sequence[Path], chosen: "Chosen", crystals: Sequence["Crystal"]) -> Evolution:
@@ -92,11 +81,10 @@ def evolution(paths: Sequence[Path], chosen: "Chosen", crystals: Sequence["Cryst
     from analysis.materials import widest_head
     from crystalframer.prediction.explain import attention_of
 
-    models = [items.load(path).model for path in paths]
+    models = [load(path).model for path in paths]
     blocks = range(models[0].config.num_blocks)
-    last = [attention_of(models[-1], chosen.crystal, block) for block in blocks]
-    head = widest_head(last, chosen.atom)
     views = [[attention_of(model, chosen.crystal, block) for block in blocks] for model in models]
+    head = widest_head(views[-1], chosen.atom)
     own = [[view.frames[chosen.atom, head] for view in found if view.frames is not None] for found in views]
     every = [all_frames(model, crystals) for model in models]
     turned = [angle(before, after).mean(axis=(1, 2)) for before, after in itertools.pairwise(every)]
@@ -134,7 +122,7 @@ def draw(chosen: "Chosen", evolutions: Mapping[FrameName, Evolution]) -> "Figure
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from analysis.crystal_drawing import Canvas
+    from crystalframer.pictures.crystal_drawing import Canvas, legend_of_axes
 
     blocks = max(found.frames.shape[1] for found in evolutions.values())
     figure = Figure(figsize=(7.0, 1.75 * len(evolutions) + 0.35), layout="constrained")
@@ -146,19 +134,12 @@ def draw(chosen: "Chosen", evolutions: Mapping[FrameName, Evolution]) -> "Figure
             for age, axes in zip(np.linspace(0.12, 1.0, len(found.epochs)), found.frames[:, block], strict=True):
                 canvas.frame(axes, 1.4, opacity=float(age))
             panel.set_title(f"block {block + 1}", fontsize=7.5, pad=2)
-        row[0].text(-0.12, 0.5, TITLES[frame], rotation=90, va="center", ha="right", transform=row[0].transAxes)
+        row[0].text(-0.12, 0.5, FRAME_LABELS[frame], rotation=90, va="center", ha="right", transform=row[0].transAxes)
         turns = row[-1]
         for block in range(found.travelled.shape[1]):
             colour = BLOCK_COLOURS[block % len(BLOCK_COLOURS)]
-            turns.plot(
-                found.epochs[1:],
-                found.travelled[:, block],
-                color=colour,
-                marker="o",
-                markersize=2.5,
-                label=f"block {block + 1}",
-            )
-        turns.set_ylim(0, None)
+            turned = found.travelled[:, block]
+            turns.plot(found.epochs[1:], turned, color=colour, marker="o", markersize=2.5, label=f"block {block + 1}")
         turns.set_xlabel("epoch of the snapshot")
         turns.set_ylabel("mean turn since\nthe one before (°)")
         turns.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -169,6 +150,7 @@ def draw(chosen: "Chosen", evolutions: Mapping[FrameName, Evolution]) -> "Figure
         f"{chosen.name}, frames of one atom and head at epochs {', '.join(map(str, epochs))}: older ones fainter",
         fontsize=7.5, x=0.01, ha="left",
     )  # fmt: skip
+    legend_of_axes(figure, 0.99, 0.97)
     return figure
 
 
@@ -177,9 +159,11 @@ ITEM = Item(
     "How frames settle",
     "Frames at successive snapshots of the training, older ones fainter, and the mean angle by which frames "
     "turned between snapshots.",
+    "why",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

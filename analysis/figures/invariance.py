@@ -17,13 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import items
 from analysis.comparison import FRAME_LABELS
 from analysis.documents import Document, Table
 from analysis.items import Context, Item, Missing, Product
-from analysis.palette import COLOURS
-from crystalframer.command_line import reports_user_errors
-from crystalframer.config import FRAMES, FrameName
+from crystalframer.config import FrameName
+from crystalframer.pictures.palette import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,17 +37,11 @@ FLOOR = 1e-8
 Change = Callable[["Crystal", np.random.Generator], "Crystal"]
 
 
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, draw and tabulate; return the exit code."""
-    return items.run(produce, __doc__, argv)
-
-
 def produce(context: Context) -> Product | Missing:
     """Measure every frame that has a checkpoint."""
     from analysis.materials import tested_crystals
 
-    models = {frame: trained for frame in FRAMES if (trained := context.model(frame)) is not None}
+    models = context.models()
     if not models:
         return context.no_runs("no checkpoint")
     crystals = tested_crystals(context, CRYSTALS)
@@ -207,9 +199,11 @@ ITEM = Item(
     "invariance",
     "Invariance",
     "What describing the same crystal in another way does to a trained model's predictions. Exact: nothing.",
+    "why",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -13,11 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import items
 from analysis.comparison import VARIES, Comparison, Row
 from analysis.items import Context, Item, Missing, Product
-from analysis.palette import COLOURS, QUIET, SHADE
-from crystalframer.command_line import reports_user_errors
+from crystalframer.pictures.palette import COLOURS, QUIET, SHADE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +27,6 @@ LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1
 """Line styles of a frame's variants, where something else varies as well."""
 
 
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw one figure per data set and task; return the exit code."""
-    return items.run(produce, __doc__, argv)
-
-
 def produce(context: Context) -> Product | Missing:
     """Draw every data set and task of the sweep."""
     if not context.comparisons:
@@ -42,8 +34,7 @@ def produce(context: Context) -> Product | Missing:
     product = Product()
     for comparison in context.comparisons:
         with context.style():
-            name = f"learning_curves_{comparison.dataset}_{comparison.task}"
-            product.pictures.append(context.save(draw(comparison), name))
+            product.pictures.append(context.save(draw(comparison), f"learning_curves_{comparison.file_name}"))
     return product
 
 
@@ -67,7 +58,7 @@ def draw(comparison: Comparison) -> "Figure":
     _label_ends(mae_axes, rows)
     loss_axes.set_ylabel("training loss (standardised MAE)")
     mae_axes.set_ylabel(f"validation MAE ({comparison.unit})")
-    loss_axes.set_title(f"{comparison.dataset}, {comparison.task.replace('_', ' ')}", loc="left")
+    loss_axes.set_title(comparison.heading, loc="left")
     counts = sorted({len(row.trials) for row in rows})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     mae_axes.set_title(f"mean and range over {seeds} seed{'' if counts == [1] else 's'}", loc="left")
@@ -169,9 +160,11 @@ ITEM = Item(
     "learning_curves",
     "Learning curves",
     "Training loss and validation error against the epoch: mean and range over seeds.",
+    "how sure",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -8,15 +8,12 @@ frame max. A point is the quickest round: other work on the machine can only slo
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis import items
 from analysis.items import Context, Item, Missing, Product
-from crystalframer.command_line import reports_user_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +26,6 @@ KERNEL_COLOURS = {"reference": "#707070", "cpu": "#0072B2", "triton": "#009E73"}
 QUANTITIES = {"step": "training step", "forward": "prediction"}
 MARKERS = ("o", "s", "^", "D")
 COLUMNS = {"kernel", "frame", "preset", "crystals", "size", "quantity", "min", "threads", "machine"}
-
-
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure; return the exit code."""
-    return items.run(produce, __doc__, argv)
 
 
 def produce(context: Context) -> Product | Missing:
@@ -100,9 +91,11 @@ ITEM = Item(
     "speed",
     "Speed against cell size",
     "From the recorded benchmarks: time per crystal of the attention's implementations.",
+    "details",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -8,36 +8,27 @@ analysis/output/<sweep>/static_and_dynamic_frames.{pdf,png,html}. Atoms that get
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis import items
-from analysis.figures.frame_gallery import attention, draw_surroundings, surroundings
 from analysis.items import Context, Item, Missing, Product
-from analysis.palette import AXES
-from crystalframer.command_line import reports_user_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analysis.materials import Chosen
-    from crystalframer.prediction.explain import AttentionView
+    from crystalframer.pictures.attention_drawing import Surroundings
 
 NAME = "static_and_dynamic_frames"
 APART = 11.0
 """Å between two atoms' surroundings in the turning figure."""
 
 
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure; return the exit code."""
-    return items.run(produce, __doc__, argv)
-
-
 def produce(context: Context) -> Product | Missing:
     """Draw the last of the paper's materials that the data set offers."""
-    from analysis.materials import chosen_materials
+    from analysis.materials import chosen_materials, surroundings
 
     trained = context.model("max") or context.model("weighted_pca")
     if trained is None:
@@ -46,67 +37,56 @@ def produce(context: Context) -> Product | Missing:
     if isinstance(materials, Missing):
         return materials
     atoms = two_atoms(materials[-1])
-    views = attention(trained.model, atoms[0])
+    shown = [[found[0], found[-1]] for found in (surroundings(trained.model, chosen) for chosen in atoms)]
     with context.style():
-        picture = context.save(draw(atoms, views), NAME)
-    return Product([picture], [context.save_page(page(atoms, views), NAME)], text=atoms[0].name)
+        picture = context.save(draw(atoms, shown), NAME)
+    return Product([picture], [context.save_page(page(atoms[0], shown), NAME)], text=atoms[0].name)
 
 
 def two_atoms(chosen: "Chosen") -> list["Chosen"]:
     """Return the chosen atom, and the first one of another element (of the same, where there is but one)."""
-    from dataclasses import replace
-
     numbers = chosen.crystal.atomic_numbers
     others = np.flatnonzero(numbers != numbers[chosen.atom])
     other = int(others[0]) if len(others) else (chosen.atom + 1) % chosen.crystal.num_atoms
     return [chosen, replace(chosen, atom=other)]
 
 
-def draw(atoms: Sequence["Chosen"], views: Sequence["AttentionView"]) -> "Figure":
+def draw(atoms: Sequence["Chosen"], shown: Sequence[Sequence["Surroundings"]]) -> "Figure":
     """Return the figure: the static frame on the left, two atoms in the first and the last block on the right."""
     from matplotlib.figure import Figure
 
-    from analysis.crystal_drawing import Canvas, full_cell, half_width
-    from crystalframer.geometry.crystal import ELEMENTS
     from crystalframer.geometry.prepared import prepare_geometry
+    from crystalframer.pictures.crystal_drawing import draw_cell, legend_of_axes, legend_of_elements
 
     crystal = atoms[0].crystal
     figure = Figure(figsize=(7.0, 3.5))
     parts: Any = figure.subfigures(1, 2, width_ratios=[1.15, 2.0])
     left, right = parts
     axes = left.subplots()
-    positions, numbers = full_cell(crystal)
-    centre = crystal.lattice.sum(axis=0) / 2
-    half = half_width(crystal.lattice)
-    canvas = Canvas(axes, positions - centre, numbers, half, np.full(len(numbers), 0.85))
-    canvas.cell(crystal.lattice, -centre)
-    canvas.bonds()
-    canvas.frame(prepare_geometry(crystal, 3.0).pca_frame, 0.6 * half)
+    draw_cell(axes, crystal, prepare_geometry(crystal, 3.0).pca_frame)
     axes.set_title(f"static: one PCA frame, {atoms[0].name}", fontsize=7.5)
-    picked = [views[0], views[-1]]
-    for row, chosen in zip(right.subplots(2, len(picked), squeeze=False), atoms, strict=True):
-        for panel, view in zip(row, picked, strict=True):
-            draw_surroundings(panel, chosen, view, views)
-            element = ELEMENTS[crystal.atomic_numbers[chosen.atom] - 1]
-            panel.set_title(f"dynamic: {element} atom, block {view.block + 1}", fontsize=7.5, pad=1)
-    left.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.9)
-    right.subplots_adjust(left=0.0, right=0.93, bottom=0.02, top=0.93, wspace=0.02, hspace=0.12)
-    for number in range(3):
-        figure.text(0.965, 0.9 - 0.06 * number, f"e{'₁₂₃'[number]}", fontsize=9, color=AXES[number], weight="bold")
+    for row, chosen, around in zip(right.subplots(2, 2), atoms, shown, strict=True):
+        for panel, one, block in zip(row, around, ("first", "last"), strict=True):
+            one.draw(panel)
+            panel.set_title(f"dynamic: {chosen.element} atom, {block} block", fontsize=7.5, pad=1)
+    left.subplots_adjust(left=0.02, right=0.98, bottom=0.08, top=0.9)
+    right.subplots_adjust(left=0.0, right=1.0, bottom=0.08, top=0.93, wspace=0.02, hspace=0.12)
+    legend_of_elements(figure, crystal.atomic_numbers, 0.02, 0.035)
+    figure.text(0.5, 0.035, "opacity: attention weight", fontsize=7, va="center", ha="center")
+    legend_of_axes(figure, 0.98, 0.035)
     return figure
 
 
-def page(atoms: Sequence["Chosen"], views: Sequence["AttentionView"]) -> Any:
+def page(chosen: "Chosen", shown: Sequence[Sequence["Surroundings"]]) -> Any:
     """Return the turning figure: the two atoms beside one another, first block below, last block above."""
-    from analysis.crystal_drawing import atoms_traces, frame_traces, scene
+    from crystalframer.pictures.crystal_drawing import legend_traces, scene
 
     traces: list[Any] = []
-    for column, chosen in enumerate(atoms):
-        for row, view in enumerate((views[0], views[-1])):
-            positions, numbers, opacity, frame = surroundings(chosen, view, views)
-            origin = np.array([APART * column, 0.0, APART * row])
-            traces += [*atoms_traces(positions + origin, numbers, opacity), *frame_traces(frame, 2.6, origin=origin)]
-    return scene(f"{atoms[0].name}: two atoms, first block below, last above", traces)
+    for column, around in enumerate(shown):
+        for row, one in enumerate(around):
+            traces += one.traces((APART * column, 0.0, APART * row))
+    names = legend_traces(chosen.crystal.atomic_numbers)
+    return scene(f"{chosen.name}: two atoms, first block below, last above", [*traces, *names])
 
 
 ITEM = Item(
@@ -114,9 +94,11 @@ ITEM = Item(
     "Static and dynamic frames",
     "One frame for the whole cell, or one per atom and block that follows the attention; atoms that get little "
     "attention are translucent.",
+    "why",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -13,20 +13,18 @@ analysis/output/<sweep>/ties.{pdf,png} and ties_table.{md,tex,html,csv}.
 import itertools
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import items
 from analysis.comparison import FRAME_LABELS
 from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Missing, Product
-from analysis.palette import COLOURS
-from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FrameName
+from crystalframer.pictures.palette import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from crystalframer.geometry.crystal import Crystal
 
 CRYSTALS = 120
+DYNAMIC: tuple[FrameName, ...] = ("weighted_pca", "max")
 SYSTEMS = ("cubic", "hexagonal", "trigonal", "tetragonal", "orthorhombic", "monoclinic", "triclinic")
 LAST_SPACE_GROUP = {
     "triclinic": 2,
@@ -50,12 +49,6 @@ DEGENERATE = 1e-4
 """Eigenvalues this close, in units of their sum, are equal; lengths, relative to the shortest, likewise."""
 
 
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Count, draw and tabulate; return the exit code."""
-    return items.run(produce, __doc__, argv)
-
-
 def produce(context: Context) -> Product | Missing:
     """Count ties of every frame that can be had."""
     from analysis.materials import tested_crystals
@@ -63,19 +56,14 @@ def produce(context: Context) -> Product | Missing:
     crystals = tested_crystals(context, CRYSTALS)
     if isinstance(crystals, Missing):
         return crystals
-    models = {
-        frame: trained.model for frame in ("weighted_pca", "max") if (trained := context.model(frame)) is not None
-    }
+    models = {frame: trained.model for frame, trained in context.models(DYNAMIC).items()}
     table = pd.DataFrame([entry for crystal in crystals for entry in count(crystal, models)])
     with context.style():
         picture = context.save(draw(table), "ties")
     product = context.table(tabulate(table, len(crystals)), "ties_table")
     product.pictures.append(picture)
-    product.missing += [
-        context.no_runs(f"no checkpoint of a {FRAME_LABELS[frame]} trial")
-        for frame in ("weighted_pca", "max")
-        if frame not in models
-    ]
+    lacking = [frame for frame in DYNAMIC if frame not in models]
+    product.missing += [context.no_runs(f"no checkpoint of a {FRAME_LABELS[frame]} trial") for frame in lacking]
     return product
 
 
@@ -214,9 +202,11 @@ ITEM = Item(
     "ties",
     "Ties",
     "How often symmetry leaves a frame undetermined, by crystal system.",
+    "why",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

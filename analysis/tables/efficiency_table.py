@@ -7,31 +7,22 @@ machine that trained, which the table names: they compare our rows with one anot
 """
 
 import sys
-from collections.abc import Sequence
 from functools import cache
 from statistics import fmean
 
 import pandas as pd
 
-from analysis import items
 from analysis.comparison import FRAME_LABELS, Comparison, Row, compare, encoding_preset
 from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Missing, Product
 from analysis.published_errors import load_efficiency
 from analysis.results import Results
-from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FRAMES, ModelConfig
 
 NAME = "efficiency_table"
 HEADINGS = (
     "model", "figures", "seconds per epoch", "total (h)", "test ms per material", "parameters", "parameters per block",
 )  # fmt: skip
-
-
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table's files and print the Markdown; return the exit code."""
-    return items.run_table(build, NAME, __doc__, argv)
 
 
 def build(results: Results) -> Document:
@@ -57,9 +48,7 @@ def _table(comparison: Comparison) -> Table:
     ours = [entry for entry in _records(comparison) if entry["figures"] == "ours"]
     rows += [[str(entry["model"]), "ours", *_cells(entry)] for entry in ours]
     machine = comparison.tag("machine") or "unknown"
-    notes = [
-        f"Ours: {comparison.size('train')} training crystals, {comparison.tag('kernel')} kernel, machine {machine}."
-    ]
+    notes = [f"Ours: {comparison.sizes[0]} training crystals, {comparison.tag('kernel')} kernel, machine {machine}."]
     return Table(f"{comparison.dataset}, {comparison.task}", HEADINGS, rows, notes)
 
 
@@ -123,9 +112,11 @@ ITEM = Item(
     "efficiency",
     "Speed and size",
     "Time and parameters of each frame, default and lightweight, beside the published ones.",
+    "details",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -6,31 +6,11 @@ reads runs/mlflow.db and writes analysis/output/<sweep>/jarvis_table.{md,tex,htm
 """
 
 import sys
-from collections.abc import Sequence
 
-from analysis import literature
-from analysis.items import Context, Item, Product
-from crystalframer.command_line import reports_user_errors
+from analysis.literature import literature_item
 
-
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table's files and print the Markdown; return the exit code."""
-    return literature.run("jarvis", __doc__, argv)
-
-
-def produce(context: Context) -> Product:
-    """Make the table, and say what of ours is missing."""
-    return literature.produce("jarvis", context)
-
-
-ITEM = Item(
-    "jarvis",
-    "JARVIS: published and ours",
-    "Test MAE on five tasks.",
-    produce,
-)
+ITEM = literature_item("jarvis", "JARVIS: published and ours", "Test MAE on five tasks.", __doc__)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

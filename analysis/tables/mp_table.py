@@ -6,31 +6,11 @@ reads runs/mlflow.db and writes analysis/output/<sweep>/mp_table.{md,tex,html,cs
 """
 
 import sys
-from collections.abc import Sequence
 
-from analysis import literature
-from analysis.items import Context, Item, Product
-from crystalframer.command_line import reports_user_errors
+from analysis.literature import literature_item
 
-
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table's files and print the Markdown; return the exit code."""
-    return literature.run("mp", __doc__, argv)
-
-
-def produce(context: Context) -> Product:
-    """Make the table, and say what of ours is missing."""
-    return literature.produce("mp", context)
-
-
-ITEM = Item(
-    "mp",
-    "Materials Project: published and ours",
-    "Test MAE on four tasks.",
-    produce,
-)
+ITEM = literature_item("mp", "Materials Project: published and ours", "Test MAE on four tasks.", __doc__)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

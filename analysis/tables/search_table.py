@@ -18,13 +18,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import items
 from analysis.comparison import VARIES
-from analysis.documents import EMPTY, Document, Table, spread
+from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Missing, Product
 from analysis.results import FinishedTrial, Results
-from crystalframer.command_line import reports_user_errors
-from crystalframer.errors import UserError
+from crystalframer.statistics import Spread
 
 NAME = "search_table"
 BEST = 10
@@ -34,22 +32,6 @@ FEWEST = 5
 RECORD = "search.json"
 IMPORTANCES = {"final": "share, final errors", "first_rung": "share, errors of all trials at the first rung"}
 NOT_SEARCHED = ("data.dataset", "data.task", "model.frame", "train.seed")
-
-
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table's files and print the Markdown; return the exit code."""
-    return items.run_table(_build_search, NAME, __doc__, argv)
-
-
-def _build_search(results: Results) -> Document:
-    """Return the table of what must be a search."""
-    if not searched(results):
-        raise UserError(
-            f"the sweep {results.sweep!r} is no search: none of its settings varies over at least {FEWEST} finished "
-            "trials beside frame and seed; name a search with --sweep"
-        )
-    return build(results)
 
 
 def searched(results: Results) -> list[str]:
@@ -125,7 +107,7 @@ def _build_recorded(results: Results, content: dict[str, Any]) -> Document:
                 entry["fate"],
                 _error(entry["val_mae"]),
                 _error(entry["test_mae"]),
-                spread([one["test_mae"] for one in entry["confirmed"]]),
+                str(Spread.of(one["test_mae"] for one in entry["confirmed"])) if entry["confirmed"] else EMPTY,
                 *(_number(entry["values"].get(key)) for key in keys),
             ]
             for entry in content["best"]
@@ -198,7 +180,7 @@ def produce(context: Context) -> Product | Missing:
     if context.results is None or not searched(context.results):
         return Missing(
             f"{context.sweep} is no hyperparameter search",
-            "python pipelines/tune_hyperparameters.py, then --sweep hpo_sample",
+            "python pipelines/tune_hyperparameters.py && python analysis/make_all.py --sweep hpo_sample",
         )
     return context.table(build(context.results), NAME)
 
@@ -207,9 +189,11 @@ ITEM = Item(
     "search",
     "Hyperparameter search",
     "Best settings and how much each mattered.",
+    "details",
     produce,
+    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ITEM.main())

@@ -6,8 +6,10 @@ from pathlib import Path
 import yaml
 
 from crystalframer import __version__
+from crystalframer.atomic_files import replace_text
 from crystalframer.data.dataset import SPLITS, TaskData
 from crystalframer.errors import UserError
+from crystalframer.escaping import for_markdown
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.nn.model import count_parameters
 from crystalframer.prediction.cutoff import TruncationError, truncation_error
@@ -48,7 +50,7 @@ def write_card(
     path = output or checkpoint.with_name(NAME)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(model_card(trained, data, errors, truncation), encoding="utf-8")
+        replace_text(path, model_card(trained, data, errors, truncation))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
     return path
@@ -84,7 +86,7 @@ def model_card(
     truncation: TruncationError | None = None,
 ) -> str:
     """Return the card's text."""
-    targets = ", ".join(f"{target.name.replace('_', ' ')} ({target.unit})" for target in trained.targets)
+    targets = ", ".join(for_markdown(f"{t.name.replace('_', ' ')} ({t.unit})") for t in trained.targets)
     parts = [
         f"# Model card: {targets}",
         _what(trained),
@@ -124,7 +126,7 @@ def _data(trained: TrainedModel, data: TaskData | None) -> str:
     if data is not None:
         sizes = ", ".join(f"{len(data.rows[split]):,} {split}" for split in SPLITS)
         lines.append(f"- split: {sizes}")
-    lines += [f"- {t.name} in training: {t.mean:.4g} ± {t.std:.4g} {t.unit}" for t in trained.targets]
+    lines += [for_markdown(f"- {t.name} in training: {t.mean:.4g} ± {t.std:.4g} {t.unit}") for t in trained.targets]
     if trained.elements is not None:
         names = " ".join(ELEMENTS[number - 1] for number in trained.elements)
         lines.append(f"- {len(trained.elements)} elements in training: {names}")
@@ -135,7 +137,9 @@ def _errors(errors: Sequence[TaskErrors]) -> str:
     if not errors:
         return "Not measured here: the training data were not at hand."
     rows = [
-        f"| {e.task} | {e.unit} | {e.count:,} | {e.mae:.4g} | {e.rmse:.4g} | {e.baseline_mae:.4g} |" for e in errors
+        f"| {for_markdown(e.task)} | {for_markdown(e.unit)} | {e.count:,} | {e.mae:.4g} | {e.rmse:.4g} "
+        f"| {e.baseline_mae:.4g} |"
+        for e in errors
     ]
     head = "| target | unit | test crystals | MAE | RMSE | MAE of predicting the training mean |"
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])

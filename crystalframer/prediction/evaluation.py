@@ -1,8 +1,7 @@
 """A trained model against a split of its data set: errors with bootstrap intervals, by target and by element."""
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,26 +12,17 @@ from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import CrystalDataset, SplitName, TaskData, require_elements
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.statistics import (
+    ElementError,
+    Interval,
+    determination,
+    errors_by_element,
+    interval,
+    mean_absolute,
+    root_mean_square,
+)
 from crystalframer.training.inference import predict_rows
 from crystalframer.training.trained_model import TrainedModel
-
-RESAMPLES = 2000
-"""Bootstrap resamples of a split's crystals."""
-CONFIDENCE = 0.95
-"""Of the intervals."""
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number measured on a sample of crystals."""
-
-    value: float
-    low: float
-    """Lower end of the 95 % percentile-bootstrap interval over the crystals; NaN for a single crystal."""
-    high: float
-    """Upper end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +35,16 @@ class TargetEvaluation:
     ids: tuple[str, ...]
     rows: NDArray[np.int64]
     """(S,) rows of the data set."""
-    targets: Floats
+    targets: NDArray[np.float64]
     """(S,) the data set's values."""
-    predictions: Floats
+    predictions: NDArray[np.float64]
     """(S,) the model's values."""
-    mae: Estimate
+    mae: Interval
     """Mean absolute error."""
-    rmse: Estimate
+    rmse: Interval
     """Root mean square error."""
-    r2: Estimate
+    r2: Interval
     """Coefficient of determination."""
-
-
-@dataclass(frozen=True)
-class ElementError:
-    """The errors over the crystals that contain an element."""
-
-    element: str
-    crystals: int
-    mae: float
-    bias: float
-    """Mean of prediction − target."""
 
 
 def data_of(trained: TrainedModel, *, dataset: str | None = None, allow_other_data: bool = False) -> TaskData:
@@ -129,75 +108,18 @@ def evaluate_model(trained: TrainedModel, data: TaskData, split: SplitName, seed
                 rows=rows[present],
                 targets=truth,
                 predictions=guess,
-                mae=estimate(mean_absolute, truth, guess, seed),
-                rmse=estimate(root_mean_square, truth, guess, seed),
-                r2=estimate(determination, truth, guess, seed),
+                mae=interval(mean_absolute, truth, guess, seed=seed),
+                rmse=interval(root_mean_square, truth, guess, seed=seed),
+                r2=interval(determination, truth, guess, seed=seed),
             )
         )
     return found
 
 
 def element_errors(dataset: CrystalDataset, evaluation: TargetEvaluation) -> list[ElementError]:
-    """Return the errors by element, in the order of the periodic table; a crystal counts for each of its elements."""
-    error = evaluation.predictions - evaluation.targets
-    by_element: dict[int, list[float]] = {}
-    for row, difference in zip(evaluation.rows.tolist(), error.tolist(), strict=True):
-        atoms = slice(int(dataset.offsets[row]), int(dataset.offsets[row + 1]))
-        for number in np.unique(dataset.atomic_numbers[atoms]).tolist():
-            by_element.setdefault(number, []).append(difference)
-    return [
-        ElementError(ELEMENTS[number - 1], len(found), float(np.abs(found).mean()), float(np.mean(found)))
-        for number, found in sorted(by_element.items())
-    ]
-
-
-def estimate(statistic: Callable[..., Floats], targets: Floats, predictions: Floats, seed: int) -> Estimate:
-    """Return a statistic of paired (S,) arrays with its percentile-bootstrap interval.
-
-    Args:
-        statistic: takes targets, predictions and the keyword ``axis``.
-        targets: (S,)
-        predictions: (S,)
-        seed: of the resampling.
-    """
-    value = float(statistic(targets, predictions, axis=-1))
-    if len(targets) < 2 or np.isnan(value):
-        return Estimate(value, np.nan, np.nan)
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # resamples without spread have no R²: left out below
-        result = bootstrap(
-            (targets, predictions),
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=max(1, 2**21 // len(targets)),
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-    low, high = np.nanpercentile(result.bootstrap_distribution, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    return Estimate(value, float(low), float(high))
-
-
-def mean_absolute(targets: Floats, predictions: Floats, axis: int) -> Floats:
-    """Return the mean of abs(prediction − target)."""
-    return np.asarray(np.abs(predictions - targets).mean(axis=axis))
-
-
-def root_mean_square(targets: Floats, predictions: Floats, axis: int) -> Floats:
-    """Return the square root of the mean of (prediction − target)²."""
-    return np.asarray(np.sqrt(np.square(predictions - targets).mean(axis=axis)))
-
-
-def determination(targets: Floats, predictions: Floats, axis: int) -> Floats:
-    """Return R² = 1 − Σ(prediction − target)² / Σ(target − mean)²; NaN without spread."""
-    spread = np.square(targets - targets.mean(axis=axis, keepdims=True)).sum(axis=axis)
-    missed = np.square(predictions - targets).sum(axis=axis)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(spread > 0, 1 - missed / spread, np.nan))
+    """Return the errors by element, in the order of the periodic table."""
+    differences = evaluation.predictions - evaluation.targets
+    return errors_by_element(dataset.atomic_numbers, dataset.offsets, evaluation.rows, differences)
 
 
 def one_line(evaluation: TargetEvaluation) -> str:
@@ -209,6 +131,6 @@ def one_line(evaluation: TargetEvaluation) -> str:
     return f"{evaluation.name}, {len(evaluation.ids):,} crystals of the {evaluation.split} split: {', '.join(parts)}"
 
 
-def _errors_of(evaluation: TargetEvaluation) -> Sequence[tuple[str, Estimate, str]]:
+def _errors_of(evaluation: TargetEvaluation) -> Sequence[tuple[str, Interval, str]]:
     unit = f"{evaluation.unit} "
     return (("MAE", evaluation.mae, unit), ("RMSE", evaluation.rmse, unit), ("R²", evaluation.r2, ""))

@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from crystalframer.data.batch import collate
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import Crystal
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.kernels.reference import attention_state
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.pictures.attention_drawing import Surroundings
+
+REACH = 5.0
+"""Å around an atom that a picture shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,25 @@ class AttentionView:
         """
         _require_index("atom", atom, self.crystal.num_atoms)
         return slice(int(self.first[atom]), int(self.first[atom + 1]))
+
+    def around(self, atom: int, head: int, reach: float = REACH) -> Surroundings:
+        """Return an atom's neighbours within `reach` Å and what one head makes of them.
+
+        Raises:
+            UserError: there is no such atom or head.
+        """
+        entries = self.entries(atom)
+        _require_index("head", head, self.weights.shape[1])
+        near = np.arange(entries.start, entries.stop)[self.distance[entries] <= reach]
+        numbers = self.crystal.atomic_numbers
+        return Surroundings(
+            title=f"{ELEMENTS[numbers[atom] - 1]} (atom {atom}) in {self.crystal.id}, block {self.block}, head {head}",
+            positions=self.vector[near],
+            numbers=numbers[self.neighbour[near]],
+            weights=self.weights[near, head],
+            frame=None if self.frames is None else self.frames[atom, head],
+            reach=reach,
+        )
 
 
 @torch.no_grad()

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalframer.atomic_files import replacing
 from crystalframer.errors import UserError
+from crystalframer.escaping import for_csv, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".csv", ".parquet", ".json")
 """What a table's file may be called."""
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +69,16 @@ class Predictions:
         require_suffix(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            match path.suffix.lower():
-                case ".csv":
-                    with path.open("w", encoding="utf-8", newline="") as file:
-                        csv.writer(file).writerows(self._csv_rows())
-                case ".parquet":
-                    self.to_dataframe().to_parquet(path, index=False)
-                case _:
-                    path.write_text(json.dumps(list(self._records()), indent=1, ensure_ascii=False), encoding="utf-8")
+            with replacing(path) as temporary:
+                match path.suffix.lower():
+                    case ".csv":
+                        with temporary.open("w", encoding="utf-8", newline="") as file:
+                            csv.writer(file).writerows(self._csv_rows())
+                    case ".parquet":
+                        self.to_dataframe().to_parquet(temporary, index=False)
+                    case _:
+                        content = json.dumps(list(self._records()), indent=1, ensure_ascii=False)
+                        temporary.write_text(content, encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
 
@@ -101,15 +104,15 @@ class Predictions:
         yield ["id", "source", *numbers, *texts]
         for row, (label, source) in enumerate(zip(self.ids, self.sources, strict=True)):
             values = [_text(column[row]) for column in numbers.values()]
-            yield [_plain(label), _plain(source), *values, *(_plain(column[row]) for column in texts.values())]
+            yield [for_csv(label), for_csv(source), *values, *(for_csv(column[row]) for column in texts.values())]
 
     def _records(self) -> Iterator[dict[str, Any]]:
         numbers = self._numbers()
         for row, (label, source) in enumerate(zip(self.ids, self.sources, strict=True)):
             values = {name: float(column[row]) for name, column in numbers.items()}
             known = {name: value if np.isfinite(value) else None for name, value in values.items()}
-            texts = {name: _encodable(column[row]) or None for name, column in self._texts().items()}
-            yield {"id": _encodable(label), "source": _encodable(source), **known, **texts}
+            texts = {name: printable(column[row]) or None for name, column in self._texts().items()}
+            yield {"id": printable(label), "source": printable(source), **known, **texts}
 
 
 def require_suffix(path: Path) -> None:
@@ -138,15 +141,3 @@ class _Line:
 def _text(value: float) -> str:
     """Return a float32-exact number, nothing for NaN."""
     return f"{value:.9g}" if np.isfinite(value) else ""
-
-
-def _plain(text: str) -> str:
-    """Return text on one line that no spreadsheet evaluates and every encoding can write."""
-    line = " ".join(_encodable(text).split())
-    return f"'{line}" if line.startswith(_FORMULA_STARTS) else line
-
-
-def _encodable(text: str) -> str:
-    """Return text whose undecodable bytes (surrogates of a file name) and control characters are spelled out."""
-    visible = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(char if char.isprintable() or char in "\n\t\r" else f"\\x{ord(char):02x}" for char in visible)

@@ -4,18 +4,23 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from crystalframer import __version__
+from crystalframer.atomic_files import replace_text, replacing
 from crystalframer.data.dataset import CrystalDataset
-from crystalframer.prediction.evaluation import ElementError, TargetEvaluation, element_errors
+from crystalframer.escaping import for_figures
+from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.pictures.error_drawing import draw_parity, limits_of, periodic_table
+from crystalframer.pictures.palette import COLOURS, STYLE
+from crystalframer.prediction.evaluation import TargetEvaluation, element_errors
 from crystalframer.published import PUBLISHED
+from crystalframer.statistics import ElementError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,8 +37,10 @@ def write_report(folder: Path, dataset: CrystalDataset, evaluations: Sequence[Ta
     for evaluation in evaluations:
         elements = element_errors(dataset, evaluation)
         written.append(_write_elements(folder / f"element_errors_{evaluation.name}.csv", elements, evaluation.unit))
-        written += _save(parity_plot(evaluation), folder / f"parity_{evaluation.name}")
-        written += _save(element_plot(elements, evaluation), folder / f"element_errors_{evaluation.name}")
+        title = for_figures(f"{dataset.name}, {evaluation.name.replace('_', ' ')}, {evaluation.split} split")
+        table = partial(periodic_table, elements, title, for_figures(evaluation.unit))
+        written += _save(partial(parity_plot, evaluation), folder / f"parity_{evaluation.name}")
+        written += _save(table, folder / f"element_errors_{evaluation.name}")
         published = PUBLISHED.get(dataset.name)
         if published and published.leaderboard and evaluation.split == "test" and evaluation.name in published.fields:
             quantity = published.fields[evaluation.name]
@@ -56,7 +63,7 @@ def write_submission(folder: Path, quantity: str, dataset: str, evaluation: Targ
     table.writerow(["id", "target", "prediction"])
     rows = zip(evaluation.ids, evaluation.targets.tolist(), evaluation.predictions.tolist(), strict=True)
     table.writerows([label, repr(target), f"{prediction:.9g}"] for label, target, prediction in rows)
-    with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with replacing(folder / f"{name}.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), text.getvalue(), zipfile.ZIP_DEFLATED)
     metadata = {
         "model_name": "crystalframer",
@@ -72,7 +79,7 @@ def write_submission(folder: Path, quantity: str, dataset: str, evaluation: Targ
         "hardware_used": "",
         "git_url": [""],
     }
-    (folder / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
+    replace_text(folder / "metadata.json", json.dumps(metadata, indent=4) + "\n")
     return [folder / f"{name}.zip", folder / "metadata.json"]
 
 
@@ -82,43 +89,27 @@ def parity_plot(evaluation: TargetEvaluation) -> "Figure":
 
     figure = Figure(figsize=(3.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    every = np.concatenate([evaluation.targets, evaluation.predictions])
-    margin = 0.04 * float(np.ptp(every)) or 1.0
-    limits = (float(every.min()) - margin, float(every.max()) + margin)
-    axes.plot(limits, limits, color="gray", linewidth=0.8, linestyle="--")
-    axes.scatter(evaluation.targets, evaluation.predictions, s=6, alpha=0.5, linewidths=0, rasterized=True)
-    quantity = evaluation.name.replace("_", " ")
-    axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set_xlabel(f"true {quantity} ({evaluation.unit})")
-    axes.set_ylabel(f"predicted {quantity} ({evaluation.unit})")
     mae, r2 = evaluation.mae, evaluation.r2
-    label = f"MAE {mae.value:.3g} [{mae.low:.3g}, {mae.high:.3g}] {evaluation.unit}\nR² {r2.value:.3f}"
-    axes.text(0.03, 0.97, f"{label}\n{len(evaluation.ids):,} crystals", transform=axes.transAxes, va="top", fontsize=7)
+    label = (
+        f"MAE {mae.value:.3g} [{mae.low:.3g}, {mae.high:.3g}] {for_figures(evaluation.unit)}\nR² {r2.value:.3f}\n"
+        f"{len(evaluation.ids):,} crystals"
+    )
+    shown = evaluation.targets, evaluation.predictions
+    draw_parity(axes, *shown, limits_of(*shown), COLOURS["lattice"], label)
+    quantity = for_figures(f"{evaluation.name.replace('_', ' ')} ({evaluation.unit})")
+    axes.set(xlabel=f"true {quantity}", ylabel=f"predicted {quantity}")
     return figure
 
 
-def element_plot(elements: Sequence[ElementError], evaluation: TargetEvaluation) -> "Figure":
-    """Return the mean absolute error by element, with the number of crystals that contain it."""
-    from matplotlib.figure import Figure
+def _save(draw: Callable[[], "Figure"], stem: Path) -> list[Path]:
+    from matplotlib import style
 
-    figure = Figure(figsize=(max(3.0, 0.13 * len(elements) + 1), 3.2), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    names = [entry.element for entry in elements]
-    upper.bar(names, [entry.mae for entry in elements])
-    upper.axhline(evaluation.mae.value, color="gray", linewidth=0.8, linestyle="--")
-    upper.set_ylabel(f"MAE ({evaluation.unit})")
-    lower.bar(names, [entry.crystals for entry in elements], color="gray")
-    lower.set_ylabel("crystals")
-    if max(entry.crystals for entry in elements) > 100:
-        lower.set_yscale("log")
-    lower.tick_params(axis="x", labelrotation=90, labelsize=6)
-    return figure
-
-
-def _save(figure: "Figure", stem: Path) -> list[Path]:
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
-    for path in paths:
-        figure.savefig(path, dpi=200)
+    with style.context(dict(STYLE)):
+        figure = draw()
+        for path in paths:
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], dpi=200)
     return paths
 
 
@@ -134,7 +125,7 @@ def _write_metrics(path: Path, evaluations: Sequence[TargetEvaluation]) -> Path:
         }
         for entry in evaluations
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(content, indent=2) + "\n")
     return path
 
 
@@ -154,13 +145,14 @@ def _write_predictions(folder: Path, evaluations: Sequence[TargetEvaluation]) ->
         for entry in evaluations
     ]
     path = folder / "predictions.parquet"
-    pd.concat(tables, ignore_index=True).to_parquet(path, index=False)
+    with replacing(path) as temporary:
+        pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
     return path
 
 
 def _write_elements(path: Path, elements: Sequence[ElementError], unit: str) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["element", "crystals", f"mae [{unit}]", f"bias [{unit}]"])
-        table.writerows([e.element, e.crystals, f"{e.mae:.6g}", f"{e.bias:.6g}"] for e in elements)
+        table.writerows([ELEMENTS[e.number - 1], e.crystals, f"{e.mae:.6g}", f"{e.bias:.6g}"] for e in elements)
     return path

@@ -24,7 +24,7 @@ def fill(store: Store, tags: Mapping[str, str] | None = None) -> dict[str, list[
 
 def write(store: Store, output: Path) -> dict[str, str]:
     """Run the script; return its three files' texts."""
-    assert ablation_table.main(["--sweep", SWEEP, "--runs", str(store.runs), "--output", str(output)]) == 0
+    assert ablation_table.ITEM.main(["--sweep", SWEEP, "--runs", str(store.runs), "--output", str(output)]) == 0
     return {suffix: (output / SWEEP / f"ablation_table.{suffix}").read_text() for suffix in SUFFIXES}
 
 
@@ -35,7 +35,7 @@ def test_rows_follow_the_paper_and_state_mean_spread_and_cost(store: Store, tmp_
     names = ["none (Crystalformer)", "PCA", "lattice", "static local", "weighted PCA", "max"]
     assert [row[0].removeprefix("| ") for row in rows] == names
     # 0.24 and 0.26: mean 0.25, sample standard deviation 0.02/√2; validation MAE 9/8 of the test MAE in the toy store
-    assert rows[-1][1:] == ["**0.2500 ± 0.0141**", "2", "0.2812 ± 0.0159", "4.00", "951,821", "2.00 |"]
+    assert rows[-1][1:] == ["0.2500 ± 0.0141", "2", "0.2812 ± 0.0159", "4.00", "951,821", "2.00 |"]
     assert rows[0][1:] == ["0.4000 ± 0.0141", "2", "0.4500 ± 0.0159", "2.50", "951,821", "2.00 |"]
 
 
@@ -49,6 +49,13 @@ def test_the_header_says_what_was_measured(store: Store, tmp_path: Path) -> None
     assert "8 epochs, batch 16, cutoff 8.0 Å, reference kernel" in markdown
     assert "predicting the training mean: test MAE 1.0000 eV/atom" in markdown
     assert "ublished" not in markdown  # the sample is none of the paper's data sets
+
+
+def test_without_predictions_nothing_is_in_bold_and_a_sentence_says_why(store: Store, tmp_path: Path) -> None:
+    fill(store)
+    markdown = write(store, tmp_path)["md"]
+    assert "**" not in markdown
+    assert "The lowest error is that of max: test MAE 0.2500 ± 0.0141 eV/atom; without test predictions" in markdown
 
 
 def test_csv_holds_unrounded_numbers(store: Store, tmp_path: Path) -> None:
@@ -124,14 +131,14 @@ def test_the_full_split_is_comparable(store: Store, tmp_path: Path) -> None:
 def test_latex_is_escaped(store: Store, tmp_path: Path) -> None:
     fill(store)
     latex = write(store, tmp_path)["tex"]
-    assert r"max & \textbf{0.2500 $\pm$ 0.0141} & 2 &" in latex
+    assert r"max & 0.2500 $\pm$ 0.0141 & 2 &" in latex
     assert r"formation\_energy" in latex
     assert "±" not in latex
     assert "Å" not in latex
 
 
 def test_without_results_it_says_how_to_make_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ablation_table.main(["--runs", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert ablation_table.ITEM.main(["--runs", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "run `python pipelines/ablate_frames.py sweeps/ablation_sample.yaml` first" in error

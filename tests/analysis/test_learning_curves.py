@@ -11,9 +11,9 @@ from matplotlib.colors import to_hex
 from analysis.comparison import compare
 from analysis.figures import learning_curves
 from analysis.figures.learning_curves import draw, over_seeds, spread_out
-from analysis.palette import COLOURS
 from analysis.results import read_sweep
 from crystalframer.config import FRAMES
+from crystalframer.pictures.palette import COLOURS
 from tests.analysis.conftest import EPOCHS, SWEEP, Store
 
 
@@ -23,7 +23,7 @@ def test_figures_are_written_and_reproducible(store: Store, tmp_path: Path) -> N
             store.add(frame, seed, test_mae=0.3 + 0.01 * seed)
     arguments = ["--sweep", SWEEP, "--runs", str(store.runs), "--output"]
     for folder in ("first", "second"):
-        assert learning_curves.main([*arguments, str(tmp_path / folder)]) == 0
+        assert learning_curves.ITEM.main([*arguments, str(tmp_path / folder)]) == 0
     for suffix, start in {"pdf": b"%PDF", "png": b"\x89PNG"}.items():
         name = f"{SWEEP}/learning_curves_sample_formation_energy.{suffix}"
         content = (tmp_path / "first" / name).read_bytes()
@@ -82,5 +82,5 @@ def test_labels_keep_their_order_and_their_distance(positions: list[float]) -> N
 
 
 def test_without_results_it_exits_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert learning_curves.main(["--runs", str(tmp_path)]) == 2
+    assert learning_curves.ITEM.main(["--runs", str(tmp_path)]) == 2
     assert "pipelines/ablate_frames.py" in capsys.readouterr().err

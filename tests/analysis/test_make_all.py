@@ -26,20 +26,46 @@ def made(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_item_whose_runs_exist_is_made(made: Path) -> None:
     page = (made / "index.html").read_text()
-    for item in make_all.items_of():
-        assert f'<section id="{item.name}">' in page
-    absent = re.findall(r'class="absent" href="#(\w+)"', page)
-    assert set(absent) <= {"search", "speed"}
+    shown = re.findall(r'<(?:section|div) id="(\w+)"', page)
+    assert len(set(shown)) == len(shown)
+    assert {item.name for item in make_all.items_of()} - set(shown) <= {"search", "speed"}
     assert {path.suffix for path in made.iterdir()} == {".md", ".tex", ".html", ".csv", ".png", ".pdf", ".js"}
 
 
 def test_what_is_missing_stands_there_with_its_command(made: Path) -> None:
     page = (made / "index.html").read_text()
-    missing = page[page.index('id="missing"') : page.index('id="ablation"')]
+    missing = page[page.index('id="missing"') :]
     assert "<code>python pipelines/ablate_frames.py sweeps/ablation_frames.yaml</code>" in missing
     assert "no trial of ours on formation energy, total energy" in missing
     assert "is no hyperparameter search" in missing
     assert "5 of 18 trials finished" in missing
+
+
+def test_the_answer_comes_first_and_what_is_missing_last(made: Path) -> None:
+    page = (made / "index.html").read_text()
+    parts = [page.index(f'id="{name}"') for name in ("answer", "how_sure", "why", "details", "published", "missing")]
+    assert parts == sorted(parts)
+    first = page[parts[0] : parts[1]]
+    assert "The lowest error is that of" in first or "test MAE" in first
+    assert "<table>" in first
+    assert 'src="frame_errors_sample_formation_energy.png"' in first
+
+
+def test_files_are_called_by_what_they_show(made: Path) -> None:
+    assert (made / "frames_MgF2.png").is_file()  # the nearest to the paper's MgSnF4 in the sample
+    assert (made / "frames_C3N4.png").is_file()
+
+
+def test_an_item_that_cannot_be_made_is_named_and_the_exit_code_says_so(
+    trained: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = (trained.runs / SWEEP).glob("*-max-seed0-*/predictions/test.csv")
+    path.write_text(re.sub(r",[^,a-z]+$", ",9.0", path.read_text(), flags=re.MULTILINE))
+    assert make_all.main(["--experiment", SWEEP, "--runs", str(trained.runs), "--output", str(tmp_path)]) == 1
+    assert "failed: Parity - " in capsys.readouterr().out
+    page = (tmp_path / SWEEP / "index.html").read_text()
+    assert "Parity could not be made:" in page
+    assert "restore it, or run the trial again" in page
 
 
 def test_the_page_needs_no_network_and_refers_to_what_is_there(made: Path) -> None:

@@ -4,8 +4,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from analysis.comparison import compare
+from analysis.documents import to_markdown
+from analysis.figures import parity_plot
 from analysis.items import Context
+from analysis.pairs import answer, winner
 from analysis.results import read_sweep
 from analysis.tables import ablation_table, significance_table
 from analysis.tables.ablation_table import produce as ablation
@@ -82,6 +87,43 @@ def test_the_planted_difference_is_found_and_no_other(store: Store) -> None:
     assert 0 < difference["smallest_detectable"] < 0.1
 
 
+def test_only_a_real_winner_is_in_bold(store: Store) -> None:
+    fill(store)
+    markdown = to_markdown(ablation_table.build(read_sweep(store.tracking_uri, SWEEP, store.runs)))
+    assert [line.split(" | ")[0] for line in markdown.splitlines() if "**" in line] == ["| max"]
+    assert "really less than that of each of the other 2" in markdown
+
+
+def test_where_nothing_is_real_nothing_is_in_bold(store: Store) -> None:
+    frames: tuple[FrameName, ...] = ("none", "pca")
+    for frame in frames:
+        for seed in (0, 1):
+            mae, table = predictions(frame, seed)
+            store.add(frame, seed, test_mae=mae, predictions=table)
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP, store.runs))
+    assert winner(comparison) is None
+    said = " ".join(answer(comparison))
+    assert "No row is the best for certain" in said
+    assert "The difference may be chance." in said
+    markdown = to_markdown(ablation_table.build(read_sweep(store.tracking_uri, SWEEP, store.runs)))
+    assert "**" not in markdown
+
+
+def test_the_parity_plot_says_what_its_dots_are(store: Store) -> None:
+    fill(store)
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP, store.runs))
+    for axes, row in zip(parity_plot.draw(comparison).axes, comparison.finished, strict=True):
+        dots = np.asarray(axes.collections[0].get_offsets())
+        targets, predicted = dots.T
+        assert len(dots) == len(IDS) * len(row.trials)
+        mae, r2 = (
+            np.abs(predicted - targets).mean(),
+            1 - ((predicted - targets) ** 2).sum() / ((targets - targets.mean()) ** 2).sum(),
+        )
+        assert mae == pytest.approx(row.test_mae.mean)  # the table's
+        assert axes.texts[0].get_text() == f"MAE {mae:.4f} eV/atom\nR² {r2:.3f}"
+
+
 def test_without_predictions_the_significance_is_missing_not_guessed(store: Store, tmp_path: Path) -> None:
     fill(store)
     shutil.rmtree(store.runs / SWEEP)
@@ -94,5 +136,5 @@ def written(store: Store, folder: Path) -> dict[str, str]:
     """The two tables' CSV files."""
     arguments = ["--sweep", SWEEP, "--runs", str(store.runs), "--output", str(folder)]
     for script in (ablation_table, significance_table):
-        assert script.main(arguments) == 0
+        assert script.ITEM.main(arguments) == 0
     return {name: (folder / SWEEP / f"{name}.csv").read_text() for name in ("ablation_table", "significance_table")}

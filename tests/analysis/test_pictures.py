@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from analysis.crystal_drawing import cell_edges, full_cell, opacity_of
 from analysis.figures import invariance, ties
 from analysis.figures.architecture import traced
-from analysis.figures.error_maps import element_errors, place
+from analysis.figures.error_maps import element_errors
 from analysis.figures.frame_evolution import angle
 from analysis.figures.speed import RESULTS, measurements
 from analysis.items import Context
@@ -19,6 +18,9 @@ from crystalframer.data.dataset import CrystalDataset
 from crystalframer.data.sample import load_sample
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.geometry.neighbours import find_neighbours
+from crystalframer.pictures.attention_drawing import opacity_of
+from crystalframer.pictures.crystal_drawing import cell_edges, full_cell
+from crystalframer.pictures.error_drawing import place
 from crystalframer.prediction.explain import attention_of
 from tests.analysis.conftest import SWEEP, Store
 from tests.fixtures.crystals import crystal, generic_crystal, symmetric_crystals
@@ -111,9 +113,9 @@ def test_an_elements_error_is_that_of_the_materials_with_it() -> None:
         )
     ]
     errors = MaterialErrors(tuple(f"id-{n}" for n in range(4)), np.zeros(4), np.array([[1.0], [-2.0], [3.0], [10.0]]))
-    found, counts = element_errors(CrystalDataset.from_crystals("toy", crystals), errors)
-    assert found == {"Li": 4.0, "F": 2.0}
-    assert counts == {"Li": 4, "F": 3}
+    found = element_errors(CrystalDataset.from_crystals("toy", crystals), errors)
+    assert {ELEMENTS[error.number - 1]: error.mae for error in found} == {"Li": 4.0, "F": 2.0}
+    assert {ELEMENTS[error.number - 1]: error.crystals for error in found} == {"Li": 4, "F": 3}
 
 
 def test_every_element_has_a_place_of_its_own() -> None:

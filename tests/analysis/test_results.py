@@ -101,6 +101,16 @@ def test_predictions_that_belong_to_another_run_are_refused(store: Store) -> Non
     assert third.predictions() is None
 
 
+@pytest.mark.parametrize("content", [b"", b"id,target\na,1.0\n", b"\xff\xfe", b"id,target,prediction\na,1.0,much\n"])
+def test_damaged_predictions_are_named(store: Store, content: bytes) -> None:
+    store.add("max", 0, test_mae=0.5, predictions={"a": (1.0, 1.5)})
+    (path,) = store.runs.glob("toy/*/predictions/test.csv")
+    path.write_bytes(content)
+    (trial,) = read_sweep(store.tracking_uri, SWEEP, store.runs).trials
+    with pytest.raises(UserError, match=r"test.csv is damaged \(.*\); restore it, or run the trial again"):
+        trial.predictions()
+
+
 def test_a_stale_twin_is_no_duplicate(store: Store) -> None:
     store.add("max", 0, key="twin")
     store.add("max", 0, key="twin", current=False)

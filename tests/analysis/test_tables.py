@@ -68,7 +68,7 @@ def test_published_figures_are_marked_and_never_fill_our_cells(store: Store) -> 
 def test_a_subset_is_named_in_its_columns_header(store: Store, tmp_path: Path) -> None:
     store.add("max", 0, settings=JARVIS, tags={"num_train": "80", "num_val": "5572", "num_test": "5572"})
     arguments = ["--sweep", SWEEP, "--runs", str(store.runs), "--output", str(tmp_path)]
-    assert jarvis_table.main(arguments) == 0
+    assert jarvis_table.ITEM.main(arguments) == 0
     header = (tmp_path / SWEEP / "jarvis_table.md").read_text().split("| method |")[1].splitlines()[0]
     assert "formation energy (eV/atom); ours on a subset: 80 of 44578, 5572 of 5572, 5572 of 5572 |" in header
     assert header.count("subset") == 1
@@ -155,8 +155,8 @@ def test_an_ablation_is_no_search(store: Store, capsys: pytest.CaptureFixture[st
         for seed in (0, 1):
             store.add(frame, seed)
     assert search_table.searched(read_sweep(store.tracking_uri, SWEEP)) == []
-    assert search_table.main(["--sweep", SWEEP, "--runs", str(store.runs)]) == 2
-    assert "is no search" in capsys.readouterr().err
+    assert search_table.ITEM.main(["--sweep", SWEEP, "--runs", str(store.runs)]) == 2
+    assert "is no hyperparameter search" in capsys.readouterr().err
 
 
 def test_importance_of_known_cases() -> None:

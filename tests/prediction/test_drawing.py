@@ -1,13 +1,17 @@
 """The picture of an atom's frame and attention."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
 
 from crystalframer import cli
-from crystalframer.prediction.drawing import FAINTEST, flat, surroundings, turning
+from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.pictures.attention_drawing import FAINTEST, flat, turning
+from crystalframer.pictures.palette import AXES
 from crystalframer.prediction.explain import attention_of
 from tests.fixtures.crystals import generic_crystal
 from tests.fixtures.models import loud_model, small_config
@@ -15,7 +19,7 @@ from tests.fixtures.models import loud_model, small_config
 
 def test_the_picture_shows_the_heads_weights_and_frame() -> None:
     view = attention_of(loud_model(small_config("max")), generic_crystal(1, num_atoms=4))
-    shown = surroundings(view, atom=2, head=1)
+    shown = view.around(atom=2, head=1)
     entries = view.entries(2)
     near = view.distance[entries] <= 5.0
     assert np.array_equal(shown.weights, view.weights[entries, 1][near])
@@ -26,21 +30,28 @@ def test_the_picture_shows_the_heads_weights_and_frame() -> None:
     assert view.frames is not None
     assert shown.frame is not None
     assert np.array_equal(shown.frame, view.frames[2, 1])
-    axes = flat(shown).axes[0]
-    assert len(axes.patches) == len(shown.positions)
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [line.get_color() for line in legend.get_lines()] == ["orangered", "green", "blue"]
-    tips = {trace.name: np.array([trace.x[1], trace.y[1], trace.z[1]]) for trace in turning(shown).data[1:]}
-    assert np.allclose(tips["e1"] / np.linalg.norm(tips["e1"]), shown.frame[0])
+    figure = flat(shown)
+    assert len(figure.axes[0].patches) == len(shown.positions)
+    names = {text.get_text(): text.get_color() for text in figure.texts}
+    assert [names[axis] for axis in ("e₁", "e₂", "e₃")] == list(AXES)
+    (elements,) = figure.legends
+    assert {text.get_text() for text in elements.get_texts()} == {ELEMENTS[z - 1] for z in shown.numbers}
+    tips = axes_of(turning(shown))
+    assert np.allclose(tips["e1"] / np.linalg.norm(tips["e1"]), shown.frame[0], atol=1e-4)
+
+
+def axes_of(figure: Any) -> dict[str, NDArray[np.float64]]:
+    """The tips of a turning picture's axes."""
+    lines = [trace for trace in figure.data if trace.name in ("e1", "e2", "e3")]
+    return {line.name: np.array([line.x[1], line.y[1], line.z[1]]) for line in lines}
 
 
 def test_without_frames_there_are_no_arrows() -> None:
     view = attention_of(loud_model(small_config("none")), generic_crystal(1, num_atoms=4))
-    shown = surroundings(view, atom=0, head=0)
+    shown = view.around(atom=0, head=0)
     assert shown.frame is None
-    assert flat(shown).axes[0].get_legend() is None
-    assert len(turning(shown).data) == 1
+    assert not any("e₁" in text.get_text() for text in flat(shown).texts)
+    assert axes_of(turning(shown)) == {}
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("html", b"<!doctype html>")])
@@ -56,7 +67,7 @@ def test_the_command_writes_it(
         from matplotlib.image import imread
 
         pixels = imread(figure)[..., :3].reshape(-1, 3)
-        for colour in ("orangered", "green", "blue"):
+        for colour in AXES:
             assert (np.abs(pixels - to_rgb(colour)).max(axis=1) < 0.02).sum() > 50
 
 

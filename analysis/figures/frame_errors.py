@@ -1,0 +1,66 @@
+"""The answer in one picture: the test error of every frame, a dot a seed, with what other materials would do to it.
+
+    python analysis/figures/frame_errors.py --sweep ablation_sample
+
+reads runs/mlflow.db and the trials' test predictions, and writes
+analysis/output/<sweep>/frame_errors_<dataset>_<task>.{pdf,png}.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from analysis.comparison import Comparison
+from analysis.items import Context, Item, Missing, Product
+from analysis.material_errors import material_errors
+from crystalframer.pictures.palette import COLOURS, QUIET
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def produce(context: Context) -> Product | Missing:
+    """Draw every data set and task of the sweep."""
+    if not context.comparisons:
+        return context.no_runs()
+    product = Product()
+    for comparison in context.comparisons:
+        with context.style():
+            product.pictures.append(context.save(draw(comparison), f"frame_errors_{comparison.file_name}"))
+    return product
+
+
+def draw(comparison: Comparison) -> "Figure":
+    """Return the figure of one task: a line for each row, the table's order from above."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in comparison.rows if row.trials]
+    figure = Figure(figsize=(5.0, 0.28 * len(rows) + 0.85), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        colour, errors = COLOURS[row.frame], material_errors(row)
+        if errors is not None:
+            interval = errors.interval()
+            axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=5, alpha=0.25)
+        seeds = [trial.test_mae for trial in row.trials]
+        axes.plot(seeds, [place] * len(seeds), color=colour, linestyle="", marker="o", markersize=3.5, alpha=0.6)
+        axes.plot([row.test_mae.mean] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=2)
+    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"test MAE ({comparison.unit}); predicting the training mean: {comparison.baseline_mae:.3f}")
+    axes.set_title("line: mean, dot: seed, band: 95 % over materials", loc="right", fontsize=6.5, color=QUIET)
+    return figure
+
+
+ITEM = Item(
+    "frame_errors",
+    "Test error of every frame",
+    "Line: mean over seeds; dots: seeds; band: 95 % interval over test materials.",
+    "answer",
+    produce,
+    __doc__,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(ITEM.main())
