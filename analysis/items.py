@@ -28,6 +28,9 @@ Group = Literal["answer", "how sure", "why", "details", "published"]
 """Parts of the page, in its order."""
 
 
+FULL_HEIGHT = "<style>html, body, body > div { height: 100%; margin: 0; }</style>"
+
+
 @dataclass(frozen=True)
 class Missing:
     """Why an item, or a part of it, is not there, and what would bring it."""
@@ -162,8 +165,9 @@ class Context:
         if not library.exists():
             replace_text(library, get_plotlyjs())
         settings = {"displaylogo": False, "responsive": True}
-        text = figure.to_html(include_plotlyjs="directory", div_id=name, default_height="90vh", config=settings)
-        replace_text(self.folder / f"{name}.html", text)
+        text: str = figure.to_html(include_plotlyjs="directory", div_id=name, config=settings)
+        head = f"<head><title>{name}</title>{FULL_HEIGHT}"
+        replace_text(self.folder / f"{name}.html", text.replace("<head>", head, 1))
         return self.folder / f"{name}.html"
 
 

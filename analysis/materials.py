@@ -7,10 +7,15 @@ from functools import reduce
 from math import gcd
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from analysis.items import Context, Missing
+from crystalframer.data.batch import collate
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
+from crystalframer.geometry.prepared import prepare_geometry
+from crystalframer.kernels.reference import attention_state
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.pictures.attention_drawing import Surroundings
 from crystalframer.prediction.explain import AttentionView, attention_of
@@ -118,6 +123,17 @@ def surroundings(model: CrystalFramer, chosen: Chosen) -> list[Surroundings]:
     views = [attention_of(model, chosen.crystal, block) for block in range(model.config.num_blocks)]
     head = widest_head(views, chosen.atom)
     return [view.around(chosen.atom, head, REACH) for view in views]
+
+
+def attention_states(model: CrystalFramer, crystals: Sequence[Crystal]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """Return distances (E,) in Å, weights (E, H) and frames (N, H, 3, 3) in some crystals, for every block."""
+    config = model.config
+    batch = collate([prepare_geometry(crystal, config.cutoff) for crystal in crystals], config.cutoff)
+    with torch.no_grad():
+        return [
+            (batch.distance, *attention_state(block.attention.inputs(state), batch, config))
+            for block, state in zip(model.levels, model.atom_states(batch)[:-1], strict=True)
+        ]
 
 
 def widest_head(views: Sequence[AttentionView], atom: int) -> int:

@@ -24,6 +24,10 @@ FILL = {"weights": "#E8F0FA", "frame": "#FCE9DC", "pool": "#F2F2F2"}
 CAESIUM_CHLORIDE = ([[4.12, 0, 0], [0, 4.12, 0], [0, 0, 4.12]], [[0, 0, 0], [0.5, 0.5, 0.5]], [55, 17])
 
 
+Place = tuple[float, float, float, float]
+"""Left, bottom, width and height of a box."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A module with weights, as the model has it."""
@@ -105,14 +109,13 @@ def draw(model: "CrystalFramer", parts: dict[str, Part]) -> "Figure":
         left = 4 + number * (width + gap)
         places[name] = left
         if name == "pool":
-            _box(axes, left, 50, width, 10, "mean over\nthe crystal", f"S × {config.width}", FILL["pool"])
+            _box(axes, (left, 50, width, 10), "mean over\nthe crystal", f"S × {config.width}", FILL["pool"])
         elif name == "…":
             axes.text(left + width / 2, 55, "…", ha="center", va="center", fontsize=12)
         else:
             part = parts[name]
-            text = name.replace("blocks.", "block ") if name in blocks else name.replace("_", " ")
-            text = f"block {int(name.partition('.')[2]) + 1}" if name in blocks else text
-            _box(axes, left, 50, width, 10, text, part.output, FILL["weights"], f"{part.count:,}")
+            text = f"block {int(name.partition('.')[2]) + 1}" if name in blocks else name.replace("_", " ")
+            _box(axes, (left, 50, width, 10), text, part.output, FILL["weights"], f"{part.count:,}")
         if number:
             _arrow(axes, (left - gap, 55), (left, 55))
     axes.text(1.0, 55, "elements", rotation=90, ha="center", va="center", fontsize=6.5)
@@ -127,50 +130,31 @@ def _draw_block(axes: "Axes", config: ModelConfig, parts: dict[str, Part], above
 
     axes.add_patch(Rectangle((1, 1), 98, 44, fill=False, edgecolor="#707070", linewidth=0.7, linestyle=(0, (4, 3))))
     axes.plot([above, above], [50, 45], color="#707070", linewidth=0.7, linestyle=(0, (4, 3)))
-    axes.text(
-        2,
-        42.6,
-        f"inside a block: H = {config.num_heads} heads of width d = {config.head_width}",
-        fontsize=7,
-        va="center",
-    )
+    said = f"inside a block: H = {config.num_heads} heads of width d = {config.head_width}"
+    axes.text(2, 42.6, said, fontsize=7, va="center")
     attention = "blocks.0.attention"
-    for number, name in enumerate(("query", "key", "value")):
-        part = parts[f"{attention}.{name}"]
-        _box(axes, 3, 30.5 - 12.5 * number, 13, 10, name, part.output, FILL["weights"], _first(part))
     own = dict(line.split(" ", 1) for line in parts[attention].weights.split("\n"))
-    _box(axes, 21, 24, 17, 16.5, f"softmax over all\nneighbours within {config.cutoff:g} Å",
-         "q·k/√d − r²/2σ²", FILL["frame"], f"sigma_weight {own.get('sigma_weight', '')}")  # fmt: skip
     frame = "no frame" if config.frame == "none" else f"frame {config.frame.replace('_', ' ')}\ne₁ e₂ e₃"
-    _box(axes, 21, 5.5, 17, 13, frame, "N × H × 3 × 3", FILL["frame"], "no gradient through it")
     angular = "" if config.frame == "none" else f"w_angl {own['w_angl']}"
-    _box(
-        axes,
-        43,
-        5.5,
-        20,
-        16,
-        "moments of the bases",
-        "distance, 3 cosines",
-        FILL["weights"],
-        f"w_dist {own['w_dist']}\n{angular}",
+    softmax = f"softmax over all\nneighbours within {config.cutoff:g} Å"
+    bases = f"w_dist {own['w_dist']}\n{angular}"
+    heads = f"N × {config.num_heads} × {config.head_width}"
+    boxes: tuple[tuple[Place, str, str, str, str], ...] = (
+        ((21, 24, 17, 16.5), softmax, "q·k/√d − r²/2σ²", "frame", f"sigma_weight {own.get('sigma_weight', '')}"),
+        ((21, 5.5, 17, 13), frame, "N × H × 3 × 3", "frame", "no gradient through it"),
+        ((43, 5.5, 20, 16), "moments of the bases", "distance, 3 cosines", "weights", bases),
+        ((43, 26.5, 20, 12), "Σ p v + moments", heads, "pool", ""),
+        ((84.5, 26.5, 13, 12), "x + attention(x)", f"N × {config.width}", "pool", ""),
     )
-    _box(axes, 43, 26.5, 20, 12, "Σ p v + moments", f"N × {config.num_heads} × {config.head_width}", FILL["pool"])
-    _box(
-        axes,
-        67.5,
-        26.5,
-        12,
-        12,
-        "out",
-        parts[f"{attention}.out"].output,
-        FILL["weights"],
-        _first(parts[f"{attention}.out"]),
-    )
-    _box(axes, 84.5, 26.5, 13, 12, "x + attention(x)", f"N × {config.width}", FILL["pool"])
-    for name, left in (("ffn_in", 67.5), ("ffn_out", 82.5)):
+    for place, title, shape, kind, weights in boxes:
+        _box(axes, place, title, shape, FILL[kind], weights)
+    for left, bottom, width, height, name in (
+        (3, 30.5, 13, 10, "attention.query"), (3, 18, 13, 10, "attention.key"), (3, 5.5, 13, 10, "attention.value"),
+        (67.5, 26.5, 12, 12, "attention.out"), (67.5, 6.5, 12, 11, "ffn_in"), (82.5, 6.5, 12, 11, "ffn_out"),
+    ):  # fmt: skip
         part = parts[f"blocks.0.{name}"]
-        _box(axes, left, 6.5, 12, 11, name.replace("_", " "), part.output, FILL["weights"], _first(part))
+        title = name.rpartition(".")[2].replace("_", " ")
+        _box(axes, (left, bottom, width, height), title, part.output, FILL["weights"], part.weights.split("\n")[0])
     for start, end in (
         ((16, 35.5), (21, 34)), ((16, 23), (21, 30)), ((29.5, 24), (29.5, 18.5)), ((38, 12), (43, 12)),
         ((38, 33), (43, 33)), ((53, 21.5), (53, 26.5)), ((63, 32.5), (67.5, 32.5)), ((79.5, 32.5), (84.5, 32.5)),
@@ -183,36 +167,24 @@ def _draw_block(axes: "Axes", config: ModelConfig, parts: dict[str, Part], above
     axes.text(82, 20.6, "x + FFN(x), ReLU between", fontsize=6, ha="center", va="center", color="#404040")
 
 
-def _first(part: Part) -> str:
-    return part.weights.split("\n")[0]
-
-
-def _box(
-    axes: "Axes", x: float, y: float, w: float, h: float, title: str, shape: str, colour: str, weights: str = ""
-) -> None:
+def _box(axes: "Axes", place: Place, title: str, shape: str, colour: str, weights: str = "") -> None:
     from matplotlib.patches import FancyBboxPatch
 
+    x, y, w, h = place
     style = "round,pad=0,rounding_size=1"
     axes.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=style, facecolor=colour, edgecolor="#606060", linewidth=0.7))
-    lines = [(title, 7.0, "#000000"), (shape, 6.2, "#1F5FD0"), (weights, 5.4, "#606060")]
-    lines = [entry for entry in lines if entry[0]]
-    heights = [2.6 * (1 + text.count("\n")) for text, _, _ in lines]
-    top = y + h / 2 + sum(heights) / 2
-    for (text, size, tone), height in zip(lines, heights, strict=True):
-        axes.text(
-            x + w / 2, top - height / 2, text, ha="center", va="center", fontsize=size, color=tone, linespacing=1.0
-        )
+    texts = [(title, 7.0, "#000000"), (shape, 6.2, "#1F5FD0"), (weights, 5.4, "#606060")]
+    top = y + h / 2 + 1.3 * sum(1 + text.count("\n") for text, _, _ in texts if text)
+    for text, size, tone in (entry for entry in texts if entry[0]):
+        height = 2.6 * (1 + text.count("\n"))
+        middle: Any = {"ha": "center", "va": "center", "fontsize": size, "color": tone, "linespacing": 1.0}
+        axes.text(x + w / 2, top - height / 2, text, **middle)
         top -= height
 
 
 def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -> None:
-    style = {
-        "arrowstyle": "-|>,head_width=0.15,head_length=0.25",
-        "linewidth": 0.8,
-        "color": "#404040",
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
+    head = "-|>,head_width=0.15,head_length=0.25"
+    style = {"arrowstyle": head, "linewidth": 0.8, "color": "#404040", "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=style)
 
 

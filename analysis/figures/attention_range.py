@@ -48,21 +48,13 @@ def produce(context: Context) -> Product | Missing:
 
 def mean_distance(model: "CrystalFramer", crystals: Sequence["Crystal"]) -> Any:
     """Return the attention-weighted mean distance of neighbours in Å, (blocks, heads)."""
-    import torch
+    from analysis.materials import attention_states
 
-    from crystalframer.data.batch import collate
-    from crystalframer.geometry.prepared import prepare_geometry
-    from crystalframer.kernels.reference import attention_state
-
-    config = model.config
-    batch = collate([prepare_geometry(crystal, config.cutoff) for crystal in crystals], config.cutoff)
-    distance = batch.distance.double()[:, None]
     found = []
-    with torch.no_grad():
-        for block, state in zip(model.levels, model.atom_states(batch)[:-1], strict=True):
-            weights = attention_state(block.attention.inputs(state), batch, config)[0].double()
-            weights = weights * (distance > 0)
-            found.append(((weights * distance).sum(0) / weights.sum(0)).numpy())
+    for length, attended, _ in attention_states(model, crystals):
+        distance = length.double()[:, None]
+        weights = attended.double() * (distance > 0)
+        found.append(((weights * distance).sum(0) / weights.sum(0)).numpy())
     return np.stack(found)
 
 

@@ -54,7 +54,7 @@ def produce(context: Context) -> Product | Missing:
     if not kept:
         return Missing(
             f"{context.sweep}: no snapshots of a weighted PCA or max training",
-            f"{context.command} --set record.snapshots=7 --runs NEW_FOLDER",
+            f"{context.command} --set record.snapshots=7 --runs runs_with_snapshots",
         )
     materials, crystals = chosen_materials(context), tested_crystals(context, CRYSTALS)
     if isinstance(materials, Missing):
@@ -94,20 +94,9 @@ def evolution(paths: Sequence[Path], chosen: "Chosen", crystals: Sequence["Cryst
 
 def all_frames(model: Any, crystals: Sequence["Crystal"]) -> Any:
     """Return the frames of every block, (blocks, N, H, 3, 3), over the atoms of some crystals."""
-    import torch
+    from analysis.materials import attention_states
 
-    from crystalframer.data.batch import collate
-    from crystalframer.geometry.prepared import prepare_geometry
-    from crystalframer.kernels.reference import attention_state
-
-    config = model.config
-    batch = collate([prepare_geometry(crystal, config.cutoff) for crystal in crystals], config.cutoff)
-    with torch.no_grad():
-        states = model.atom_states(batch)
-        found = [
-            attention_state(block.attention.inputs(state), batch, config)[1]
-            for block, state in zip(model.levels, states[:-1], strict=True)
-        ]
+    found = [frames for _, _, frames in attention_states(model, crystals)]
     return np.stack([frames.double().numpy() for frames in found if frames is not None])
 
 

@@ -151,7 +151,7 @@ def draw(found: Mapping[FrameName, Mapping[str, NDArray[np.float64]]], unit: str
             ends = [centre - 0.38 * width, centre + 0.38 * width]
             axes.plot(ends, [np.median(shown)] * 2, color=COLOURS[frame], linewidth=2, label=label)
     axes.set_xticks(range(len(CHANGES)), list(CHANGES))
-    axes.set_ylabel(f"change of the prediction ({unit})")
+    axes.set_ylabel(f"change of the prediction ({unit}), log axis")
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=7)
     axes.set_title(f"line: median; at the bottom: no change at all, or below {FLOOR:g}", loc="left")

@@ -56,8 +56,8 @@ def draw(comparison: Comparison) -> "Figure":
     _plain_ticks(loss_axes)
     _plain_ticks(mae_axes)
     _label_ends(mae_axes, rows)
-    loss_axes.set_ylabel("training loss (standardised MAE)")
-    mae_axes.set_ylabel(f"validation MAE ({comparison.unit})")
+    loss_axes.set_ylabel("training loss (standardised MAE), log axis")
+    mae_axes.set_ylabel(f"validation MAE ({comparison.unit}), log axis")
     loss_axes.set_title(comparison.heading, loc="left")
     counts = sorted({len(row.trials) for row in rows})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from analysis.comparison import Comparison
 from analysis.items import Context, Item, Missing, Product
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+OUTLIERS = 3
+"""Materials that are named."""
+
+
 def produce(context: Context) -> Product | Missing:
     """Draw every data set and task whose predictions are there."""
     product = Product()
@@ -32,7 +37,16 @@ def produce(context: Context) -> Product | Missing:
             continue
         with context.style():
             product.pictures.append(context.save(draw(comparison), f"parity_{comparison.file_name}"))
+            product.text += outliers(comparison)
     return product if product.pictures else context.no_runs("no test predictions")
+
+
+def outliers(comparison: Comparison) -> str:
+    """Name the materials that are farthest off, averaged over frames and seeds."""
+    found = [errors for row in comparison.rows if (errors := material_errors(row)) is not None]
+    off = pd.concat([pd.Series(errors.absolute, index=errors.ids) for errors in found], axis="columns").mean(axis=1)
+    named = [f"{name} ({error:.2f} {comparison.unit})" for name, error in off.nlargest(OUTLIERS).items()]
+    return f"{comparison.title}: farthest off, averaged over frames and seeds: {', '.join(named)}. "
 
 
 def draw(comparison: Comparison) -> "Figure":

@@ -64,8 +64,8 @@ def draw(table: pd.DataFrame) -> "Figure":
     for axes, quantity in zip(panels, shown, strict=True):
         _curves(axes, table[table["quantity"] == quantity])
         axes.set_title(f"{QUANTITIES[quantity]}, max frames, random crystals", loc="left")
-        axes.set_xlabel("atoms in the cell")
-        axes.set_ylabel("time per crystal (ms), quickest round")
+        axes.set_xlabel("atoms in the cell (log axis)")
+        axes.set_ylabel("time per crystal (ms, log axis), quickest round")
     panels[0].legend(fontsize=6, frameon=False)
     return figure
 

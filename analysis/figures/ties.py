@@ -33,16 +33,11 @@ if TYPE_CHECKING:
 
 CRYSTALS = 120
 DYNAMIC: tuple[FrameName, ...] = ("weighted_pca", "max")
-SYSTEMS = ("cubic", "hexagonal", "trigonal", "tetragonal", "orthorhombic", "monoclinic", "triclinic")
-LAST_SPACE_GROUP = {
-    "triclinic": 2,
-    "monoclinic": 15,
-    "orthorhombic": 74,
-    "tetragonal": 142,
-    "trigonal": 167,
-    "hexagonal": 194,
+SYSTEMS = {
+    "triclinic": 2, "monoclinic": 15, "orthorhombic": 74, "tetragonal": 142, "trigonal": 167, "hexagonal": 194,
     "cubic": 230,
-}
+}  # fmt: skip
+"""Crystal systems by the number of their last space group."""
 SYMMETRY_TOLERANCE = 0.01
 """Å within which spglib takes atoms as equivalent."""
 DEGENERATE = 1e-4
@@ -100,7 +95,7 @@ def crystal_system(crystal: "Crystal") -> str:
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
         found = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY_TOLERANCE)
     number = 1 if found is None else int(found.number)
-    return next(system for system, last in LAST_SPACE_GROUP.items() if number <= last)
+    return next(system for system, last in SYSTEMS.items() if number <= last)
 
 
 def degenerate(matrix: NDArray[np.float64]) -> bool:
@@ -160,7 +155,7 @@ def draw(table: pd.DataFrame) -> "Figure":
 
     figure = Figure(figsize=(7.0, 2.7), layout="constrained")
     axes = figure.subplots()
-    systems = [system for system in SYSTEMS if (table["system"] == system).any()]
+    systems = [system for system in reversed(SYSTEMS) if (table["system"] == system).any()]
     frames = [frame for frame in FRAME_LABELS if (table["frame"] == frame).any()]
     width = 0.8 / len(frames)
     shares = table.groupby(["system", "frame"])["tied"].mean()
@@ -180,7 +175,7 @@ def draw(table: pd.DataFrame) -> "Figure":
 
 def tabulate(table: pd.DataFrame, crystals: int) -> Document:
     """Return the shares by crystal system and over all crystals."""
-    systems = [system for system in SYSTEMS if (table["system"] == system).any()]
+    systems = [system for system in reversed(SYSTEMS) if (table["system"] == system).any()]
     rows, records = [], []
     for frame, label in FRAME_LABELS.items():
         own = table[table["frame"] == frame]

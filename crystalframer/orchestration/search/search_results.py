@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from crystalframer.orchestration.search.search_spec import Range, Search
 from crystalframer.orchestration.search.study import importances
 from crystalframer.orchestration.sweeps.driver import Driver
 from crystalframer.runs.json_files import read_json
+from crystalframer.statistics import Spread
 
 RESULTS = "search.json"
 HISTORY = "search_history.csv"
@@ -133,10 +133,7 @@ def _best(trial: SearchTrial, spec: Search, driver: Driver) -> dict[str, Any]:
         if result is not None:
             confirmed.append({"seed": seed, "val_mae": result["val_mae"], "test_mae": result["test_mae"]})
     means = {
-        f"confirmed_{key}": {
-            "mean": statistics.fmean(entry[key] for entry in confirmed),
-            "std": statistics.stdev(entry[key] for entry in confirmed) if len(confirmed) > 1 else None,
-        }
+        f"confirmed_{key}": asdict(Spread.of(entry[key] for entry in confirmed))
         for key in ("val_mae", "test_mae")
         if confirmed
     }

@@ -1,6 +1,5 @@
 """What a user sees of a sweep: a live table on a terminal, one line an event elsewhere."""
 
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from crystalframer.runs.budget import DriverState
 from crystalframer.runs.run_directory import TrialResult
 from crystalframer.runs.status import Summary, TrialStatus
 from crystalframer.runs.trial import TrialProgress
+from crystalframer.statistics import Spread
 
 REFRESH_PER_SECOND = 2.0
 LINES_PER_TRIAL = 10
@@ -178,11 +178,10 @@ def closing_view(summary: Summary) -> RenderableType:
 def _errors_of(title: str, rows: Mapping[str, list[TrialStatus]]) -> Table:
     table = _table(("frame", "mean ± std", "trials", "baseline / MAE"), title=title)
     for row, trials in rows.items():
-        errors = [trial.test_mae or 0.0 for trial in trials]
-        mean = statistics.fmean(errors)
-        spread = f" ± {statistics.stdev(errors):.4f}" if len(errors) > 1 else ""
-        ratio = statistics.fmean(trial.baseline_mae or 0.0 for trial in trials) / mean if mean else float("inf")
-        table.add_row(row, f"{mean:.4f}{spread}", str(len(trials)), f"{ratio:.2f}")
+        error = Spread.of(trial.test_mae or 0.0 for trial in trials)
+        baseline = Spread.of(trial.baseline_mae or 0.0 for trial in trials).mean
+        ratio = baseline / error.mean if error.mean else float("inf")
+        table.add_row(row, str(error), str(len(trials)), f"{ratio:.2f}")
     return table
 
 
