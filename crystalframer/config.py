@@ -31,9 +31,6 @@ Name = Annotated[str, Field(max_length=200)]
 Scale = Annotated[Positive, Field(le=1e6)]
 Size = Annotated[Whole, Field(ge=1, le=10**9)] | None
 KERNELS: tuple[KernelName, ...] = get_args(KernelName)
-STATIC_FRAMES: tuple[FrameName, ...] = ("pca", "lattice")
-"""Frames that depend on the crystal alone: one frame for all its atoms."""
-
 
 MOST_WEIGHTS = 10**9
 """Of a model; the paper's has 853 thousand."""

@@ -117,7 +117,7 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
             place = stack.enter_context(surroundings(None, default_runs(), uri))
         tracking = stack.enter_context(mlflow_of(SweepOptions(default_runs(), tracking_uri=place.tracking_uri)))
         experiment = tracking.experiment(run.tags["sweep"])
-        make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, place.signs_in)
+        make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id)
         yield replace(run, make_tracker=make_tracker)
         recorded = experiment.runs().get(directory.path.name)
         if directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):

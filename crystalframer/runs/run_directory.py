@@ -46,8 +46,6 @@ from crystalframer.runs.tracker import StepMetrics
 TrialStateName = Literal["waiting", "running", "stopped", "failed", "done"]
 LOCK_SECONDS = 120.0
 """How long a new attempt waits for an older one to notice that it was superseded."""
-
-
 _TAIL_BYTES = 8192
 
 
@@ -179,7 +177,7 @@ class RunDirectory:
         Raises:
             DamagedError: another line is damaged.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.metrics
         try:
             with path.open("rb") as file:
                 start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES) if tail else 0
@@ -240,20 +238,15 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         attempt_id = uuid.uuid4().hex
         replace_text(self.path / "attempt", attempt_id)
-        with self._lock():
-            attempt = Attempt(self, attempt_id, config.train.epochs)
-            attempt.check_current()
-            self.prepare(config, dataset_fingerprint)
-            yield attempt
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.path / "lock", LOCK_SECONDS))
             except BlockingIOError:
                 raise TimeoutError(f"an older attempt still holds {self.path} after {LOCK_SECONDS:g} s") from None
-            yield
+            attempt = Attempt(self, attempt_id, config.train.epochs)
+            attempt.check_current()
+            self.prepare(config, dataset_fingerprint)
+            yield attempt
 
     def prepare(self, config: TrialConfig, dataset_fingerprint: str) -> None:
         """Say in the directory, created where needed, what it is for, unless that is said already."""
@@ -300,19 +293,22 @@ class Attempt:
         kept = [record for record in self.directory.records() if record.step <= epoch]
         if [record.step for record in kept] != list(range(1, epoch + 1)):
             path = self.directory.path
-            raise UserError(f"{path}/metrics.jsonl lacks epochs of its checkpoint; delete {path} to run it again")
-        replace_text(self.directory.path / "metrics.jsonl", "".join(_line(record) for record in kept))
+            raise UserError(f"{self.directory.metrics} lacks epochs of its checkpoint; delete {path} to run it again")
+        self._replace_metrics(kept)
         return kept
 
     def take_over(self, records: Iterable[StepMetrics]) -> None:
-        """Write another trial's epochs, which this one goes on from."""
+        """Write another trial's epochs, which this one resumes from."""
         self.check_current()
-        replace_text(self.directory.path / "metrics.jsonl", "".join(_line(record) for record in records))
+        self._replace_metrics(records)
+
+    def _replace_metrics(self, records: Iterable[StepMetrics]) -> None:
+        replace_text(self.directory.metrics, "".join(map(_line, records)))
 
     def append(self, record: StepMetrics) -> None:
         """Write one epoch's metrics."""
         self.check_current()
-        with (self.directory.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with self.directory.metrics.open("a", encoding="utf-8") as file:
             file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())

@@ -45,8 +45,6 @@ class TrialJob:
     """How many models to keep from evenly spaced epochs."""
     marker: str = ""
     """A file that the driver made beside the run directories; a worker that does not see it is on the wrong storage."""
-    signs_in: bool = False
-    """Whether the tracking server stands behind the cluster's gate."""
     gpus: float = 0.0
     """Share of a GPU, or a number of them."""
     decide_at: tuple[int, ...] = ()

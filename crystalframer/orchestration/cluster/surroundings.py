@@ -36,8 +36,6 @@ class Surroundings:
     """The Ray cluster, None for a Ray of our own on this machine."""
     tracking_uri: str | None
     """The MLflow server, None for one of our own on this machine."""
-    signs_in: bool = False
-    """Whether that server stands behind the cluster's gate (gate.py)."""
 
 
 @contextmanager
@@ -64,14 +62,13 @@ def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> I
         stack.enter_context(ray_session(address))
         runs.mkdir(parents=True, exist_ok=True)
         check_visible(runs.absolute())
-        signs_in = tracking_uri is None
         if tracking_uri is None:
             tracking_uri = head_tracking_uri()
         if tracking_uri is None:
             server = stack.enter_context(start_tracking_server(runs))
             server.wait_until_ready()
             tracking_uri = server.uri
-        yield Surroundings(address, tracking_uri, signs_in)
+        yield Surroundings(address, tracking_uri)
 
 
 def find_address(given: str | None) -> str | None:

@@ -86,7 +86,7 @@ def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
         trial,
         load_task_once(trial.config.data),
         RunDirectory(Path(job.directory)),
-        mlflow_tracker(job.tracking_uri, job.experiment_id, job.signs_in),
+        mlflow_tracker(job.tracking_uri, job.experiment_id),
         cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
         tags=job.tags,
         device=job.device,

@@ -71,7 +71,6 @@ def sweep_options(options: argparse.Namespace, place: Surroundings, **further: A
         runs=runs,
         address=place.address,
         tracking_uri=place.tracking_uri,
-        signs_in=place.signs_in,
         max_concurrent=options.max_concurrent,
         checkpoint_seconds=options.checkpoint_seconds,
         trainer=options.trainer or SweepOptions.trainer,

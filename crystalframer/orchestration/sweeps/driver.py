@@ -48,8 +48,6 @@ class SweepOptions:
     """A Ray cluster to join, None for a local Ray."""
     tracking_uri: str | None = None
     """An MLflow server to use, None for a local one on ``runs/mlflow.db``."""
-    signs_in: bool = False
-    """Whether that server stands behind the cluster's gate."""
     max_concurrent: int | None = None
     """Bound on the trials at a time."""
     trainer: str = TRAINER
@@ -127,7 +125,7 @@ class Driver:
         write_plan(self.folder, self.statuses.values())
         self._planning = True
         done = len(self.trials) - len(self.unfinished())
-        self.say(f"{self.sweep.name}: {len(self.trials)} trials, {done} of them done; MLflow at {tracking.uri}")
+        self.say(f"{self.sweep.name}: {len(self.trials)} trials, {done} of them done; MLflow at {tracking.link}")
         heartbeat = Heartbeat(self.folder, self.sweep.budget)
         over = self.sweep.budget.used_up(heartbeat.state)
         outcome = Outcome(over_budget=over)
@@ -182,7 +180,6 @@ class Driver:
             trainer=options.trainer,
             snapshots=self.sweep.record.snapshots_of(trial.config),
             marker="" if options.address is None else str(self.folder / LOCK),
-            signs_in=options.signs_in,
             decide_at=tuple(decide_at),
             stop_file=str(self.folder / ".stop"),
         )

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from crystalframer.orchestration.tracking import gate
 from crystalframer.orchestration.tracking.experiment import MlflowTracker, is_away
 from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker
 
@@ -90,14 +89,11 @@ class PatientTracker:
             del self._left[0]
 
 
-def mlflow_tracker(tracking_uri: str, experiment_id: str, signs_in: bool = False) -> PatientTracker:
+def mlflow_tracker(tracking_uri: str, experiment_id: str) -> PatientTracker:
     """Return what a trial records with in MLflow, on whichever machine it runs.
 
     Args:
         tracking_uri: the server, or a database.
         experiment_id: of an experiment that exists.
-        signs_in: whether the server stands behind the cluster's gate.
     """
-    if signs_in:
-        gate.sign_in()
     return PatientTracker(MlflowTracker(tracking_uri, experiment_id), is_away)

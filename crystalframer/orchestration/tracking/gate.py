@@ -214,7 +214,7 @@ def _artifact_paths(scope: Scope, root: Path) -> list[Path]:
     asked = {key: values[0] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
     if is_proxied:
         return [root / unquote(below).lstrip("/")]
-    if "/mlflow-artifacts/" in path or "artifact" in path:
+    if "artifact" in path:
         run = asked.get("run_uuid") or asked.get("run_id") or ""
         inner = (asked.get("path") or "").lstrip("/")
         return [folder / inner for folder in root.glob(f"*/{run}/artifacts")] if run.isalnum() else [root / inner]
@@ -246,7 +246,10 @@ async def _refuse(scope: Scope, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1008})
         return
     header = (b"www-authenticate", b'Basic realm="MLflow"')
-    words = b"this MLflow server asks for its password: open the link that was printed when it started\n"
+    words = (
+        b"this MLflow server asks for its password: open the link that the sweep or `crystalframer ui` printed; on a "
+        b"cluster, `python -m crystalframer.orchestration.tracking.gate` prints the password\n"
+    )
     await _answer(send, 401, words, [header])
 
 

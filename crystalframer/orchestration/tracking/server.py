@@ -147,6 +147,11 @@ class Tracking:
         self.uri = uri
         self._server = server
 
+    @property
+    def link(self) -> str:
+        """What a browser opens: of a server of our own, the link that brings the password."""
+        return self.uri if self._server is None else self._server.page("experiments?workflowType=machine_learning")
+
     def experiment(self, name: str) -> MlflowExperiment:
         """Return an experiment, once the server answers."""
         if self._server is not None:
@@ -220,7 +225,7 @@ def server_command(database: str, artifacts: str, host: str, port: int) -> list[
 
 
 def _serve(runs: Path, host: str, port: int) -> None:
-    """Become the server: runs in a process of its own, under the die_with_parent."""
+    """Become the server: runs in a process of its own, under die_with_parent.py."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not (runs / "mlflow.db").exists():
         create_database(runs)

@@ -20,7 +20,7 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import gate
 from crystalframer.orchestration.tracking.experiment import connect
 from crystalframer.orchestration.tracking.head import copy_database
-from crystalframer.orchestration.tracking.server import LocalMlflowServer, is_answering
+from crystalframer.orchestration.tracking.server import LocalMlflowServer, Tracking, is_answering
 from tests.orchestration.heads import head_server, wait_until_answering
 from tests.orchestration.processes import all_gone, descendants
 
@@ -129,7 +129,8 @@ except urllib.error.HTTPError as error:
 
 
 def test_the_printed_link_signs_a_browser_in(server: LocalMlflowServer) -> None:
-    link = server.page("experiments").partition("#")[0]
+    link = Tracking(server.uri, server).link.partition("#")[0]  # as a sweep prints it
+    assert Tracking("http://elsewhere").link == "http://elsewhere"
     opener = urllib.request.build_opener(Unredirected)
     with pytest.raises(urllib.error.HTTPError) as found, contextlib.closing(opener.open(link)):
         pass
