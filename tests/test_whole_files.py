@@ -1,0 +1,73 @@
+"""A disk that is full in the middle of a write leaves the old file as it was, and nothing beside it."""
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.documents import Document, Table, write
+from analysis.items import Context
+from crystalframer.errors import UserError
+from crystalframer.pictures.attention_drawing import Surroundings, write_picture
+from crystalframer.prediction.predictions import Predictions
+
+ROOM = 64
+"""Bytes that fit into a file."""
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond a few bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def predict(path: Path) -> None:
+    ids = tuple(f"crystal {number}" for number in range(100))
+    nothing = ("",) * 100
+    Predictions(ids, nothing, ("energy",), ("eV",), np.zeros((100, 1)), None, errors=nothing, warnings=nothing).write(
+        path
+    )
+
+
+def tabulate(path: Path) -> None:
+    write(Document("title", [Table("table", ["a"], [["b"]] * 50)]), path.parent, path.stem)
+
+
+def draw(path: Path) -> None:
+    Context(None, "sweep", path.parent).save(Figure(), path.stem)
+
+
+def explain(path: Path) -> None:
+    write_picture(Surroundings("Na", np.zeros((1, 3)), np.array([11]), np.ones(1), np.eye(3), 5.0), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "produce"),
+    [
+        ("table.csv", predict),
+        ("table.parquet", predict),
+        ("table.json", predict),
+        ("table.md", tabulate),
+        ("figure.pdf", draw),
+        ("picture.png", explain),
+        ("picture.html", explain),
+    ],
+)
+def test_a_full_disk_costs_no_old_file(name: str, produce: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("as it was")
+    with full_disk(), pytest.raises((OSError, UserError)):
+        produce(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    assert path.read_text() == "as it was"
+    produce(path)
+    assert path.stat().st_size > ROOM
