@@ -66,7 +66,7 @@ class Namespaces:
         for target in MOUNT_POINTS:
             target.mkdir(parents=True, exist_ok=True)
         own = [
-            *_python_inside(folder / "home"),
+            *_inside_home(folder / "home"),
             f"{folder}/home:{HOME}",
             f"{folder}/ray:/tmp/ray",
             f"{folder}/sshd:/run/sshd",
@@ -204,14 +204,16 @@ def lab(folder: Path, **settings: object) -> Iterator[Lab]:
                 path.rmdir()
 
 
-def _python_inside(home: Path) -> list[str]:
-    """Return what to bind so that a Python installed below the real home is there in the host's own, too."""
-    base = Path(sys.base_prefix)
-    if not base.is_relative_to(HOME):
-        return []
-    inside = home / base.relative_to(HOME)
-    inside.mkdir(parents=True, exist_ok=True)
-    return [f"{base}:{inside}"]
+def _inside_home(home: Path) -> list[str]:
+    """Return what to bind so that a Python, or this checkout, below the real home is there in the host's own, too."""
+    below = {path for path in (Path(sys.base_prefix), Path(sys.prefix), ROOT) if path.is_relative_to(HOME)}
+    outermost = [path for path in below if not any(other in path.parents for other in below)]
+    binds = []
+    for path in outermost:
+        inside = home / path.relative_to(HOME)
+        inside.mkdir(parents=True, exist_ok=True)
+        binds.append(f"{path}:{inside}")
+    return binds
 
 
 def _first_process(ancestor: int) -> int:
