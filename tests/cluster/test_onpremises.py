@@ -91,7 +91,7 @@ def test_a_sweep_on_three_hosts(
     assert recorded(database, sweep.name, tmp_path / "copy.db") == undisturbed_ablation
 
     logs = launcher.exec("ray job logs one")
-    assert "its worker process died; it will resume from its last checkpoint" in logs
+    assert "its machine was lost; it will resume from its last checkpoint" in logs, logs[-5000:]
     assert listening_beyond_loopback(network.hosts["head"].run) & {8265} == set()
     times["ray down"] = launcher.down()
     wait_for(lambda: nodes(network) == set(), 60)
