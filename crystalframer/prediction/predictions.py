@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalframer.atomic_files import replacing
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.escaping import for_csv, printable
 
@@ -43,14 +44,30 @@ class Predictions:
     """What is doubtful about how each structure was read, empty where nothing is; a column where there is any."""
     sigma_max: float = 0.0
     """Largest σ met, in Å: how far the model's heads look in these structures."""
+    half_widths: NDArray[np.float64] | None = None
+    """(S, T) half the width of the interval around each prediction; None where the model has no intervals."""
+    coverage: float | None = None
+    """Share of true values that these intervals hold, on crystals drawn as the validation crystals were."""
+    embeddings: NDArray[np.float64] | None = None
+    """(S, width) embeddings by the first model, where they were asked for."""
 
     @property
     def num_predicted(self) -> int:
         """Number of structures that have a prediction."""
         return sum(not error for error in self.errors)
 
+    @property
+    def lower(self) -> NDArray[np.float64] | None:
+        """(S, T) lower ends of the intervals, if any."""
+        return None if self.half_widths is None else self.values - self.half_widths
+
+    @property
+    def upper(self) -> NDArray[np.float64] | None:
+        """(S, T) upper ends of the intervals, if any."""
+        return None if self.half_widths is None else self.values + self.half_widths
+
     def to_dataframe(self) -> "pd.DataFrame":
-        """Return a table with the columns id, source, ``<name> [<unit>]`` and its spread, warnings if any, error."""
+        """Return a table with the columns id, source, ``<name> [<unit>]``, its spread and interval, warnings, error."""
         import pandas as pd
 
         columns: dict[str, Any] = {"id": list(self.ids), "source": list(self.sources)}
@@ -96,6 +113,9 @@ class Predictions:
             columns[f"{name} [{unit}]"] = self.values[:, index]
             if self.spread is not None:
                 columns[f"{name}_std [{unit}]"] = self.spread[:, index]
+            if self.lower is not None and self.upper is not None:
+                columns[f"{name}_lower [{unit}]"] = self.lower[:, index]
+                columns[f"{name}_upper [{unit}]"] = self.upper[:, index]
         return columns
 
     def _csv_rows(self) -> Iterator[list[str]]:
@@ -113,6 +133,56 @@ class Predictions:
             known = {name: value if np.isfinite(value) else None for name, value in values.items()}
             texts = {name: printable(column[row]) or None for name, column in self._texts().items()}
             yield {"id": printable(label), "source": printable(source), **known, **texts}
+
+
+class Gathered:
+    """The outcomes of structures, chunk after chunk, on their way to `Predictions`."""
+
+    def __init__(self, names: tuple[str, ...], units: tuple[str, ...], coverage: float | None) -> None:
+        self._names, self._units, self._coverage = names, units, coverage
+        self._texts: dict[str, list[str]] = {"ids": [], "sources": [], "warnings": [], "errors": []}
+        self._numbers: dict[str, list[NDArray[np.float64]]] = {"values": [], "spread": [], "half_widths": []}
+        self._sigma_max = 0.0
+        self.embeddings: list[NDArray[np.float64]] = []
+        """Of each chunk, where they are kept."""
+
+    def add(
+        self,
+        chunk: Sequence[Reading],
+        values: NDArray[np.float64],
+        spread: NDArray[np.float64] | None,
+        half_widths: NDArray[np.float64] | None,
+        strange: Sequence[str],
+        errors: Sequence[str],
+        sigma_max: float,
+    ) -> None:
+        """Take in a chunk's outcomes, arrays of (S, T)."""
+        self._texts["ids"] += [entry.id for entry in chunk]
+        self._texts["sources"] += [entry.source for entry in chunk]
+        doubts = ([*entry.warnings, *filter(None, [words])] for entry, words in zip(chunk, strange, strict=True))
+        self._texts["warnings"] += ["; ".join(words) for words in doubts]
+        self._texts["errors"] += errors
+        for name, array in (("values", values), ("spread", spread), ("half_widths", half_widths)):
+            if array is not None:
+                self._numbers[name].append(array)
+        self._sigma_max = max(self._sigma_max, sigma_max)
+
+    def predictions(self, *, ensemble: bool) -> Predictions:
+        """Return all of them."""
+        texts = {name: tuple(entries) for name, entries in self._texts.items()}
+        empty = np.empty((0, len(self._names)))
+        numbers = {name: np.concatenate([empty, *arrays]) for name, arrays in self._numbers.items()}
+        return Predictions(
+            names=self._names,
+            units=self._units,
+            values=numbers["values"],
+            spread=numbers["spread"] if ensemble else None,
+            half_widths=None if self._coverage is None else numbers["half_widths"],
+            coverage=self._coverage,
+            sigma_max=self._sigma_max,
+            embeddings=np.concatenate(self.embeddings) if self.embeddings else None,
+            **texts,
+        )
 
 
 def require_suffix(path: Path) -> None:

@@ -1,12 +1,10 @@
 """A predictor: one or several trained models with the same targets, applied to structures of any origin."""
 
-import glob
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,11 +18,13 @@ from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.attention import PeriodicAttention
-from crystalframer.prediction.predictions import Predictions
+from crystalframer.prediction.calibration import COVERAGE, Calibration
+from crystalframer.prediction.predictions import Gathered, Predictions
 from crystalframer.prediction.structures import StructureLike, elements_of, named_structures
+from crystalframer.prediction.watching import watched
 from crystalframer.training.inference import EVALUATION_ATOMS
 from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
-from crystalframer.training.trained_model import TrainedModel, load_model
+from crystalframer.training.trained_model import TrainedModel
 
 CHUNK_ATOMS = 4 * EVALUATION_ATOMS
 """Atoms of the structures that are held at once; within them, batches are packed by size."""
@@ -43,7 +43,23 @@ class _Outcome:
 
     values: NDArray[np.float64]
     """(M, S, T) in the targets' units, for M models."""
+    embeddings: NDArray[np.float64]
+    """(S, width) of the first model."""
+    atoms: list[NDArray[np.float32]]
+    """For each structure (N, width): the states of its atoms that the embedding is the mean of."""
     errors: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A structure as the first model of a predictor sees it."""
+
+    id: str
+    vector: NDArray[np.float64]
+    """(width,) the mean over the atoms of what the last block makes of them; NaN where there is an error."""
+    atoms: NDArray[np.float32]
+    """(N, width) what the last block makes of each atom."""
+    error: str
 
 
 class Predictor:
@@ -52,11 +68,20 @@ class Predictor:
     Predictions do not depend on what else is predicted beside a structure, but for float32's rounding.
     """
 
-    def __init__(self, members: Sequence[TrainedModel], *, max_atoms: int = EVALUATION_ATOMS) -> None:
+    def __init__(
+        self,
+        members: Sequence[TrainedModel],
+        *,
+        calibration: Calibration | None = None,
+        coverage: float = COVERAGE,
+        max_atoms: int = EVALUATION_ATOMS,
+    ) -> None:
         """Take over trained models.
 
         Args:
             members: at least one; all with the same targets and units.
+            calibration: of these models, for intervals and for warnings of crystals unlike the training crystals.
+            coverage: share of true values that the intervals shall hold.
             max_atoms: bound on the atoms per batch (a larger crystal has a batch of its own).
 
         Raises:
@@ -65,6 +90,8 @@ class Predictor:
         if not members:
             raise UserError("got no model to predict with, expected at least one")
         self.members = tuple(members)
+        self.calibration = calibration
+        self.coverage = coverage
         self.max_atoms = max_atoms
         self.names = tuple(target.name for target in members[0].targets)
         self.units = tuple(target.unit for target in members[0].targets)
@@ -102,46 +129,66 @@ class Predictor:
         """
         return self.predict_named(named_structures(structures, processes))
 
-    def predict_named(self, structures: Iterable[Reading]) -> Predictions:
-        """Predict structures that were read already, or whose reading failed; held in memory chunk by chunk."""
-        ids: list[str] = []
-        sources: list[str] = []
-        warnings: list[str] = []
-        errors: list[str] = []
-        values: list[NDArray[np.float64]] = []
-        sigma_max = 0.0
+    def predict_named(self, structures: Iterable[Reading], *, embeddings: bool = False) -> Predictions:
+        """Predict structures that were read already, or whose reading failed; held in memory chunk by chunk.
+
+        Args:
+            structures: what was read.
+            embeddings: keep the embeddings by the first model, too.
+        """
+        found = Gathered(self.names, self.units, None if self.calibration is None else self.coverage)
         for chunk in _chunks(structures, CHUNK_ATOMS):
             with _largest_sigma(self.members) as sigma:
                 outcome = self._predict_chunk(chunk)
-            sigma_max = max(sigma_max, sigma.value)
-            ids += [entry.id for entry in chunk]
-            sources += [entry.source for entry in chunk]
-            warnings += ["; ".join(entry.warnings) for entry in chunk]
-            errors += outcome.errors
-            values.append(outcome.values)
-        shape = (len(self.members), 0, len(self.names))
-        stacked = np.concatenate(values, axis=1) if values else np.empty(shape)
-        return Predictions(
-            ids=tuple(ids),
-            sources=tuple(sources),
-            names=self.names,
-            units=self.units,
-            values=stacked.mean(axis=0),
-            spread=stacked.std(axis=0, ddof=1) if len(self.members) > 1 else None,
-            warnings=tuple(warnings),
-            errors=tuple(errors),
-            sigma_max=sigma_max,
-        )
+            spread = outcome.values.std(axis=0, ddof=1) if len(self.members) > 1 else None
+            half_widths, strange = self._judge(chunk, outcome, spread)
+            found.add(chunk, outcome.values.mean(axis=0), spread, half_widths, strange, outcome.errors, sigma.value)
+            if embeddings:
+                found.embeddings.append(outcome.embeddings)
+        return found.predictions(ensemble=len(self.members) > 1)
+
+    def embed_named(self, structures: Iterable[Reading]) -> Iterator[Embedded]:
+        """Yield the embedding of each structure by the first model, in order; see `predict_named`."""
+        for chunk in _chunks(structures, CHUNK_ATOMS):
+            outcome = self._predict_chunk(chunk)
+            for entry, vector, atoms, error in zip(
+                chunk, outcome.embeddings, outcome.atoms, outcome.errors, strict=True
+            ):
+                yield Embedded(entry.id, vector, atoms, error)
+
+    def _judge(
+        self, chunk: Sequence[Reading], outcome: _Outcome, spread: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64] | None, list[str]]:
+        """Return half the width of the intervals (S, T) and in which way each structure is strange, if at all."""
+        words = [""] * len(chunk)
+        if self.calibration is None:
+            return None, words
+        rows = [row for row, error in enumerate(outcome.errors) if not error]
+        half_widths = np.full(outcome.values.shape[1:], np.nan)
+        if rows:
+            crystals = [crystal for row in rows if (crystal := chunk[row].crystal) is not None]
+            embeddings, own = outcome.embeddings[rows], None if spread is None else spread[rows]
+            half_widths[rows] = self.calibration.half_widths(crystals, embeddings, own, self.coverage)
+            for row, strange in zip(rows, self.calibration.warnings(crystals, embeddings), strict=True):
+                words[row] = f"unlike the training crystals: {', '.join(strange)}" if strange else ""
+        return half_widths, words
 
     def _predict_chunk(self, chunk: Sequence[Reading]) -> _Outcome:
         errors = [entry.reason or self._problem(entry.crystal) for entry in chunk]
         good = np.array([row for row, error in enumerate(errors) if not error], dtype=np.int64)
         values = np.full((len(self.members), len(chunk), len(self.names)), np.nan)
+        embeddings = np.full((len(chunk), self.members[0].trial.model.width), np.nan)
+        atoms = [np.empty((0, embeddings.shape[1]), np.float32) for _ in chunk]
         crystals = [crystal for row in good if (crystal := chunk[row].crystal) is not None]
         for cutoff in {member.trial.model.cutoff for member in self.members}:
             own = [index for index, member in enumerate(self.members) if member.trial.model.cutoff == cutoff]
             members = np.array(own, dtype=np.int64)
-            values[np.ix_(members, good)] = self._predict_crystals(crystals, cutoff, members)
+            passed = self._predict_crystals(crystals, cutoff, members)
+            values[np.ix_(members, good)] = passed.values
+            if own[0] == 0:
+                embeddings[good] = passed.embeddings
+                for row, states in zip(good, passed.atoms, strict=True):
+                    atoms[row] = states
         for row in good:
             if np.isnan(values[:, row]).any():
                 errors[row] = NO_MEMORY
@@ -149,39 +196,46 @@ class Predictor:
                 errors[row] = "the model's prediction is not a finite number"
             if errors[row]:
                 values[:, row] = np.nan
-        return _Outcome(values, errors)
+        return _Outcome(values, embeddings, atoms, errors)
 
-    def _predict_crystals(
-        self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """Return the predictions (M, S, T) of the members of one cutoff; NaN where memory is too small."""
+    def _predict_crystals(self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]) -> _Outcome:
+        """Return the outputs of the members of one cutoff; NaN where memory is too small."""
         loads = np.array([load_of(crystal, cutoff) for crystal in crystals], dtype=np.int64)
+        width = self.members[members[0]].trial.model.width
         values = np.full((len(members), len(crystals), len(self.names)), np.nan)
+        embeddings = np.full((len(crystals), width), np.nan)
+        atoms = [np.empty((0, width), np.float32) for _ in crystals]
         waiting = packed_batches(loads, self.max_atoms)[::-1]
         while waiting:
             positions = waiting.pop()
             try:
-                values[:, positions] = self._predict_batch([crystals[p] for p in positions], cutoff, members)
+                passed = self._predict_batch([crystals[p] for p in positions], cutoff, members)
             except FAILED_ALLOCATION as error:
                 if not is_out_of_memory(error):
                     raise
                 release(self.members[0].model.embedding.weight.device)
                 half = len(positions) // 2
                 waiting += [positions[half:], positions[:half]] if half else []
-        return values
+                continue
+            values[:, positions], embeddings[positions] = passed.values, passed.embeddings
+            for position, states in zip(positions, passed.atoms, strict=True):
+                atoms[position] = states
+        return _Outcome(values, embeddings, atoms, [])
 
     @torch.inference_mode()
-    def _predict_batch(
-        self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def _predict_batch(self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]) -> _Outcome:
         batch = collate([prepare_geometry(crystal, cutoff) for crystal in crystals], cutoff)
         predicted = []
-        for index in members:
-            member = self.members[index]
-            outputs = member.model(batch.to(member.model.embedding.weight.device))
-            finite = torch.where(outputs.isnan(), torch.inf, outputs)  # NaN says that there was no memory
-            predicted.append(member.restore(finite.double().cpu().numpy()))
-        return np.stack(predicted)
+        first = self.members[members[0]].model
+        with watched(first) as seen:
+            for index in members:
+                member = self.members[index]
+                outputs = member.model(batch.to(member.model.embedding.weight.device))
+                finite = torch.where(outputs.isnan(), torch.inf, outputs)  # NaN says that there was no memory
+                predicted.append(member.restore(finite.double().cpu().numpy()))
+        atoms = torch.split(seen.atoms.float().cpu(), [crystal.num_atoms for crystal in crystals])
+        embeddings = seen.crystals.double().cpu().numpy()
+        return _Outcome(np.stack(predicted), embeddings, [states.numpy() for states in atoms], [])
 
     def _problem(self, crystal: Crystal | None) -> str:
         """Return why a crystal cannot be predicted, nothing if it can."""
@@ -203,50 +257,6 @@ class Predictor:
         return (
             f"contains {ELEMENTS[largest - 1]} (Z = {largest}); this model knows the elements 1 to {self.num_elements}"
         )
-
-
-def load_predictor(*models: str | Path, device: str = "cpu") -> Predictor:
-    """Load a model to predict with, or several as an ensemble.
-
-    Args:
-        models: each a checkpoint or model file, a folder that holds ``checkpoint.pt`` (as training writes it), or a
-            pattern of these such as ``"runs/mine/max-seed*"``.
-        device: where the models shall live.
-
-    Raises:
-        UserError: there is no such model, or it cannot be read.
-    """
-    paths = [path for model in models for path in model_files(model)]
-    return Predictor([load_model(path, device=device) for path in paths])
-
-
-def model_files(model: str | Path) -> list[Path]:
-    """Return the files of models that a text names: a file, a folder with a checkpoint, or a pattern of these.
-
-    Raises:
-        UserError: there is none.
-    """
-    text = str(model)
-    if text.startswith(("runs:/", "models:/")):
-        raise UserError(
-            f"{text} is an address in MLflow: use crystalframer.orchestration.tracking.models.load_registered there, "
-            "or give the path of a checkpoint"
-        )
-    path = Path(model)
-    if path.exists():
-        return [_file_of(path)]
-    if found := sorted(glob.glob(text)):  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return [_file_of(Path(entry)) for entry in found]
-    raise UserError(f"there is no model {text}; give a checkpoint, a model file or the folder of a training")
-
-
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in ("checkpoint.pt", "model.pt"):
-        if (path / name).is_file():
-            return path / name
-    raise UserError(f"the folder {path} holds no checkpoint.pt; give the folder of one training, or the file itself")
 
 
 def neighbours_per_atom(crystal: Crystal, cutoff: float) -> float:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 StructureLike: TypeAlias = Union[Crystal, "Structure", "Atoms", str, Path]
-"""A crystal of ours, of pymatgen or of ASE, or the path of a file of structures."""
+"""A crystal of ours, of pymatgen or of ASE, the path of a file of structures, or the text of one (several lines)."""
 
 
 def named_structures(structures: StructureLike | Iterable[StructureLike], processes: int = 1) -> Iterator[Reading]:
@@ -26,6 +26,11 @@ def named_structures(structures: StructureLike | Iterable[StructureLike], proces
     """
     paths: list[Path] = []
     for position, entry in enumerate(_several(structures)):
+        if isinstance(entry, str) and "\n" in entry.strip():
+            yield from from_files(paths, processes)
+            paths = []
+            yield from_text(entry, str(position))
+            continue
         if isinstance(entry, str | Path):
             paths.append(Path(entry))
             continue

@@ -1,0 +1,100 @@
+"""What belongs to a model beside its weights: the domain it was trained on, and the intervals of its targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalframer.geometry.crystal import Crystal
+from crystalframer.prediction.intervals import Intervals, features
+from crystalframer.prediction.training_domain import TrainingDomain
+from crystalframer.training.metrics import Target
+
+Floats = NDArray[np.float64]
+COVERAGE = 0.9
+"""Share of true values that an interval holds unless another is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How far a model or an ensemble is to be trusted, measured on its validation crystals."""
+
+    domain: TrainingDomain
+    intervals: tuple[Intervals, ...]
+    """Of each target."""
+    scales: tuple[float, ...]
+    """Standard deviation of each target's training values."""
+
+    @classmethod
+    def fit(
+        cls,
+        domain: TrainingDomain,
+        targets: Sequence[Target],
+        crystals: Sequence[Crystal],
+        embeddings: Floats,
+        errors: Floats,
+        spread: Floats | None,
+    ) -> "Calibration":
+        """Calibrate on validation crystals.
+
+        Args:
+            domain: the training crystals.
+            targets: T targets.
+            crystals: V validation crystals.
+            embeddings: (V, W).
+            errors: (V, T) absolute errors, NaN where a target is absent.
+            spread: (V, T) standard deviations of an ensemble, or None.
+
+        Raises:
+            UserError: too few crystals have a target.
+        """
+        scales = tuple(target.std for target in targets)
+        uncalibrated = cls(domain, (), scales)
+        intervals = []
+        for column in range(len(targets)):
+            present = np.isfinite(errors[:, column])
+            given = uncalibrated.features(crystals, embeddings, spread, column)
+            intervals.append(Intervals.fit(errors[present, column], given[present]))
+        return cls(domain, tuple(intervals), scales)
+
+    def features(self, crystals: Sequence[Crystal], embeddings: Floats, spread: Floats | None, column: int) -> Floats:
+        """Return what predicts the errors of a target, (S, F)."""
+        distances, rarity = self.domain.distances(embeddings), self.domain.rarity(crystals)
+        own = None if spread is None else spread[:, column]
+        return features(distances, rarity, own, self.scales[column])
+
+    def half_widths(
+        self, crystals: Sequence[Crystal], embeddings: Floats, spread: Floats | None, coverage: float = COVERAGE
+    ) -> Floats:
+        """Return half the width of the intervals of crystals, (S, T) in the targets' units."""
+        columns = [
+            interval.half_widths(self.features(crystals, embeddings, spread, column), coverage)
+            for column, interval in enumerate(self.intervals)
+        ]
+        return np.stack(columns, axis=1)
+
+    def warnings(self, crystals: Sequence[Crystal], embeddings: Floats) -> list[list[str]]:
+        """Return in which ways each crystal is unlike the training crystals, in words."""
+        distances = self.domain.distances(embeddings)
+        return [
+            self.domain.strange(crystal, float(distance)) for crystal, distance in zip(crystals, distances, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        return {
+            "domain": self.domain.to_dict(),
+            "intervals": [interval.to_dict() for interval in self.intervals],
+            "scales": list(self.scales),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Calibration":
+        """Return what `to_dict` described."""
+        return cls(
+            TrainingDomain.from_dict(content["domain"]),
+            tuple(Intervals.from_dict(interval) for interval in content["intervals"]),
+            tuple(map(float, content["scales"])),
+        )

@@ -1,0 +1,131 @@
+"""Intervals that hold a stated share of the true values: split-conformal, wider where errors are likely larger.
+
+A crystal's difficulty is s = exp(c₀ + Σ cₖ fₖ) with the features of `features`: how far its embedding lies from the
+training crystals, how rare its rarest element is among them, and the spread of an ensemble. The coefficients are those
+under which the errors of validation crystals are most likely Laplace-distributed with the scale s; c₁ … are not
+negative, so that an interval never narrows where a crystal is stranger. The interval is prediction ± q·s, with q the
+quantile of error / s on validation crystals that the coefficients were not fitted on (Papadopoulos et al., ECML 2002;
+Lei et al., JASA 2018; pooled over folds). It holds the stated share of crystals that are drawn as the validation
+crystals were; for others the width is an extrapolation.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from crystalframer.errors import UserError
+
+Floats = NDArray[np.float64]
+FOLDS = 5
+"""Parts of the validation crystals; the difficulty of each part is judged by what the others taught."""
+FEWEST = 20
+"""Validation crystals without which no interval is made."""
+_TINY = 1e-6
+"""Of the errors' scale: keeps logarithms finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """The intervals of one target."""
+
+    offset: float
+    """c₀, the logarithm of a typical error in the target's unit."""
+    slopes: Floats
+    """(F,) c₁ …, not negative."""
+    centre: Floats
+    """(F,) means of the features."""
+    scores: NDArray[np.float32]
+    """(V,) error / difficulty of the validation crystals, ascending."""
+
+    @classmethod
+    def fit(cls, errors: Floats, features: Floats, seed: int = 0) -> "Intervals":
+        """Calibrate on validation crystals.
+
+        Args:
+            errors: (V,) absolute errors in the target's unit.
+            features: (V, F), see `features`.
+            seed: of the folds.
+
+        Raises:
+            UserError: there are too few crystals.
+        """
+        if len(errors) < FEWEST:
+            raise UserError(
+                f"intervals need validation crystals: got {len(errors)}, expected at least {FEWEST}; choose a larger "
+                "validation split"
+            )
+        fold = np.random.default_rng(seed).permutation(np.arange(len(errors)) % FOLDS)
+        scores = np.empty(len(errors))
+        for number in range(FOLDS):
+            held = fold == number
+            part = cls(*_fit_difficulty(errors[~held], features[~held]), np.empty(0, np.float32))
+            scores[held] = errors[held] / part.difficulty(features[held])
+        return cls(*_fit_difficulty(errors, features), np.sort(scores).astype(np.float32))
+
+    def difficulty(self, features: Floats) -> Floats:
+        """Return s, (S,) in the target's unit, of features (S, F)."""
+        return np.asarray(np.exp(self.offset + (features - self.centre) @ self.slopes))
+
+    def half_widths(self, features: Floats, coverage: float) -> Floats:
+        """Return half the width of each interval, (S,), infinite where there are too few crystals for a coverage.
+
+        Args:
+            features: (S, F).
+            coverage: share of true values that the intervals shall hold.
+        """
+        rank = math.ceil((len(self.scores) + 1) * coverage)
+        quantile = float(self.scores[rank - 1]) if rank <= len(self.scores) else math.inf
+        return self.difficulty(features) * quantile
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("slopes", "centre", "scores")}
+        return {"offset": self.offset, **arrays}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Intervals":
+        """Return what `to_dict` described."""
+        arrays = {name: content[name].numpy() for name in ("slopes", "centre", "scores")}
+        return cls(offset=float(content["offset"]), **arrays)
+
+
+def features(distances: Floats, rarity: Floats, spread: Floats | None, scale: float) -> Floats:
+    """Return the features of difficulty, (S, F), all larger where errors are likely larger.
+
+    Args:
+        distances: (S,) to the nearest training crystals in the embedding.
+        rarity: (S,) training crystals with the rarest element.
+        spread: (S,) standard deviation over an ensemble, or None.
+        scale: a typical size of the target, in the unit of `spread`.
+    """
+    columns = [np.log(distances + 1e-3), -np.log(rarity + 1.0)]
+    if spread is not None:
+        columns.append(np.log(spread / scale + 1e-4))
+    return np.stack(columns, axis=1)
+
+
+def check_coverage(coverage: float) -> None:
+    """Raise a `UserError` unless a number is a coverage."""
+    if not 0 < coverage < 1:
+        raise UserError(f"--coverage: got {coverage:g}, expected a number between 0 and 1 such as 0.9")
+
+
+def _fit_difficulty(errors: Floats, features: Floats) -> tuple[float, Floats, Floats]:
+    """Return c₀, the slopes and the features' means: the most likely Laplace scales of the errors."""
+    centre, unit = features.mean(axis=0), max(float(errors.mean()), np.finfo(float).tiny)
+    shifted, relative = features - centre, errors / unit + _TINY
+
+    def cost(coefficients: Floats) -> tuple[float, Floats]:
+        logarithm = coefficients[0] + shifted @ coefficients[1:]
+        excess = relative * np.exp(-logarithm)
+        gradient = 1 - excess
+        return float((excess + logarithm).mean()), np.append(gradient.mean(), gradient @ shifted / len(errors))
+
+    bounds = [(-20.0, 20.0), *[(0.0, 5.0)] * features.shape[1]]
+    found = minimize(cost, np.zeros(1 + features.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(found[0] + math.log(unit)), found[1:], centre

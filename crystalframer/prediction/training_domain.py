@@ -1,0 +1,135 @@
+"""What a model was trained on, kept small: how familiar a crystal is, and in which way it is strange."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from crystalframer.data.dataset import CrystalDataset
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
+from crystalframer.prediction.structures import elements_of
+
+POINTS = 2048
+"""Training crystals whose embeddings are kept."""
+AXES = 16
+"""Principal axes of the embeddings that are kept."""
+NEIGHBOURS = 5
+"""Nearest of those crystals whose mean distance counts."""
+RARE = 1e-3
+"""Share of the training crystals beyond each end of what counts as a usual volume per atom."""
+FAR = 0.995
+"""Share of the validation crystals that count as near."""
+FEW = 5
+"""An element in fewer training crystals is hardly known."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingDomain:
+    """The training crystals of a model: elements, sizes, densities and where they lie in its embedding."""
+
+    crystals: NDArray[np.int64]
+    """(118,) training crystals that contain each element."""
+    most_atoms: int
+    """Atoms of the largest one."""
+    volumes: tuple[float, float]
+    """Usual volume per atom in Å³, from … to."""
+    centre: NDArray[np.float32]
+    """(W,) mean embedding."""
+    axes: NDArray[np.float32]
+    """(W, P) principal axes, scaled so that the embeddings spread by about 1 along the first."""
+    points: NDArray[np.float16]
+    """(R, P) places of training crystals on these axes."""
+    far: float = np.inf
+    """Distance beyond which a crystal is unlike the training crystals."""
+
+    @classmethod
+    def of(cls, dataset: CrystalDataset, rows: NDArray[np.int64], embeddings: NDArray[np.float64]) -> "TrainingDomain":
+        """Measure it.
+
+        Args:
+            dataset: crystals.
+            rows: those trained on.
+            embeddings: (R, W) of some of them.
+        """
+        centre = embeddings.mean(axis=0)
+        _, spread, directions = np.linalg.svd(embeddings - centre, full_matrices=False)
+        scale = max(float(spread[0]) / np.sqrt(len(embeddings)), 1e-12)
+        axes = directions[:AXES].T / scale
+        sizes = dataset.num_atoms[rows]
+        volumes = np.abs(np.linalg.det(dataset.lattice[rows])) / sizes
+        low, high = np.quantile(volumes, [RARE, 1 - RARE])
+        return cls(
+            crystals=_crystals_by_element(dataset, rows),
+            most_atoms=int(sizes.max()),
+            volumes=(float(low), float(high)),
+            centre=centre.astype(np.float32),
+            axes=axes.astype(np.float32),
+            points=((embeddings - centre) @ axes).astype(np.float16),
+        )
+
+    def distances(self, embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean distance of crystals (S, W) to the nearest training crystals, (S,)."""
+        places = (embeddings - self.centre) @ self.axes
+        known = np.isfinite(places).all(axis=1)
+        found = np.full(len(places), np.nan)
+        if known.any():
+            nearest = min(NEIGHBOURS, len(self.points))
+            distance, _ = cKDTree(self.points.astype(np.float64)).query(places[known], k=[*range(1, nearest + 1)])
+            found[known] = distance.mean(axis=1)
+        return found
+
+    def rarity(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+        """Return the number of training crystals that contain the rarest element of each crystal, (S,)."""
+        return np.array(
+            [min(self.crystals[number - 1] for number in elements_of(crystal)) for crystal in crystals], dtype=float
+        )
+
+    def strange(self, crystal: Crystal, distance: float) -> list[str]:
+        """Return in which ways a crystal is unlike the training crystals, in words."""
+        counts = {number: int(self.crystals[number - 1]) for number in sorted(elements_of(crystal))}
+        unknown = ", ".join(ELEMENTS[number - 1] for number, count in counts.items() if count == 0)
+        rare = ", ".join(ELEMENTS[number - 1] for number, count in counts.items() if 0 < count < FEW)
+        found = [f"{unknown} in no training crystal"] if unknown else []
+        found += [f"{rare} in fewer than {FEW} training crystals"] if rare else []
+        if crystal.num_atoms > self.most_atoms:
+            found.append(f"{crystal.num_atoms} atoms, training crystals have at most {self.most_atoms}")
+        volume, (low, high) = crystal.volume / crystal.num_atoms, self.volumes
+        if not low <= volume <= high:
+            found.append(f"{volume:.3g} Å³ per atom, training crystals have {low:.3g} to {high:.3g}")
+        if distance > self.far:
+            found.append(
+                f"embedding {distance / self.far:.2g} times as far from the training crystals as {FAR:.1%} of the "
+                "validation crystals have theirs"
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in values.items()
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "TrainingDomain":
+        """Return what `to_dict` described."""
+        values: dict[str, Any] = {
+            name: value.numpy() if torch.is_tensor(value) else value for name, value in content.items()
+        }
+        return cls(**values)
+
+
+def _crystals_by_element(dataset: CrystalDataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    chosen = np.zeros(len(dataset), dtype=bool)
+    chosen[rows] = True
+    owners = np.repeat(np.arange(len(dataset)), dataset.num_atoms)
+    pairs = np.stack([owners, dataset.atomic_numbers])
+    if dataset.mixture is not None:
+        mixed = np.stack([owners[dataset.mixture.sites], dataset.mixture.elements])
+        pairs = np.concatenate([pairs, mixed], axis=1)
+    pairs = np.unique(pairs[:, chosen[pairs[0]]], axis=1)
+    return np.bincount(pairs[1] - 1, minlength=len(ELEMENTS)).astype(np.int64)
