@@ -1,6 +1,8 @@
 """CrystalFramer: crystal property prediction with dynamic, interaction-aware frames."""
 
+import importlib
 import os
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -9,3 +11,17 @@ __version__ = "0.1.0"
 # A short spin costs little on free cores. It must be set before torch loads OpenMP; a setting of the user's prevails.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+__all__ = ["load", "models"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what the package offers, imported when it is first asked for: `import crystalframer` itself is instant."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("crystalframer.api"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names of the package, those that are not imported yet included."""
+    return sorted({*globals(), *__all__})

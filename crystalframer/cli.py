@@ -6,10 +6,8 @@ Training and sweeps are the scripts in `pipelines/`.
 import argparse
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +22,11 @@ if TYPE_CHECKING:
 PREDICT = """\
 Predict the properties of structures: CIF, POSCAR, extended XYZ, ASE databases, pymatgen JSON.
 
-MODEL is a checkpoint or model file, the folder of a training, a quoted pattern of these such as "runs/mine/max*" (an
-ensemble), or a model recorded in MLflow. A structure that cannot be read or predicted keeps its row, with the reason
-in the column `error`. The exit code is 0 if any structure was predicted, else 2.
+MODEL is a name that `crystalframer models` lists, a checkpoint or model file, the folder of a training, a quoted
+pattern of these such as "runs/mine/max*" (an ensemble), or a model recorded in MLflow. A model with intervals says
+between which values the true one lies with the probability --coverage, for crystals like those it was trained on, and
+warns of others. A structure that cannot be read or predicted keeps its row, with the reason in the
+column `error`. The exit code is 0 if any structure was predicted, else 2.
 
 examples:
   crystalframer predict runs/single/mine my_crystals/ --output predictions.csv
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Predict structure files, or draw what the model looks at in one of them."""
+    from crystalframer.api import local_models
     from crystalframer.prediction.command import predict_files
 
     paths = [Path(path) for path in arguments.paths]
@@ -56,12 +57,18 @@ def predict(arguments: argparse.Namespace) -> int:
                 models, paths, arguments.explain, atom=arguments.atom, block=arguments.block, head=arguments.head
             )
         return predict_files(
-            models, paths, output=arguments.output, processes=arguments.processes, device=arguments.device
+            models,
+            paths,
+            output=arguments.output,
+            processes=arguments.processes,
+            device=arguments.device,
+            coverage=arguments.coverage,
         )
 
 
 def register(arguments: argparse.Namespace) -> int:
     """Register a model in MLflow, or save it as an MLflow model, and say how to serve it."""
+    from crystalframer.api import local_models
     from crystalframer.orchestration.tracking.models import register_model, save_pyfunc
 
     with local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri) as models:
@@ -91,6 +98,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def card(arguments: argparse.Namespace) -> int:
     """Write the card of a model."""
+    from crystalframer.api import local_models
     from crystalframer.prediction.card import NAME, card_of
 
     with local_models([arguments.model], arguments.tracking_uri) as models:
@@ -101,21 +109,31 @@ def card(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def local_models(models: Sequence[str], tracking_uri: str | None) -> Iterator[list[Path]]:
-    """Yield the files of models: paths as they are, those recorded in MLflow fetched from there for the context."""
-    from crystalframer.prediction.predictor import model_files
+def pack(arguments: argparse.Namespace) -> int:
+    """Make a model with a name of finished trainings."""
+    from crystalframer.pretrained.listing import listed_models
+    from crystalframer.pretrained.packing import pack_runs
 
-    with tempfile.TemporaryDirectory() as folder:
-        found: list[Path] = []
-        for number, model in enumerate(models):
-            if model.startswith(("runs:/", "models:/")):
-                from crystalframer.orchestration.tracking.models import fetch_models
+    path = pack_runs(
+        arguments.runs,
+        arguments.name,
+        folder=arguments.folder,
+        about=arguments.about,
+        licence=arguments.licence,
+        replace_old=arguments.replace,
+    )
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    if arguments.name in listed_models():
+        print(f"predict with it: `crystalframer predict {arguments.name} FILES`")
+    return 0
 
-                found += fetch_models(model, tracking_uri, Path(folder) / str(number))
-            else:
-                found += model_files(model)
-        yield found
+
+def show_models() -> int:
+    """List the models that have a name."""
+    from crystalframer.pretrained.listing import models_table
+
+    print(models_table())
+    return 0
 
 
 def show_data() -> int:
@@ -172,8 +190,13 @@ def show_runs(runs: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crystalframer", description=__doc__)
     parser.add_argument("--version", action="version", version=f"crystalframer {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{predict,convert,card,register,data,ui}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{predict,models,pack,convert,card,register,data,ui}"
+    )
     _add_predict(commands)
+    listing = commands.add_parser("models", help="list the models that have a name: property, data, error, licence")
+    listing.set_defaults(run=lambda _: show_models())
+    _add_pack(commands)
     _add_convert(commands)
     _add_register(commands)
     describing = commands.add_parser("card", help="write the card of a model: data, settings, errors, use")
@@ -201,6 +224,13 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--output", type=Path, help="table to write: .csv, .parquet or .json (default: CSV on stdout)")
     parser.add_argument("--processes", type=int, help="processes that read files (default: by their number)")
     parser.add_argument("--device", default="cpu", help="torch device, e.g. cpu or cuda (default: cpu)")
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="share of true values within the intervals (default: 0.9)",
+    )
     picture = parser.add_argument_group("a picture instead of a table")
     picture.add_argument(
         "--explain", type=Path, metavar="FIGURE", help="draw an atom's frame and attention (.png, .pdf, .svg, .html)"
@@ -209,6 +239,21 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     picture.add_argument("--block", type=int, default=0, help="block of the model, from 0 (default: 0)")
     picture.add_argument("--head", type=int, default=0, help="head of the attention, from 0 (default: 0)")
     parser.set_defaults(run=predict)
+
+
+def _add_pack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("pack", help="make a model with a name and intervals of finished trainings")
+    parser.add_argument("name", metavar="NAME", help="what it shall be called")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of trainings that differ in seed alone"
+    )
+    parser.add_argument("--about", default="", help="what it learned from, in words (default: the data set's title)")
+    parser.add_argument("--licence", default="", help="terms of use of that (default: the published data set's)")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of the file and its list (default: that of your own models)"
+    )
+    parser.add_argument("--replace", action="store_true", help="take the place of a model of the same name")
+    parser.set_defaults(run=pack)
 
 
 def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -233,7 +278,9 @@ def _add_register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder of a training, runs:/ID or models:/NAME/1")
+    parser.add_argument(
+        "model", metavar="MODEL", help="name of a model, checkpoint, folder of a training, runs:/ID or models:/NAME/1"
+    )
     parser.add_argument("--tracking-uri", help="where MLflow records (default: MLFLOW_TRACKING_URI, or ./runs)")
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from crystalframer.cli import local_models
+from crystalframer.api import local_models
 from crystalframer.command_line import reports_user_errors
 from crystalframer.errors import UserError
 

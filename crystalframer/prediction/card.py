@@ -14,6 +14,7 @@ from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.nn.model import count_parameters
 from crystalframer.prediction.cutoff import TruncationError, truncation_error
 from crystalframer.prediction.evaluation import data_of
+from crystalframer.prediction.packed import is_packed, read_packed
 from crystalframer.published import PUBLISHED
 from crystalframer.training.inference import evaluate_split
 from crystalframer.training.metrics import TaskErrors
@@ -59,9 +60,19 @@ def write_card(
 def card_of(model: Path, output: Path | None = None) -> Path:
     """Write the card of a model, with what can be measured where its training data are at hand.
 
+    A packed model brings its card along; without `output` it is written to the current folder.
+
     Raises:
         UserError: the model cannot be read, or the card not be written.
     """
+    if is_packed(model):
+        path = output or Path(NAME)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(path, read_packed(model).card)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+        return path
     trained = load_model(model)
     try:
         data = data_of(trained)

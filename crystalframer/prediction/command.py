@@ -11,9 +11,12 @@ from crystalframer.data.parallel import usable_processors
 from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.cutoff import cutoff_warning
+from crystalframer.prediction.intervals import check_coverage
+from crystalframer.prediction.loading import load_predictor
 from crystalframer.prediction.predictions import Predictions, require_suffix
-from crystalframer.prediction.predictor import Predictor, load_predictor
+from crystalframer.prediction.predictor import Predictor
 from crystalframer.prediction.released_checkpoints import Weights, convert_official
 from crystalframer.prediction.structures import elements_of, expand, from_files
 from crystalframer.training.devices import check_device
@@ -50,6 +53,7 @@ def predict_files(
     output: Path | None = None,
     processes: int | None = None,
     device: str = "cpu",
+    coverage: float = COVERAGE,
 ) -> int:
     """Predict the structures of files and folders; return the exit code: 0 if any was predicted, else 2.
 
@@ -61,7 +65,8 @@ def predict_files(
     if output is not None:
         require_suffix(output)
     check_device(device)
-    predictor = load_predictor(*models, device=device)
+    check_coverage(coverage)
+    predictor = load_predictor(*models, device=device, coverage=coverage)
     files = expand(paths)
     if all(path.is_dir() for path in files):
         raise UserError(

@@ -79,7 +79,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Train
     """
     content = read_archive(Path(path))
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        return _from_model_file(Path(path), content, device)
+        return from_content(Path(path), content, device)
     if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT:
         return _from_checkpoint(Path(path), read_checkpoint(Path(path)), device)
     if isinstance(content, dict) and "pytorch-lightning_version" in content:
@@ -96,7 +96,12 @@ def write_model(path: Path, trained: TrainedModel) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    content = {
+    write_archive(path, content_of(trained))
+
+
+def content_of(trained: TrainedModel) -> dict[str, Any]:
+    """Return the plain values and tensors that a model file holds."""
+    return {
         "format": FORMAT,
         "version": VERSION,
         "trial": trained.trial.to_dict(),
@@ -109,7 +114,6 @@ def write_model(path: Path, trained: TrainedModel) -> None:
         "origin": trained.origin,
         "torch": str(torch.__version__),
     }
-    write_archive(path, content)
 
 
 def build_model(
@@ -146,7 +150,12 @@ def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.dev
     )
 
 
-def _from_model_file(path: Path, content: dict[str, Any], device: str | torch.device) -> TrainedModel:
+def from_content(path: Path, content: dict[str, Any], device: str | torch.device) -> TrainedModel:
+    """Return the model of what `content_of` returned.
+
+    Raises:
+        UserError: a part is missing or wrong; the message names the file `path`.
+    """
     if content.get("version") != VERSION:
         raise UserError(
             f"model file {path} has format version {content.get('version')}, expected {VERSION}; "

@@ -12,7 +12,7 @@ from crystalframer.config import TrialConfig
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
-from crystalframer.prediction.predictor import load_predictor
+from crystalframer.prediction.loading import load_predictor
 from crystalframer.training.inference import evaluate_split
 from crystalframer.training.snapshot import write_snapshot
 from crystalframer.training.trained_model import load_model, write_model
