@@ -1,7 +1,7 @@
 """What belongs to a model beside its weights: the domain it was trained on, and the intervals of its targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction.intervals import Intervals, features
+from crystalframer.prediction.local_errors import LocalErrors
 from crystalframer.prediction.training_domain import TrainingDomain
 from crystalframer.training.metrics import Target
 
@@ -26,6 +27,8 @@ class Calibration:
     """Of each target."""
     scales: tuple[float, ...]
     """Standard deviation of each target's training values."""
+    local: LocalErrors
+    """The errors of the validation crystals."""
 
     @classmethod
     def fit(
@@ -51,19 +54,32 @@ class Calibration:
             UserError: too few crystals have a target.
         """
         scales = tuple(target.std for target in targets)
-        uncalibrated = cls(domain, (), scales)
+        local = LocalErrors(domain.places(embeddings).astype(np.float16), errors.astype(np.float32))
+        uncalibrated = cls(domain, (), scales, local)
         intervals = []
         for column in range(len(targets)):
-            present = np.isfinite(errors[:, column])
-            given = uncalibrated.features(crystals, embeddings, spread, column)
-            intervals.append(Intervals.fit(errors[present, column], given[present]))
-        return cls(domain, tuple(intervals), scales)
+            rows = np.flatnonzero(np.isfinite(errors[:, column]))
+            own = None if spread is None else spread[rows]
+            present = replace(uncalibrated, local=LocalErrors(local.places[rows], local.errors[rows]))
+            known = [crystals[int(row)] for row in rows]
+            given = present.features(known, embeddings[rows], own, column, among=True)
+            intervals.append(Intervals.fit(errors[rows, column], given))
+        return replace(uncalibrated, intervals=tuple(intervals))
 
-    def features(self, crystals: Sequence[Crystal], embeddings: Floats, spread: Floats | None, column: int) -> Floats:
-        """Return what predicts the errors of a target, (S, F)."""
+    def features(
+        self,
+        crystals: Sequence[Crystal],
+        embeddings: Floats,
+        spread: Floats | None,
+        column: int,
+        *,
+        among: bool = False,
+    ) -> Floats:
+        """Return what predicts the errors of a target, (S, F); `among`: of the validation crystals themselves."""
         distances, rarity = self.domain.distances(embeddings), self.domain.rarity(crystals)
+        around = self.local.around(self.domain.places(embeddings), column, among=among)
         own = None if spread is None else spread[:, column]
-        return features(distances, rarity, own, self.scales[column])
+        return features(distances, around, rarity, own, self.scales[column])
 
     def half_widths(
         self, crystals: Sequence[Crystal], embeddings: Floats, spread: Floats | None, coverage: float = COVERAGE
@@ -88,6 +104,7 @@ class Calibration:
             "domain": self.domain.to_dict(),
             "intervals": [interval.to_dict() for interval in self.intervals],
             "scales": list(self.scales),
+            "local": self.local.to_dict(),
         }
 
     @classmethod
@@ -97,4 +114,5 @@ class Calibration:
             TrainingDomain.from_dict(content["domain"]),
             tuple(Intervals.from_dict(interval) for interval in content["intervals"]),
             tuple(map(float, content["scales"])),
+            LocalErrors.from_dict(content["local"]),
         )

@@ -1,14 +1,16 @@
 """Intervals that hold a stated share of the true values: split-conformal, wider where errors are likely larger.
 
 A crystal's difficulty is s = exp(c₀ + Σ cₖ fₖ) with the features of `features`: how far its embedding lies from the
-training crystals, how rare its rarest element is among them, and the spread of an ensemble. The coefficients are those
+training crystals, how large the errors of the nearest validation crystals are, how rare its rarest element is in
+training, and the spread of an ensemble. The coefficients are those
 under which the errors of validation crystals are most likely Laplace-distributed with the scale s; c₁ … are not
-negative, so that an interval never narrows where a crystal is stranger. The interval is prediction ± q·s, with q the
-quantile of error / s on validation crystals that the coefficients were not fitted on (Papadopoulos et al., ECML 2002;
-Lei et al., JASA 2018; pooled over folds). It holds the stated share of crystals that are drawn as the validation
-crystals were; for others the width is an extrapolation.
+negative. The interval is prediction ± q·s, with q the quantile of error / s on validation crystals of similar s that
+the coefficients were not fitted on (normalised: Papadopoulos et al., ECML 2002; by groups: Vovk et al., Algorithmic
+Learning in a Random World, 2005; pooled over folds). It holds the stated share of crystals that are drawn as the
+validation crystals were; for others the width is an extrapolation, as wide as the most difficult group teaches.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,8 @@ from crystalframer.errors import UserError
 Floats = NDArray[np.float64]
 FOLDS = 5
 """Parts of the validation crystals; the difficulty of each part is judged by what the others taught."""
+GROUPS, GROUP = 10, 120
+"""Groups of difficulty at most, and validation crystals in each at least: each group has a quantile of its own."""
 FEWEST = 20
 """Validation crystals without which no interval is made."""
 _TINY = 1e-6
@@ -39,8 +43,10 @@ class Intervals:
     """(F,) c₁ …, not negative."""
     centre: Floats
     """(F,) means of the features."""
-    scores: NDArray[np.float32]
-    """(V,) error / difficulty of the validation crystals, ascending."""
+    edges: Floats
+    """(G - 1,) difficulties between the groups, ascending."""
+    scores: tuple[NDArray[np.float32], ...]
+    """For each of the G groups, error / difficulty of its validation crystals, ascending."""
 
     @classmethod
     def fit(cls, errors: Floats, features: Floats, seed: int = 0) -> "Intervals":
@@ -60,12 +66,15 @@ class Intervals:
                 "validation split"
             )
         fold = np.random.default_rng(seed).permutation(np.arange(len(errors)) % FOLDS)
-        scores = np.empty(len(errors))
+        difficulty = np.empty(len(errors))
         for number in range(FOLDS):
             held = fold == number
-            part = cls(*_fit_difficulty(errors[~held], features[~held]), np.empty(0, np.float32))
-            scores[held] = errors[held] / part.difficulty(features[held])
-        return cls(*_fit_difficulty(errors, features), np.sort(scores).astype(np.float32))
+            part = cls(*_fit_difficulty(errors[~held], features[~held]), np.empty(0), ())
+            difficulty[held] = part.difficulty(features[held])
+        groups = np.array_split(np.argsort(difficulty, kind="stable"), max(1, min(GROUPS, len(errors) // GROUP)))
+        edges = [(difficulty[one[-1]] + difficulty[two[0]]) / 2 for one, two in itertools.pairwise(groups)]
+        scores = [np.sort(errors[group] / difficulty[group]).astype(np.float32) for group in groups]
+        return cls(*_fit_difficulty(errors, features), np.array(edges), tuple(scores))
 
     def difficulty(self, features: Floats) -> Floats:
         """Return s, (S,) in the target's unit, of features (S, F)."""
@@ -78,35 +87,43 @@ class Intervals:
             features: (S, F).
             coverage: share of true values that the intervals shall hold.
         """
-        rank = math.ceil((len(self.scores) + 1) * coverage)
-        quantile = float(self.scores[rank - 1]) if rank <= len(self.scores) else math.inf
-        return self.difficulty(features) * quantile
+        difficulty = self.difficulty(features)
+        quantiles = np.array([_quantile(scores, coverage) for scores in self.scores])
+        return np.asarray(difficulty * quantiles[np.searchsorted(self.edges, difficulty)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""
-        arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("slopes", "centre", "scores")}
-        return {"offset": self.offset, **arrays}
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("slopes", "centre", "edges")}
+        return {"offset": self.offset, **arrays, "scores": [torch.from_numpy(scores) for scores in self.scores]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Intervals":
         """Return what `to_dict` described."""
-        arrays = {name: content[name].numpy() for name in ("slopes", "centre", "scores")}
-        return cls(offset=float(content["offset"]), **arrays)
+        arrays = {name: content[name].numpy() for name in ("slopes", "centre", "edges")}
+        scores = tuple(scores.numpy() for scores in content["scores"])
+        return cls(offset=float(content["offset"]), **arrays, scores=scores)
 
 
-def features(distances: Floats, rarity: Floats, spread: Floats | None, scale: float) -> Floats:
+def features(distances: Floats, around: Floats, rarity: Floats, spread: Floats | None, scale: float) -> Floats:
     """Return the features of difficulty, (S, F), all larger where errors are likely larger.
 
     Args:
         distances: (S,) to the nearest training crystals in the embedding.
+        around: (S,) mean absolute errors of the nearest validation crystals.
         rarity: (S,) training crystals with the rarest element.
         spread: (S,) standard deviation over an ensemble, or None.
-        scale: a typical size of the target, in the unit of `spread`.
+        scale: a typical size of the target, in the unit of `spread` and `around`.
     """
-    columns = [np.log(distances + 1e-3), -np.log(rarity + 1.0)]
+    columns = [np.log(distances + 1e-3), np.log(around / scale + 1e-3), -np.log(rarity + 1.0)]
     if spread is not None:
         columns.append(np.log(spread / scale + 1e-4))
     return np.stack(columns, axis=1)
+
+
+def _quantile(scores: NDArray[np.float32], coverage: float) -> float:
+    """Return the score that one more crystal keeps below with a probability of at least `coverage`."""
+    rank = math.ceil((len(scores) + 1) * coverage)
+    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 
 def check_coverage(coverage: float) -> None:

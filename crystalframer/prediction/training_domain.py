@@ -71,9 +71,13 @@ class TrainingDomain:
             points=((embeddings - centre) @ axes).astype(np.float16),
         )
 
+    def places(self, embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where embeddings (S, W) lie on the axes, (S, P)."""
+        return np.asarray((embeddings - self.centre) @ self.axes)
+
     def distances(self, embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean distance of crystals (S, W) to the nearest training crystals, (S,)."""
-        places = (embeddings - self.centre) @ self.axes
+        places = self.places(embeddings)
         known = np.isfinite(places).all(axis=1)
         found = np.full(len(places), np.nan)
         if known.any():
