@@ -78,7 +78,7 @@ class Context:
     @property
     def command(self) -> str:
         """What runs the sweep."""
-        return f"python pipelines/ablate_frames.py sweeps/{self.sweep}.yaml"
+        return f"crystalframer sweep {self.sweep}"
 
     def no_runs(self, what: str = "no finished trial") -> Missing:
         """Return what to say where trials of the sweep are missing."""
@@ -86,7 +86,7 @@ class Context:
 
     def no_ablation(self) -> Missing:
         """Return what to say of a search where an ablation is needed."""
-        return Missing(f"{self.sweep} is a search, not an ablation", "python pipelines/ablate_frames.py")
+        return Missing(f"{self.sweep} is a search, not an ablation", "crystalframer sweep")
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -134,7 +134,7 @@ class Context:
         try:
             return load_dataset(self.main.dataset)
         except UserError as error:
-            return Missing(str(error), f"python pipelines/prepare_data.py {self.main.dataset}")
+            return Missing(str(error), f"crystalframer prepare {self.main.dataset}")
 
     def table(self, document: Document, name: str) -> Product:
         """Write a table's files and return it as a product."""

@@ -23,7 +23,7 @@ def literature_item(dataset: str, title: str, text: str, description: str | None
         product = context.table(build(dataset, context.results), f"{dataset}_table")
         done = {c.task for c in context.comparisons if c.dataset == dataset and c.trials}
         if lacking := [task.replace("_", " ") for task in _published(dataset).tasks if task not in done]:
-            command = f"python pipelines/ablate_frames.py sweeps/{FULL_SCALE}.yaml"
+            command = f"crystalframer sweep {FULL_SCALE}"
             product.missing.append(Missing(f"no trial of ours on {', '.join(lacking)}", command))
         return product
 

@@ -1,25 +1,23 @@
 """Every table and figure of a sweep, and one page that shows them all and says what is missing.
 
-    python analysis/make_all.py                                    # the sample's ablation, from ./runs
-    python analysis/make_all.py --sweep ablation_frames --runs runs
-
-reads runs/mlflow.db, the trials' checkpoints and predictions, and benchmarks/results, and writes
+It reads runs/mlflow.db, the trials' checkpoints and predictions, and benchmarks/results, and writes
 analysis/output/<sweep>/: index.html (open it in a browser; it needs no network), the tables as Markdown, LaTeX, HTML
 and CSV, the figures as PDF and PNG, turning ones as pages of their own. It never trains: what is not there yet is
 listed with the command that would produce it. The exit code is 1 where an item could not be made of what is there.
 """
 
+import argparse
 import importlib
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis import results
 from analysis.items import Context, Item, Missing, context_of
 from analysis.page import Section, render
-from analysis.results import parse_arguments, shown
+from analysis.results import shown
 from crystalframer.atomic_files import replace_text
-from crystalframer.command_line import reports_user_errors
+from crystalframer.cli import program
 from crystalframer.errors import UserError
 
 ORDER = (
@@ -47,10 +45,14 @@ ORDER = (
 """The scripts whose items make the page, in its order."""
 
 
-@reports_user_errors
-def main(argv: Sequence[str] | None = None) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer figures`."""
+    parser.description = __doc__
+    results.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Make everything and the page; return the exit code."""
-    arguments = parse_arguments(__doc__, argv)
     _use_no_display()
     context = context_of(arguments)
     sections = make(context, items_of())
@@ -118,5 +120,7 @@ def _use_no_display() -> None:
     mpl.use("Agg")
 
 
+main = program("figures")
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.artifacts import PREDICTIONS, TrialFiles
+from crystalframer.command_line import HelpFormatter
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import unit_token
 from crystalframer.errors import UserError, near_matches
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-OUTPUT = Path(__file__).parent / "output"
+OUTPUT = Path("analysis/output")
 PAGE = 1000
 """Runs per request."""
 
@@ -112,9 +113,13 @@ def parse_arguments(
     description: str | None, argv: Sequence[str] | None, *, sweep: str = "ablation_sample"
 ) -> argparse.Namespace:
     """Parse what every analysis script takes: the sweep, where its results are, where to write."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    add_arguments(parser, sweep)
+    return parser.parse_args(argv)
+
+
+def add_arguments(parser: argparse.ArgumentParser, sweep: str = "ablation_sample") -> None:
+    """Add what every analysis script takes."""
     parser.add_argument(
         "--sweep", "--experiment", default=sweep, help="name of the sweep (default: %(default)s)", metavar="NAME"
     )
@@ -122,7 +127,6 @@ def parse_arguments(
     source.add_argument("--runs", type=Path, default=Path("runs"), help="runs folder (default: ./runs)")
     source.add_argument("--tracking-uri", help="MLflow server or database to read instead of a runs folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to (default: analysis/output)")
-    return parser.parse_args(argv)
 
 
 def shown(path: Path) -> Path:
@@ -188,7 +192,7 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
 
 
 def _no_results(sweep: str, where: str, hint: str) -> NoResultsError:
-    command = f"python pipelines/ablate_frames.py sweeps/{sweep}.yaml"
+    command = f"crystalframer sweep {sweep}"
     return NoResultsError(f"no finished trials of the sweep {sweep!r} in {where}{hint}: run `{command}` first")
 
 

@@ -1,11 +1,13 @@
 """What every command-line program of the package shares: how it ends when the user made a mistake or stopped it."""
 
+import argparse
 import functools
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
 from typing import Any, ParamSpec, TextIO, cast
@@ -39,6 +41,38 @@ def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
             return EXIT_INTERRUPTED
 
     return wrapped
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fits help to the terminal: paragraphs flow; indented lines stay lines, and where they are too long, go on.
+
+    The usage names what must be given; the options follow below it anyway.
+    """
+
+    def _format_usage(self, usage: str | None, actions: Iterable[argparse.Action], *rest: Any) -> str:
+        needed = [action for action in actions if not action.option_strings or action.required]
+        line = " ".join(super()._format_usage(usage, needed, *rest).split())
+        if len(needed) < len(list(actions)):
+            line = line.replace(self._prog, f"{self._prog} [options]", 1)
+        return textwrap.fill(line, self._width, subsequent_indent="    ", break_on_hyphens=False) + "\n\n"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = []
+        for block in text.strip().split("\n\n"):
+            lines = block.splitlines()
+            parts = lines if any(line.startswith(" ") for line in lines) else [" ".join(lines)]
+            blocks.append("\n".join(self._wrapped(part, width) for part in parts))
+        return "\n\n".join(blocks)
+
+    @staticmethod
+    def _wrapped(line: str, width: int) -> str:
+        margin = line[: len(line) - len(line.lstrip())]
+        command = line.startswith(f"{margin}crystalframer ") and bool(margin)
+        further = f"{margin}    " if margin else ""
+        found = textwrap.wrap(
+            line, width - 2 * command, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+        )
+        return (" \\\n" if command else "\n").join(found)  # a command goes on where a shell goes on reading
 
 
 class _LastingStream:

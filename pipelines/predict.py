@@ -1,8 +1,8 @@
-"""Predict structure files: the same as `crystalframer predict`. See ``python pipelines/predict.py --help``."""
+"""Predict structure files: the same as `crystalframer predict`."""
 
-import sys
+from crystalframer.cli import program
 
-from crystalframer import cli
+main = program("predict")
 
 if __name__ == "__main__":
-    sys.exit(cli.main(["predict", *sys.argv[1:]]))
+    raise SystemExit(main())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crystalframer import __version__, cli
+from crystalframer.commands.data import describe
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.geometry.crystal import Crystal
 
@@ -31,21 +32,21 @@ def test_data_lists_what_is_there_and_how_to_get_the_rest(
     assert output.startswith("sample: 6,175 crystals of ")
     assert re.search(r"^  formation_energy +eV/atom +3,104 train, 395 validation, 439 test$", output, re.MULTILINE)
     for name in ("jarvis", "mp", "oqmd"):
-        assert re.search(rf"^{name}: .*not prepared.*prepare_data.py {name}", output, re.MULTILINE)
+        assert re.search(rf"^{name}: .*not prepared.*crystalframer prepare {name}", output, re.MULTILINE)
 
 
 def test_a_data_set_is_counted_by_split_without_absent_targets() -> None:
     crystals = [Crystal(4 * np.eye(3), np.zeros((1, 3)), np.array([29]), f"c{n}") for n in range(5)]
     targets, split = np.array([1.0, np.nan, 2.0, 3.0, 4.0]), np.array([0, 0, 0, 1, -1], dtype=np.int8)
     dataset = CrystalDataset.from_crystals("five", crystals, [Task("gap", "eV", targets, split)])
-    size, gap = cli.describe(dataset).splitlines()
+    size, gap = describe(dataset).splitlines()
     assert size == "5 crystals of 1 to 1 atoms, 1.0 on average"
     assert gap.split() == ["gap", "eV", "2", "train,", "1", "validation,", "0", "test"]
 
 
 def test_ui_without_results_says_what_to_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["ui", "--runs", str(tmp_path)]) == 2
-    assert "run `python pipelines/ablate_frames.py` first" in capsys.readouterr().err
+    assert "run `crystalframer sweep` first" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -65,7 +66,7 @@ def test_ui_serves_the_runs_on_loopback_until_interrupted(tmp_path: Path) -> Non
     from mlflow import MlflowClient
 
     MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").create_experiment("found_me")
-    command = [sys.executable, "-m", "crystalframer.cli", "ui", "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "crystalframer", "ui", "--runs", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
         try:
             assert process.stdout is not None

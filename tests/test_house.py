@@ -18,15 +18,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, ANALYSIS, PIPELINES = ROOT / "crystalframer", ROOT / "analysis", ROOT / "pipelines"
 BENCHMARKS = ROOT / "benchmarks"
 TRACKING = ("ray", "mlflow", "optuna")
-SAME_NAME = {
-    "status": "pipelines/status.py is the program, crystalframer/runs/status.py reads what it shows",
-}
-"""Names that two modules may share, and why."""
 HEAVY = (*TRACKING, "torch", "pandas", "pymatgen")
-FRONT_DOORS = (PACKAGE / "cli.py", PACKAGE / "api.py")
-"""The console script and what `import crystalframer` offers: the modules beside the rooms that may call all of them."""
+COMMANDS = PACKAGE / "commands"
+FRONT_DOORS = (COMMANDS, PACKAGE / "api.py")
+"""The program's commands and what `import crystalframer` offers: they may call all rooms, and no room calls them."""
 SOURCES = sorted(path for folder in (PACKAGE, ANALYSIS, PIPELINES, BENCHMARKS) for path in folder.rglob("*.py"))
-CORE = [path for path in SOURCES if path.is_relative_to(PACKAGE) and "orchestration" not in path.parts]
+CORE = [path for path in SOURCES if path.is_relative_to(PACKAGE) and not {"orchestration", "commands"} & {*path.parts}]
 ROOMS = """
 geometry
 data                    geometry
@@ -100,8 +97,10 @@ def test_the_core_knows_neither_ray_nor_mlflow_nor_optuna() -> None:
     assert offences(CORE, *TRACKING) == []
 
 
-def test_the_core_does_not_know_orchestration() -> None:
+def test_the_core_does_not_know_orchestration_and_no_room_knows_the_commands() -> None:
     assert offences([path for path in CORE if path not in FRONT_DOORS], "crystalframer.orchestration") == []
+    inner = [path for path in SOURCES if path.is_relative_to(PACKAGE) and not path.is_relative_to(COMMANDS)]
+    assert offences(inner, "crystalframer.commands") == []
 
 
 def room_of(module: str) -> str:
@@ -113,7 +112,7 @@ def room_of(module: str) -> str:
 
 
 def test_arrows_between_rooms_point_one_way() -> None:
-    inner = [path for path in SOURCES if path.is_relative_to(PACKAGE) and path not in FRONT_DOORS]
+    inner = [path for path in SOURCES if path.is_relative_to(PACKAGE) and not {path, path.parent} & {*FRONT_DOORS}]
     wrong = []
     for path in inner:
         here = room_of(module_name(path))
@@ -125,7 +124,8 @@ def test_arrows_between_rooms_point_one_way() -> None:
 
 
 def test_every_room_states_its_arrows() -> None:
-    assert set(ARROWS) == {room for path in PACKAGE.rglob("*.py") if (room := room_of(module_name(path)))}
+    rooms = {room for path in PACKAGE.rglob("*.py") if (room := room_of(module_name(path)))}
+    assert rooms == {*ARROWS, COMMANDS.name}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -145,8 +145,9 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
 
 
 def test_no_two_modules_have_one_name() -> None:
-    names = Counter(path.stem for path in SOURCES if path.stem != "__init__")
-    assert {name for name, number in names.items() if number > 1} == set(SAME_NAME)
+    inner = [path for path in SOURCES if path.parent not in (COMMANDS, PIPELINES)]  # these are named after commands
+    names = Counter(path.stem for path in inner if path.stem != "__init__")
+    assert {name for name, number in names.items() if number > 1} == set()
 
 
 def test_the_package_knows_no_scripts() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "speed"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-COMMAND = "python pipelines/benchmark_speed.py --output benchmarks/results/my_machine.csv"
+COMMAND = "crystalframer benchmark --output benchmarks/results/my_machine.csv"
 KERNEL_COLOURS = {"reference": "#707070", "cpu": "#0072B2", "triton": "#009E73"}
 QUANTITIES = {"step": "training step", "forward": "prediction"}
 MARKERS = ("o", "s", "^", "D")

@@ -180,7 +180,7 @@ def produce(context: Context) -> Product | Missing:
     if context.results is None or not searched(context.results):
         return Missing(
             f"{context.sweep} is no hyperparameter search",
-            "python pipelines/tune_hyperparameters.py && python analysis/make_all.py --sweep hpo_sample",
+            "crystalframer search && crystalframer figures --sweep hpo_sample",
         )
     return context.table(build(context.results), NAME)
 

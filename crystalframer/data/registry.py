@@ -47,7 +47,7 @@ def check_dataset(name: str) -> None:
     if name not in PUBLISHED and name not in own_datasets():
         raise UserError(
             f"unknown data set {name!r}{near_matches(name, [*PUBLISHED, *own_datasets()])}; your own crystals "
-            f"become one with `python pipelines/prepare_data.py PATH --name {name}`"
+            f"become one with `crystalframer prepare PATH --name {name}`"
         )
 
 
@@ -77,7 +77,7 @@ def load_dataset(name: str) -> CrystalDataset:
     if not store.is_store(directory):
         raise UserError(
             f"data set {name!r} is not prepared: expected {directory}; prepare it with "
-            f"`python pipelines/prepare_data.py {name}` (set CRYSTALFRAMER_DATA if it is elsewhere)"
+            f"`crystalframer prepare {name}` (set CRYSTALFRAMER_DATA if it is elsewhere)"
         )
     return store.read_store(directory)
 

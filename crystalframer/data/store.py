@@ -169,7 +169,7 @@ def read_store(directory: Path) -> CrystalDataset:
     if dataset is None:
         raise UserError(
             f"{directory} has store format {manifest['format']}, this version reads {FORMAT}: "
-            f"prepare it again with `python pipelines/prepare_data.py {manifest['name']}`"
+            f"prepare it again with `crystalframer prepare {manifest['name']}`"
         )
     return dataset
 

@@ -141,5 +141,5 @@ def test_without_results_it_says_how_to_make_them(tmp_path: Path, capsys: pytest
     assert ablation_table.ITEM.main(["--runs", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "run `python pipelines/ablate_frames.py sweeps/ablation_sample.yaml` first" in error
+    assert "run `crystalframer sweep ablation_sample` first" in error
     assert not (tmp_path / "out").exists()

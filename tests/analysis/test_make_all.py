@@ -35,7 +35,7 @@ def test_every_item_whose_runs_exist_is_made(made: Path) -> None:
 def test_what_is_missing_stands_there_with_its_command(made: Path) -> None:
     page = (made / "index.html").read_text()
     missing = page[page.index('id="missing"') :]
-    assert "<code>python pipelines/ablate_frames.py sweeps/ablation_frames.yaml</code>" in missing
+    assert "<code>crystalframer sweep ablation_frames</code>" in missing
     assert "no trial of ours on formation energy, total energy" in missing
     assert "is no hyperparameter search" in missing
     assert "5 of 18 trials finished" in missing
@@ -110,7 +110,7 @@ def test_deleting_a_run_changes_only_its_cells(made: Path, trained: Store, tmp_p
 def test_without_any_results_the_page_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path / "nowhere", tmp_path / "out")
     page = (folder / "index.html").read_text()
-    assert f"No finished trials yet. Run <code>python pipelines/ablate_frames.py sweeps/{SWEEP}.yaml</code>" in page
+    assert f"No finished trials yet. Run <code>crystalframer sweep {SWEEP}</code>" in page
     assert "| max frames | published | 0.0263 |" in (folder / "jarvis_table.md").read_text()
     assert "| max frames | ours |  |  |  |  |  |" in (folder / "jarvis_table.md").read_text()
     assert (folder / "cell_choice.png").is_file()

@@ -137,7 +137,7 @@ def test_no_results_names_the_command_that_makes_them(store: Store, tmp_path: Pa
     with pytest.raises(UserError, match=r"did you mean 'toy'\?.*first"):
         read_sweep(store.tracking_uri, "tox")
     absent = parse_arguments("", ["--sweep", SWEEP, "--runs", str(tmp_path / "elsewhere")])
-    with pytest.raises(UserError, match=r"elsewhere/mlflow.db: run `python pipelines/ablate_frames.py"):
+    with pytest.raises(UserError, match=r"elsewhere/mlflow.db: run `crystalframer sweep"):
         read_results(absent)
     assert not (tmp_path / "elsewhere").exists()
 

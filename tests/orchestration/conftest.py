@@ -31,7 +31,7 @@ GRID = {"model.frame": ["none", "max"], "train.seed": [0, 1]}
 PROSE = {
     "question": "Does it resume?",
     "expectation": "To the last bit.",
-    "command": "python pipelines/ablate_frames.py tiny.yaml",
+    "command": "crystalframer sweep tiny.yaml",
     "duration": "a few seconds",
 }
 

@@ -55,7 +55,7 @@ def test_a_thousand_cifs_equal_the_predictions_in_memory_and_are_fast(tmp_path: 
         (tmp_path / "cifs" / f"{number:04}.cif").write_text(cif_of(crystal))
     expected = Predictor([trained]).predict(crystals).values[:, 0]  # also compiles what is not compiled yet
 
-    command = [sys.executable, "-m", "crystalframer.cli", "predict", str(tmp_path / "model.pt"), str(tmp_path / "cifs")]
+    command = [sys.executable, "-m", "crystalframer", "predict", str(tmp_path / "model.pt"), str(tmp_path / "cifs")]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "out.csv")], capture_output=True, text=True, check=True, timeout=300

@@ -99,7 +99,7 @@ class Search(Experiment):
     """A hyperparameter search; its name is also the Optuna study's."""
 
     kind = "search"
-    not_here = ("grid", "this is a sweep; run it with pipelines/ablate_frames.py")
+    not_here = ("grid", "this is a sweep; run it with `crystalframer sweep`")
 
     space: dict[str, Range] = Field(default_factory=dict)
     """Where each setting is searched, by dotted key."""

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalframer.beside import HOME
 from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, runs_folder
 
 if TYPE_CHECKING:
@@ -20,6 +21,24 @@ def add_runs_argument(parser: argparse.ArgumentParser, of_what: str = "folder of
         metavar="DIR",
         help=f"{of_what} (default: $CRYSTALFRAMER_RUNS, else runs)",
     )
+
+
+def add_file_argument(parser: argparse.ArgumentParser, what: str, *, default: str) -> None:
+    """Add the file of a sweep or search: a path, or the name of one that comes along, such as `default`."""
+    parser.add_argument(
+        what,
+        nargs="?",
+        type=sweep_file,
+        default=sweep_file(default),
+        metavar=f"FILE|NAME",
+        help=f"the {what}'s file, or the name of one in `crystalframer files` (default: {default})",
+    )
+
+
+def sweep_file(text: str) -> Path:
+    """Return the file that a command line names; a bare name is that of a file which comes along."""
+    shipped = HOME / "sweeps" / f"{text}.yaml"
+    return shipped if not Path(text).exists() and shipped.is_file() else Path(text)
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_run: str) -> None:

@@ -153,7 +153,7 @@ class Sweep(Experiment):
     """A sweep: one question, and the trials that answer it."""
 
     kind = "sweep"
-    not_here = ("space", "this is a search; run it with pipelines/tune_hyperparameters.py")
+    not_here = ("space", "this is a search; run it with `crystalframer search`")
 
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     """Values by dotted key, all combinations of which are run. `cases` lists settings that belong together, e.g. a data

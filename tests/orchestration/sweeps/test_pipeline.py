@@ -19,7 +19,8 @@ from crystalframer.data.store import write_store
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import StepMetrics
-from pipelines.ablate_frames import _analyse, main
+from crystalframer.commands.sweep import _analyse
+from pipelines.ablate_frames import main
 from tests.orchestration.conftest import TINY, WriteSweep
 from tests.runs.test_status import RESULT
 
@@ -72,7 +73,7 @@ def test_an_unknown_key_in_set(refused: Refused) -> None:
 def test_a_data_set_that_is_not_prepared_says_how_to_prepare_it(refused: Refused) -> None:
     said = refused(base=base(data={"dataset": "jarvis"}))
     assert "data set 'jarvis' is not prepared" in said
-    assert "python pipelines/prepare_data.py jarvis" in said
+    assert "crystalframer prepare jarvis" in said
 
 
 def test_an_unknown_task(refused: Refused) -> None:

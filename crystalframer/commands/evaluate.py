@@ -1,0 +1,62 @@
+"""Evaluate a trained model on a split of its data set. See ``crystalframer evaluate --help``."""
+
+import argparse
+from pathlib import Path
+
+from crystalframer.commands.model_argument import add_model, one_model
+from crystalframer.errors import UserError
+
+EPILOG = """\
+OUT holds metrics.json (MAE, RMSE, R² with 95 % bootstrap intervals over crystals), predictions.parquet, a parity plot
+and the errors by element (PNG, PDF, CSV); for the test splits of jarvis and mp also what the JARVIS leaderboard takes:
+a zipped CSV and a metadata.json to fill in.
+
+examples:
+  crystalframer evaluate runs/single/first
+  crystalframer evaluate runs/single/first/checkpoint.pt --split val --output evaluation
+  crystalframer evaluate models:/energy/1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer evaluate`."""
+    parser.description = "Evaluate a trained model on a split of its data set."
+    parser.epilog = EPILOG
+    add_model(parser)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="(default: test)")
+    parser.add_argument("--output", type=Path, metavar="OUT", help="folder (default: beside the model)")
+    parser.add_argument("--dataset", help="another data set than that of training; needs --allow-other-data")
+    parser.add_argument(
+        "--allow-other-data", action="store_true", help="evaluate although the data are not those of the training"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--device", default="cpu", help="torch device, e.g. cpu or cuda (default: cpu)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate as the command line says; return the exit code."""
+    with one_model(arguments.model, arguments.tracking_uri) as model:
+        return evaluate(model, arguments)
+
+
+def evaluate(path: Path, arguments: argparse.Namespace) -> int:
+    """Evaluate the model of a file; return the exit code."""
+    from crystalframer.prediction.evaluation import data_of, evaluate_model, one_line
+    from crystalframer.prediction.report import write_report
+    from crystalframer.training.devices import check_device
+    from crystalframer.training.trained_model import load_model
+
+    check_device(arguments.device)
+    trained = load_model(path, device=arguments.device)
+    data = data_of(trained, dataset=arguments.dataset, allow_other_data=arguments.allow_other_data)
+    evaluations = evaluate_model(trained, data, arguments.split, arguments.seed)
+    local = Path(arguments.model).exists()
+    folder = arguments.output or (path.parent if local else Path()) / f"evaluation_{arguments.split}"
+    try:
+        write_report(folder, data.dataset, evaluations)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output") from error
+    for evaluation in evaluations:
+        print(one_line(evaluation))
+    print(f"tables and figures: {folder}")
+    return 0

@@ -1,0 +1,36 @@
+"""The argument MODEL, which several commands share."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from crystalframer.errors import UserError
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, and where MLflow records."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="name of a model, checkpoint, folder of a training, runs:/ID or models:/NAME/1"
+    )
+    parser.add_argument("--tracking-uri", help="where MLflow records (default: MLFLOW_TRACKING_URI, or ./runs)")
+
+
+def add_ensemble(parser: argparse.ArgumentParser) -> None:
+    """Add further models."""
+    parser.add_argument("--ensemble", nargs="+", default=[], metavar="MODEL", help="further models: mean and spread")
+
+
+@contextmanager
+def one_model(model: str, tracking_uri: str | None) -> Iterator[Path]:
+    """Yield the file of one model for the context.
+
+    Raises:
+        UserError: there is no such model, or there are several.
+    """
+    from crystalframer.api import local_models
+
+    with local_models([model], tracking_uri) as found:
+        if len(found) != 1:
+            raise UserError(f"{model} names {len(found)} models, expected one")
+        yield found[0]

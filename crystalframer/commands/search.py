@@ -1,0 +1,94 @@
+"""Search for better settings: Optuna suggests, Ray Tune runs, bad trials stop early, the best are confirmed."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from crystalframer.command_line import outliving_the_screen
+from crystalframer.orchestration.cluster.surroundings import surroundings
+from crystalframer.orchestration.sweeps.arguments import add_file_argument, add_sweep_arguments, sweep_options
+
+DESCRIPTION = """\
+Search for better settings of model, frame, basis and optimiser.
+
+A search file (sweeps/hpo_*.yaml) states a question, the settings all trials share, and where to search the others.
+Optuna (TPE) suggests settings, trials that are worse than others at the same epoch stop early (ASHA), and the best
+ones are run again with other seeds. Or a population trains side by side and its worst members take over from its
+best (PBT).
+
+Stop it whenever you like and run the same command again: no trial is repeated and none is lost.
+"""
+
+EPILOG = """\
+examples:
+  a search on the embedded sample; population-based training on the same:
+    crystalframer search
+    crystalframer search hpo_pbt_sample
+  resume with more trials:
+    crystalframer search --set budget.trials=40
+  from another shell, where it stands:
+    crystalframer status hpo_sample
+
+where things are, for a search NAME:
+  runs/NAME/search.json        best settings, importances, history; search_history.csv beside it
+  runs/NAME/TRIAL/             settings, metrics, checkpoint of a trial
+  runs/optuna.db               its trials for optuna-dashboard sqlite:///runs/optuna.db; written, never read
+  runs/mlflow.db               what MLflow recorded
+
+exit codes: 0 the search is over, 1 some trials failed, 2 a mistake in the input, 3 hours or money are used up,
+130 stopped by Ctrl-C
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer search`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    add_file_argument(parser, "search", default="hpo_sample")
+    add_sweep_arguments(
+        parser, example="budget.trials=40", dry_run="say what would run, with estimated hours, and stop"
+    )
+    parser.add_argument(
+        "--study-storage",
+        metavar="URL",
+        help="database to export the Optuna study to, e.g. postgresql://optuna@HOST/optuna; not MLflow's (default: "
+        "$CRYSTALFRAMER_STUDIES, else runs/optuna.db)",
+    )
+
+
+@outliving_the_screen()
+def run(options: argparse.Namespace) -> int:
+    """Run the search of a file; return the exit code."""
+    from rich.console import Console
+
+    from crystalframer.orchestration.search.search_spec import load_search
+
+    spec = load_search(options.search, options.set)
+    if options.dry_run:
+        from crystalframer.orchestration.search.outlook import describe_search
+
+        print(describe_search(spec, options.runs))
+        return 0
+    from crystalframer.orchestration.search.search import run_search
+
+    runs = options.runs
+    with surroundings(options.address, runs, options.tracking_uri) as place:
+        code = run_search(spec, sweep_options(options, place), Console(), storage=options.study_storage)
+    _print_best(runs / spec.name / "search.json")
+    return code
+
+
+def _print_best(path: Path) -> None:
+    import json
+
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not found["best"]:
+        return
+    best = found["best"][0]
+    print(f"best: {best['trial']}, validation MAE {best['val_mae']:.4f} {found['unit']}")
+    for key, value in best["values"].items():
+        print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+    print(f"epochs: {found['epochs']['used']} of {found['epochs']['without_early_stopping']} without early stopping")
+    print(f"written: {path}")

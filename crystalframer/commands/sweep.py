@@ -1,0 +1,108 @@
+"""Train every frame type on real crystals and tabulate their errors: a sweep, from its file to its table."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from crystalframer.beside import load
+from crystalframer.command_line import outliving_the_screen
+from crystalframer.orchestration.cluster.surroundings import surroundings
+from crystalframer.orchestration.sweeps.arguments import add_file_argument, add_sweep_arguments, sweep_options
+
+DESCRIPTION = """\
+Train every frame type on real crystals and tabulate their errors.
+
+A sweep file (sweeps/*.yaml) states a question, the settings all trials share and those that vary. Ray Tune runs the
+trials on this machine, or on the cluster it finds itself on (docs/clusters.md); MLflow records their settings, curves,
+errors and checkpoints, and the analysis draws the table and the learning curves from what MLflow recorded.
+
+Stop it whenever you like (Ctrl-C, or pull the plug) and run the same command again: finished trials are kept, the
+others resume from their checkpoints. Add seeds or frames to the file and only what is new runs.
+"""
+
+EPILOG = """\
+examples:
+  six frames on the embedded sample; before, only list the trials and their hours:
+    crystalframer sweep
+    crystalframer sweep --dry-run
+  the paper's ablation, on prepared data:
+    crystalframer sweep ablation_frames
+  a quick look, kept apart:
+    crystalframer sweep --set train.epochs=5 --runs /tmp/try
+  a question of your own:
+    crystalframer files ablation_sample.yaml
+    crystalframer sweep ablation_sample.yaml
+
+where things are, for a sweep NAME:
+  runs/NAME/TRIAL/           settings, metrics, checkpoint and predictions of a trial
+  runs/mlflow.db             what MLflow recorded, runs/mlartifacts its artifacts
+  analysis/output/NAME/      the table and the figure
+  runs/NAME/report.md        what became of every trial; crystalframer status NAME says so meanwhile
+
+exit codes: 0 all trials are done and the table is made, 1 some failed or the table could not be made, 2 a mistake in
+the input (one line says which), 3 the budget is used up, 130 stopped by Ctrl-C
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer sweep`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    add_file_argument(parser, "sweep", default="ablation_sample")
+    add_sweep_arguments(parser, example="train.epochs=10", dry_run="list the trials with estimated hours and stop")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the table and the figure (default: analysis/output; on a cluster, analysis beside --runs)",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="train there, e.g. cpu on machines whose GPUs only schedule (default: the "
+        "GPU where resources.gpus_per_trial asks for one, else the CPU)",
+    )
+
+
+@outliving_the_screen()
+def run(options: argparse.Namespace) -> int:
+    """Run the sweep of a file, to its table; return the exit code."""
+    from rich.console import Console
+
+    from crystalframer.orchestration.sweeps.spec import load_sweep
+    from crystalframer.orchestration.sweeps.sweep import EXIT_FAILED, run_sweep
+
+    spec = load_sweep(options.sweep, options.set)
+    console = Console()
+    if options.dry_run:
+        from crystalframer.orchestration.sweeps.estimates import describe_sweep
+
+        print(describe_sweep(spec.trials(), spec.resources, options.runs, spec.name))
+        return 0
+    with surroundings(options.address, options.runs, options.tracking_uri) as place:
+        where = sweep_options(options, place, device=options.device)
+        code = run_sweep(spec, where, console)
+        if code > EXIT_FAILED:
+            return code
+        output = options.output or (options.runs.absolute().parent / "analysis" if place.address else None)
+        made = _analyse(spec.name, options.runs, place.tracking_uri, output)
+    _say_where(place.tracking_uri, options.runs)
+    return code if made else EXIT_FAILED
+
+
+def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> bool:
+    """Draw the table and the learning curves, and return whether both could be drawn."""
+    source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
+    arguments = ["--sweep", sweep, *source, *(["--output", str(output)] if output else [])]
+    scripts = map(load, ("analysis.tables.ablation_table", "analysis.figures.learning_curves"))
+    codes = [script.ITEM.main(arguments) for script in scripts]
+    return not any(codes)
+
+
+def _say_where(tracking_uri: str | None, runs: Path) -> None:
+    from crystalframer.orchestration.tracking.server import ui_command
+
+    program = Path(sys.executable).with_name("crystalframer")
+    print(f"MLflow UI: {tracking_uri or f'{program} ui --runs {runs}'}")
+    if not tracking_uri:
+        print(f"     or: {ui_command(runs)}")

@@ -1,0 +1,200 @@
+"""Train one model: one data set, one target, one frame type, one seed. See ``crystalframer train --help``."""
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalframer.command_line import outliving_the_screen
+from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial
+from crystalframer.errors import UserError
+from crystalframer.yaml_reading import parse_set
+
+if TYPE_CHECKING:
+    from crystalframer.runs.single import SingleRun
+
+EPILOG = """\
+examples:
+  a first look, about a minute (20 epochs on 500 crystals of the embedded sample):
+    crystalframer train --set data.train_size=500 --set train.epochs=20 --set train.batch_size=32 \\
+        --set train.average_epochs=5 --set model.cutoff=6 --out runs/single/first
+
+  the published training on JARVIS, formation energy, with max frames (the preset's data set is its own):
+    crystalframer train --preset jarvis --task formation_energy --frame max
+
+  the baseline without frames, the lightweight angular encoding, another seed:
+    crystalframer train --frame none --set train.seed=1
+    crystalframer train --set model.preset=lightweight
+
+  two targets at once; starting from a trained model with its first two blocks as they are; two processes:
+    crystalframer train --task formation_energy,e_hull
+    crystalframer train --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
+    crystalframer train --processes 2      (on the hosts of a Ray cluster: --ray --processes 8)
+
+Ctrl-C stops and saves; the same command resumes where it stopped and ends with the same numbers as a training that
+never stopped (on the same machine with the same --threads and --processes). OUT is a run directory like those of a
+sweep; `crystalframer status single` lists all in runs/single. docs/training.md says more.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer train`."""
+    parser.description = "Train one model and report its test error."
+    parser.epilog = EPILOG
+    parser.add_argument("--preset", help=f"published training of a data set: {', '.join(TRAIN_PRESETS)}")
+    parser.add_argument("--dataset", help="prepared data set (default: sample, which comes with the package)")
+    parser.add_argument("--task", help="target property, or several joined by commas (default: formation_energy)")
+    parser.add_argument("--frame", help=f"frame type: {', '.join(FRAMES)} (default: max)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="any other setting, e.g. train.epochs=20; crystalframer/config.py explains them all; may be repeated",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the results (default: runs/single/NAME from the settings)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that train together (default: 1)")
+    parser.add_argument(
+        "--ray", action="store_true", help="start them on the Ray cluster that RAY_ADDRESS names, else a Ray of our own"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads of torch per process (default: its own choice, or a share)"
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        "--save-seconds",
+        type=float,
+        metavar="S",
+        help="shortest time between two checkpoints, the most that a kill can cost (default: 10)",
+    )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="record in MLflow: the server that MLFLOW_TRACKING_URI names, else the one on a cluster's head, else one "
+        "of its own on runs/mlflow.db",
+    )
+
+
+@outliving_the_screen()
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the command line says; return the exit code."""
+    config = build_trial(overrides(arguments))
+
+    from crystalframer.data.registry import load_task_once
+    from crystalframer.orchestration.cluster.surroundings import default_runs
+    from crystalframer.runs.console import on_console
+    from crystalframer.runs.recording import git_commit
+    from crystalframer.runs.run_directory import RunDirectory, SupersededError
+    from crystalframer.runs.single import SingleRun, check_single, error_lines, list_single, train_single
+    from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial
+    from crystalframer.training.devices import check_device, idle_gpu
+    from crystalframer.training.launch import launch
+    from crystalframer.training.optimizer import TrainingDivergedError
+    from crystalframer.training.processes import LostProcessError
+
+    check_device(arguments.device)
+    directory = RunDirectory((arguments.out or default_runs() / "single" / _default_name(config)).absolute())
+    data = load_task_once(config.data)
+    check_single(config, directory, data)
+    run = SingleRun(
+        settings=config.to_dict(),
+        directory=directory.path,
+        tags={"sweep": directory.path.parent.name, "current": "true", "git_commit": git_commit()},
+        threads=_threads(arguments),
+        checkpoint_seconds=CHECKPOINT_SECONDS if arguments.checkpoint_seconds is None else arguments.checkpoint_seconds,
+    )
+    start = launch
+    if arguments.ray:
+        from crystalframer.orchestration.cluster.distributed import launch_on_ray
+
+        start = functools.partial(launch_on_ray, threads=run.threads or 1, out=directory.path)
+    if directory.path.parent.parent == default_runs().absolute():
+        list_single(Trial(directory.path.name, config).planned(data.unit), directory.path.parent)
+    with _tracked(run, arguments) as run, on_console() as show:
+        if directory.result() is not None:
+            show(f"nothing left to do after epoch {config.train.epochs}: {directory.path}")
+            for line in error_lines(directory, data):
+                show(line)
+            return 0
+        if sentence := idle_gpu(arguments.device):
+            show(sentence)
+        try:
+            return start(train_single, (run,), arguments.processes, arguments.device, show)
+        except (TrainingDivergedError, LostProcessError, SupersededError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+
+@contextmanager
+def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["SingleRun"]:
+    """Yield the run with a tracker that records in MLflow, where --track asks for it."""
+    if not arguments.track:
+        yield run
+        return
+    from dataclasses import replace
+
+    from crystalframer.config import trial_from_dict
+    from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
+    from crystalframer.orchestration.sweeps.driver import SweepOptions
+    from crystalframer.orchestration.sweeps.sweep import mlflow_of
+    from crystalframer.orchestration.tracking.buffered import mlflow_tracker
+    from crystalframer.runs.recording import record_finished
+    from crystalframer.runs.run_directory import RunDirectory
+
+    directory = RunDirectory(run.directory)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or None
+    with ExitStack() as stack:
+        place = Surroundings(None, uri)
+        if arguments.ray:
+            place = stack.enter_context(surroundings(None, default_runs(), uri))
+        tracking = stack.enter_context(mlflow_of(SweepOptions(default_runs(), tracking_uri=place.tracking_uri)))
+        experiment = tracking.experiment(run.tags["sweep"])
+        make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id)
+        yield replace(run, make_tracker=make_tracker)
+        recorded = experiment.runs().get(directory.path.name)
+        if directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):
+            record_finished(make_tracker(), directory.path.name, trial_from_dict(run.settings), directory)
+
+
+def _threads(arguments: argparse.Namespace) -> int | None:
+    """Return the threads of each process: several share the cores."""
+    from crystalframer.data.parallel import usable_processors
+
+    if arguments.processes < 1:
+        raise UserError(f"--processes: got {arguments.processes}, expected at least 1")
+    if arguments.threads is None and arguments.processes > 1:
+        return max(1, usable_processors() // arguments.processes)
+    threads: int | None = arguments.threads
+    return threads
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the dotted settings of the command line; --set comes last."""
+    named = {
+        "train.preset": arguments.preset,
+        "data.dataset": arguments.dataset,
+        "data.task": arguments.task,
+        "model.frame": arguments.frame,
+    }
+    overrides = {key: value for key, value in named.items() if value is not None}
+    overrides |= parse_set(arguments.settings)
+    if (preset := overrides.get("train.preset")) in TRAIN_PRESETS:
+        overrides.setdefault("data.dataset", preset)
+    return overrides
+
+
+def _default_name(trial: TrialConfig) -> str:
+    parts = (
+        trial.data.dataset,
+        trial.data.task.replace(",", "+"),
+        trial.model.frame,
+        f"seed{trial.train.seed}",
+        trial.fingerprint(),
+    )
+    return "-".join(parts)
