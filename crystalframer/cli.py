@@ -29,7 +29,7 @@ COMMANDS = {
     "benchmark": "measure the speed of the attention's implementations",
 }
 """Each command and what it does; it is the module of this name in `crystalframer.commands`, unless `ELSEWHERE`."""
-ELSEWHERE = {"figures": "analysis.make_all", "benchmark": "benchmarks.speed"}
+ELSEWHERE = {"figures": "analysis.make_all", "benchmark": "benchmarks.measure_speed"}
 """The commands that are modules beside the package."""
 
 DESCRIPTION = """\
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def program(command: str) -> Callable[[Sequence[str] | None], int]:
+def program(command: str) -> Callable[..., int]:
     """Return the ``main(argv)`` of one command, for the scripts in `pipelines/`."""
 
     def run(argv: Sequence[str] | None = None) -> int:

@@ -24,10 +24,11 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: there is no file of a name, or it would replace one here.
     """
-    found = {path.name: path for pattern in ("sweeps/*.yaml", "cluster.yaml", "clusters/*") for path in sorted(HOME.glob(pattern))}
+    patterns = ("sweeps/*.yaml", "cluster.yaml", "clusters/*")
+    found = {path.name: path for pattern in patterns for path in sorted(HOME.glob(pattern))}
     for name in arguments.names:
         if name not in found:
-            raise UserError(f"there is no file {name!r} to copy{near_matches(name, list(found))}; `crystalframer files` lists them")
+            raise UserError(f"there is no file {name!r}{near_matches(name, found)}, as `crystalframer files` says")
         if Path(name).exists():
             raise UserError(f"{Path(name).absolute()} is there already: move it away, then copy {name} again")
         print(shutil.copy(found[name], name))

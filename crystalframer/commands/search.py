@@ -1,7 +1,6 @@
 """Search for better settings: Optuna suggests, Ray Tune runs, bad trials stop early, the best are confirmed."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from crystalframer.command_line import outliving_the_screen

@@ -132,7 +132,7 @@ def test_progress_says_how_many_trials_are_expected(store: Store) -> None:
 
 
 def test_no_results_names_the_command_that_makes_them(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no finished trials of the sweep 'toy'.*ablate_frames.py sweeps/toy.yaml"):
+    with pytest.raises(UserError, match=r"no finished trials of the sweep 'toy'.*run `crystalframer sweep toy` first"):
         read_sweep(store.tracking_uri, SWEEP)
     with pytest.raises(UserError, match=r"did you mean 'toy'\?.*first"):
         read_sweep(store.tracking_uri, "tox")

@@ -44,9 +44,7 @@ def test_unknown_names_list_the_near_matches(config: DataConfig, message: str) -
 
 
 def test_a_data_set_that_is_not_prepared_says_how(data_directory: Path) -> None:
-    expected = (
-        rf"'jarvis' is not prepared: expected {data_directory}/jarvis; .*`crystalframer prepare jarvis"
-    )
+    expected = rf"'jarvis' is not prepared: expected {data_directory}/jarvis; .*`crystalframer prepare jarvis"
     with pytest.raises(UserError, match=expected):
         registry.load_task(DataConfig(dataset="jarvis"))
 

@@ -1,5 +1,6 @@
 """The command line that trains one model."""
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crystalframer.cli import parser
+from crystalframer.commands.train import overrides
 from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.runs.console import on_console
@@ -16,7 +19,7 @@ from crystalframer.runs.single import Position
 from crystalframer.training.trained_model import load_model
 from crystalframer.training.trainer import Trainer
 from pipelines.status import main as status
-from pipelines.train import _overrides, _parser, main
+from pipelines.train import main
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -27,6 +30,11 @@ SETTINGS = [
     *("--set", "model.ffn_width=8", "--set", "model.num_dist=8", "--set", "model.cutoff=4"),
     *("--set", "train.kernel=reference"),
 ]
+
+
+def options(*words: str) -> argparse.Namespace:
+    """Return a command line of `train`, read."""
+    return parser(["train"]).parse_args(["train", *words])
 
 
 def errors_of(out: Path) -> list[dict[str, float]]:
@@ -142,12 +150,12 @@ def test_help_is_quick_and_teaches() -> None:
 def test_a_preset_is_the_published_training_on_its_data_set(
     preset: str, epochs: int, batch_size: int, average_epochs: int
 ) -> None:
-    trial = build_trial(_overrides(_parser().parse_args(["--preset", preset, "--set", "model.num_blocks=8"])))
+    trial = build_trial(overrides(options("--preset", preset, "--set", "model.num_blocks=8")))
     assert trial.data.dataset == preset
     assert (trial.data.task, trial.model.frame, trial.model.num_blocks) == ("formation_energy", "max", 8)
     train = trial.train
     assert (train.epochs, train.batch_size, train.average_epochs) == (epochs, batch_size, average_epochs)
-    other = build_trial(_overrides(_parser().parse_args(["--preset", preset, "--dataset", "sample"])))
+    other = build_trial(overrides(options("--preset", preset, "--dataset", "sample")))
     assert other.data.dataset == "sample"
 
 
@@ -203,7 +211,7 @@ def test_a_single_run_under_way_is_said_to_run(
     assert main([*SETTINGS, "--out", "runs/single/mine"]) == 0
     (tmp_path / "runs" / "single" / "mine" / "done.json").unlink()
     directory = RunDirectory(tmp_path / "runs" / "single" / "mine")
-    trial = build_trial(_overrides(_parser().parse_args(SETTINGS)))
+    trial = build_trial(overrides(options(*SETTINGS)))
     with directory.attempt(trial, load_task(trial.data).fingerprint) as attempt:
         attempt.write_state("running", 3)
         capsys.readouterr()
@@ -218,7 +226,7 @@ def test_what_version_0_1_left_of_a_single_training_is_resumed(
 ) -> None:
     through, old = tmp_path / "through", tmp_path / "old"
     assert main([*SETTINGS, "--out", str(through)]) == 0
-    trial = build_trial(_overrides(_parser().parse_args(SETTINGS)))
+    trial = build_trial(overrides(options(*SETTINGS)))
     trainer = Trainer(trial, load_task(trial.data))
     next(trainer.fit())
     trainer.save(old / "checkpoint.pt")  # beside it, that version wrote config.yaml and train.log, which nobody reads
@@ -233,7 +241,7 @@ def test_what_version_0_1_left_of_a_single_training_is_resumed(
 
 
 def test_a_training_under_way_is_not_started_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trial = build_trial(_overrides(_parser().parse_args(SETTINGS)))
+    trial = build_trial(overrides(options(*SETTINGS)))
     with RunDirectory(tmp_path / "out").attempt(trial, load_task(trial.data).fingerprint):
         assert main([*SETTINGS, "--out", str(tmp_path / "out")]) == 2
     assert "out is in use by another training; stop it first" in capsys.readouterr().err

@@ -29,16 +29,17 @@ def add_file_argument(parser: argparse.ArgumentParser, what: str, *, default: st
         what,
         nargs="?",
         type=sweep_file,
-        default=sweep_file(default),
-        metavar=f"FILE|NAME",
-        help=f"the {what}'s file, or the name of one in `crystalframer files` (default: {default})",
+        default=default,
+        metavar="FILE|NAME",
+        help=f"its file, or the name of one that `crystalframer files` lists (default: {default})",
     )
 
 
 def sweep_file(text: str) -> Path:
-    """Return the file that a command line names; a bare name is that of a file which comes along."""
-    shipped = HOME / "sweeps" / f"{text}.yaml"
-    return shipped if not Path(text).exists() and shipped.is_file() else Path(text)
+    """Return the file that a command line names by its path, or by its stem if it is here, in sweeps/, or comes along."""
+    folders = (Path(), Path("sweeps"), HOME / "sweeps")
+    named = [path for folder in folders if (path := folder / f"{text}.yaml").is_file()]
+    return named[0] if named and not Path(text).exists() else Path(text)
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_run: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crystalframer.commands.prepare import training_settings
 from crystalframer.data import store
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.data.preparation.pickles import read_pickle
@@ -218,7 +219,7 @@ def read_pickle_of(path: Path, value: Any) -> Any:
     ("crystals", "expected"), [(3, (2, 50)), (24, (4, 50)), (236, (16, 50)), (5000, (128, 10)), (10**6, (128, 10))]
 )
 def test_the_settings_suit_the_size(crystals: int, expected: tuple[int, int]) -> None:
-    settings = prepare_data.training_settings(crystals)
+    settings = training_settings(crystals)
     assert (settings["batch_size"], settings["epochs"]) == expected
     assert 0 < settings["average_epochs"] < settings["epochs"]
 
@@ -229,7 +230,7 @@ def test_the_printed_command_trains(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert prepare_data.main([str(folder)]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("train with: ")
     words = shlex.split(command)
-    assert words[:2] == ["python", "pipelines/train.py"]
+    assert words[:2] == ["crystalframer", "train"]
     assert train.main([*words[2:], "--out", str(tmp_path / "run")]) == 0
     trained = load_model(tmp_path / "run" / "checkpoint.pt")
     assert trained.averaged

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crystalframer.commands.sweep import _analyse
 from crystalframer.config import DataConfig
 from crystalframer.data.dataset import Task
 from crystalframer.data.registry import load_task
@@ -19,7 +20,6 @@ from crystalframer.data.store import write_store
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import StepMetrics
-from crystalframer.commands.sweep import _analyse
 from pipelines.ablate_frames import main
 from tests.orchestration.conftest import TINY, WriteSweep
 from tests.runs.test_status import RESULT

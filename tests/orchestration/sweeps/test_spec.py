@@ -46,7 +46,7 @@ def test_the_files_in_the_repository_are_valid() -> None:
 
 
 def test_a_search_file_is_named_as_one() -> None:
-    with pytest.raises(UserError, match=r"this is a search; run it with pipelines/tune_hyperparameters\.py"):
+    with pytest.raises(UserError, match=r"this is a search; run it with `crystalframer search`"):
         load_sweep(ROOT / "sweeps" / "hpo_sample.yaml")
 
 
