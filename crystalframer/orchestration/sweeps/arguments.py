@@ -36,10 +36,10 @@ def add_file_argument(parser: argparse.ArgumentParser, what: str, *, default: st
 
 
 def sweep_file(text: str) -> Path:
-    """Return the file that a command line names by its path, or by its stem if it is here, in sweeps/, or comes along."""
+    """Return the file that a command line names by its path or stem: one here, in sweeps/, or that comes along."""
     folders = (Path(), Path("sweeps"), HOME / "sweeps")
     named = [path for folder in folders if (path := folder / f"{text}.yaml").is_file()]
-    return named[0] if named and not Path(text).exists() else Path(text)
+    return named[0] if named and not Path(text).is_file() else Path(text)
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_run: str) -> None:
