@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -25,6 +25,7 @@ from crystalframer.validation import STRICT, Positive, Real, Whole, number, quot
 FrameName = Literal["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
 KernelName = Literal["auto", "reference", "cpu", "triton"]
 Precision = Literal["float32", "tf32", "bf16"]
+Kept = Literal["last", "best"]
 
 FRAMES: tuple[FrameName, ...] = get_args(FrameName)
 Name = Annotated[str, Field(max_length=200)]
@@ -170,6 +171,10 @@ class TrainConfig:
     identity, the path is not."""
     frozen_blocks: Annotated[Whole, Field(ge=0)] = 0
     """First blocks that fine-tuning leaves as they are, and with them the embedding; 0: everything is trained."""
+    patience: Annotated[Whole, Field(ge=0)] = 0
+    """Epochs without a smaller validation error after which training ends; 0: it never ends early."""
+    keep: Kept = "last"
+    """Weights of the finished model: the last (averaged) ones, or those of the epoch of smallest validation error."""
 
     def __post_init__(self) -> None:
         _require(
@@ -182,6 +187,15 @@ class TrainConfig:
         _require(
             fine or not self.frozen_blocks, "train.frozen_blocks", self.frozen_blocks, "0 without train.start_from"
         )
+
+    def is_over(self, val_errors: Sequence[float]) -> bool:
+        """Return whether a training ends after epochs with these validation errors."""
+        return len(val_errors) >= self.epochs or bool(self.patience and epochs_since_best(val_errors) >= self.patience)
+
+
+def epochs_since_best(val_errors: Sequence[float]) -> int:
+    """Return how many epochs ago the validation error was smallest."""
+    return len(val_errors) - 1 - val_errors.index(min(val_errors)) if val_errors else 0
 
 
 @dataclass(frozen=True)
@@ -212,15 +226,16 @@ class TrialConfig:
         """Return 8 hexadecimal digits of the SHA-256 of the resolved settings.
 
         Where the weights that training starts from are kept does not count, what they are does. Settings of
-        fine-tuning and of precision count only where they are used, so that other trials keep the names they had
-        before these existed.
+        fine-tuning, precision and choice by validation count only where they are used, so that other trials keep the
+        names they had before these existed.
         """
         settings = self.to_dict()
         settings["train"].pop("start_from")
         if self.train.start_from is None:
             settings["train"] = {key: settings["train"][key] for key in settings["train"] if key not in _FINE_TUNING}
-        if self.train.precision == "float32":
-            settings["train"].pop("precision")
+        for key, value in _UNUSED.items():
+            if settings["train"].get(key) == value:
+                settings["train"].pop(key)
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -235,6 +250,7 @@ class TrialConfig:
 
 
 _FINE_TUNING = ("start_hash", "frozen_blocks")
+_UNUSED = {"precision": "float32", "patience": 0, "keep": "last"}
 
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

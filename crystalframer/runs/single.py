@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from crystalframer.command_line import EXIT_INTERRUPTED
-from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.config import TrialConfig, epochs_since_best, trial_from_dict
 from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
@@ -26,6 +26,8 @@ from crystalframer.training.processes import Channel, Processes
 from crystalframer.training.suitability import check_suitable
 from crystalframer.training.trainer import Trainer
 
+RISING_EPOCHS = 20
+"""Epochs without a smaller validation error after which, and after as many again, a training says so."""
 POSITION_SECONDS = 0.2
 """How often a training says how far it is within an epoch."""
 
@@ -182,6 +184,8 @@ class _SpeakingTrainer(Trainer):
         self._say(f"resuming after epoch {self.progress.epoch}: {text}" if self.progress.step else text)
         for result in super().fit(step):
             self._say(self._line(result))
+            if sentence := self._rising():
+                self._say(sentence)
             yield result
 
     def _say(self, message: Any) -> None:
@@ -196,6 +200,17 @@ class _SpeakingTrainer(Trainer):
             each = done.seconds / done.position * batches
         return Position(
             done.epoch, epochs, done.position, batches, each * (epochs - done.epoch - done.position / batches)
+        )
+
+    def _rising(self) -> str:
+        """Say every so often that the validation error no longer falls, where the settings pass over that."""
+        train, errors = self.trial.train, [result.val_mae for result in self.history]
+        since = epochs_since_best(errors)
+        if train.patience or train.keep == "best" or not since or since % RISING_EPOCHS:
+            return ""
+        return (
+            f"the validation error has not fallen for {since} epochs (smallest {min(errors):.4g} {self.data.unit} at "
+            f"epoch {len(errors) - since}): train.keep=best keeps that model, train.patience ends such a training"
         )
 
     def _line(self, result: EpochResult) -> str:

@@ -117,7 +117,7 @@ def run_trial(
             run.resume(trainer, tags)
             for epoch in trainer.fit(lambda _: run.after_step(trainer, stop_requested)):
                 yield run.after_epoch(trainer, epoch)
-            if len(trainer.history) < trial.config.train.epochs:
+            if not trial.config.train.is_over([epoch.val_mae for epoch in trainer.history]):
                 run.stop(trainer)
                 return
             run.save(trainer)
@@ -152,7 +152,7 @@ def follow_trial(
         trainer.restore(directory.checkpoint)
     for _ in trainer.fit():
         pass
-    if len(trainer.history) == config.train.epochs:
+    if config.train.is_over([epoch.val_mae for epoch in trainer.history]):
         trainer.evaluate("test")
 
 
@@ -292,10 +292,11 @@ class _Run:
         values["test/ms_per_material"] = milliseconds / len(test.ids)
         final = StepMetrics(self._epoch, _now_ms(), values)
         conclude_tracking(self._tracker, self._directory, final)
+        errors = [epoch.val_mae for epoch in trainer.history]
         result: TrialResult = {
             "trial": self._trial.name,
             "unit": self._data.unit,
-            "val_mae": trainer.history[-1].val_mae,
+            "val_mae": min(errors) if self._trial.config.train.keep == "best" else errors[-1],
             "test_mae": test.mae,
             "test_rmse": test.rmse,
             "baseline_mae": test.baseline_mae,

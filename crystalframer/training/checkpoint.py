@@ -64,6 +64,12 @@ class Checkpoint:
     """Results of the complete epochs."""
     elements: tuple[int, ...] | None = None
     """Atomic numbers that the training crystals contain; None in files written before this was kept."""
+    best: dict[str, Any] | None = None
+    """Epoch, validation error and evaluated weights of the best epoch so far, where ``train.keep`` asks for them."""
+
+
+_LATER = ("elements", "best")
+"""Fields that early files lack."""
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -105,7 +111,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"checkpoint {path} has format version {content['version']}, expected {VERSION}; "
             "read it with the version of this program that wrote it"
         )
-    known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name != "elements"}
+    known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name not in _LATER}
+    known["best"] = content.get("best")
     elements = content.get("elements")
     known["elements"] = None if elements is None else tuple(elements)
     known["trial"] = trial_from_dict(content["trial"], path)
@@ -126,10 +133,14 @@ def read_checkpoint_of(path: Path, trial: TrialConfig, data_fingerprint: str) ->
 
 
 def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Return the weights that the model is evaluated with: averaged ones once averaging has begun, else its own.
+    """Return the weights that the model is evaluated with: those of the best epoch where it is kept, else the average.
 
-    The average holds what training changes; frozen weights are the model's.
+    Before averaging begins, they are the model's own. The average holds what training changes; frozen weights are the
+    model's.
     """
+    if checkpoint.best is not None:
+        best: dict[str, torch.Tensor] = checkpoint.best["weights"]
+        return best
     count = int(checkpoint.average["count"])
     sums: dict[str, torch.Tensor] = checkpoint.average["sums"] if count else {}
     averaged = {name: (total / count).to(checkpoint.model[name].dtype) for name, total in sums.items()}

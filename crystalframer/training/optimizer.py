@@ -1,11 +1,13 @@
 """AdamW as published: no decay on biases, nothing on frozen parameters."""
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from crystalframer.config import TrainConfig
+from crystalframer.training.schedule import Schedule
 
 
 class TrainingDivergedError(RuntimeError):
@@ -17,6 +19,15 @@ class TrainingDivergedError(RuntimeError):
         return cls(
             f"training diverged {place}; try a smaller train.learning_rate or train.clip_norm, and look for outliers "
             "among the targets"
+        )
+
+
+def require_finite_step(loss: float, norm: float, epoch: int, step: int, schedule: Schedule) -> None:
+    """Raise a `TrainingDivergedError` unless loss and gradient norm of a step of an epoch, from 0, are finite."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingDivergedError.at(
+            f"in epoch {epoch + 1}, step {step + 1}: loss {loss}, gradient norm {norm} at learning rate "
+            f"{schedule.at(step):.3g}"
         )
 
 

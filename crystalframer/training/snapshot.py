@@ -24,8 +24,8 @@ def lean(checkpoint: Checkpoint) -> Checkpoint:
     """Return the checkpoint without optimiser, random generators and history, its weights the ones to evaluate."""
     weights = evaluated_weights(checkpoint)
     sums: dict[str, torch.Tensor] = checkpoint.average["sums"]
-    if checkpoint.average["count"]:
+    if checkpoint.average["count"] or checkpoint.best is not None:
         average = {"count": 1, "sums": {name: weights[name] for name in sums}}  # the model's tensors: stored once
     else:
         average = {"count": 0, "sums": {name: torch.zeros(()).expand(total.shape) for name, total in sums.items()}}
-    return replace(checkpoint, model=weights, optimizer={}, average=average, generators={}, history=[])
+    return replace(checkpoint, model=weights, optimizer={}, average=average, generators={}, history=[], best=None)

@@ -138,12 +138,13 @@ def build_model(
 
 
 def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.device) -> TrainedModel:
+    best = checkpoint.best
     return TrainedModel(
         model=build_model(path, checkpoint.trial, evaluated_weights(checkpoint), device),
         trial=checkpoint.trial,
         targets=checkpoint.targets,
-        epoch=checkpoint.progress.epoch,
-        averaged=int(checkpoint.average["count"]) > 0,
+        epoch=checkpoint.progress.epoch if best is None else int(best["epoch"]),
+        averaged=int(checkpoint.average["count"]) > 0 if best is None else bool(best["averaged"]),
         data_fingerprint=checkpoint.data_fingerprint,
         elements=checkpoint.elements,
         origin="trained with this program",

@@ -19,6 +19,7 @@ from crystalframer.data.dataset import SplitName, TaskData, elements_in
 from crystalframer.data.resident import ResidentCrystals
 from crystalframer.nn.model import CrystalFramer, count_parameters
 from crystalframer.training.averaging import WeightAverage
+from crystalframer.training.best_weights import BestWeights
 from crystalframer.training.checkpoint import Checkpoint, Progress, read_checkpoint_of, write_checkpoint
 from crystalframer.training.device_steps import DeviceSteps
 from crystalframer.training.fine_tuning import freeze_blocks, load_start, start_weights
@@ -36,6 +37,7 @@ from crystalframer.training.optimizer import (
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
+    require_finite_step,
     set_learning_rate,
     trainable_parameters,
 )
@@ -102,6 +104,7 @@ class Trainer:
         self._parameters = trainable_parameters(self.model)
         self._optimizer = build_optimizer(self.model, trial.train)
         self._average = WeightAverage(self.model)
+        self._best = BestWeights(self.model, trial.train.keep == "best")
         self._gradient: BatchGradient | None = None
         wanted = self.device.type == "cuda" if resident is None else resident
         self._device_steps = DeviceSteps(
@@ -171,7 +174,8 @@ class Trainer:
         """
         self.prepare()
         self.processes.same_as_first(list(self.model.parameters()))
-        while self.progress.epoch < self.trial.train.epochs and self._train_epoch(after_step):
+        over = self.trial.train.is_over
+        while not over([epoch.val_mae for epoch in self.history]) and self._train_epoch(after_step):
             yield self._finish_epoch()
 
     def stop(self) -> None:
@@ -181,8 +185,8 @@ class Trainer:
         """
         self._stopping = True
 
-    def evaluate(self, split: SplitName) -> Evaluation:
-        """Predict a split with the averaged weights once averaging has begun, else with the model's own.
+    def evaluate(self, split: SplitName, *, current: bool = False) -> Evaluation:
+        """Predict a split with the weights that `evaluated_weights` describes; `current`: were no best epoch kept.
 
         Raises:
             UserError: the split is empty or has a missing target, or memory is too small for a single crystal.
@@ -190,7 +194,7 @@ class Trainer:
         """
         require_targets(self.data, split, split)
         self.prepare()
-        with self._average.applied():
+        with self._average.applied() if current or not self._best.is_there else self._best.applied():
             loader = self.resident or self._loader
             evaluation = evaluate_split(self.model, loader, self.data, split, self.targets, self.processes)
         if not np.isfinite(evaluation.predictions).all():
@@ -222,6 +226,7 @@ class Trainer:
             progress=self.progress,
             history=[asdict(result) for result in self.history],
             elements=self._elements,
+            best=self._best.state_dict(),
         )
         write_checkpoint(Path(path), checkpoint)
 
@@ -240,6 +245,7 @@ class Trainer:
         self.model.load_state_dict(checkpoint.model)
         load_optimizer_state(self._optimizer, checkpoint.optimizer)
         self._average.load_state_dict(checkpoint.average)
+        self._best.load_state_dict(checkpoint.best)
         self._shuffle_state = checkpoint.generators["shuffle"]
         self._ties.set_state(checkpoint.generators["ties"])
         self.progress = checkpoint.progress
@@ -284,7 +290,7 @@ class Trainer:
         if self.processes.size > 1:
             self._all_stopping = found.stop
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.trial.train.clip_norm)
-        self._require_finite_step(self.progress.step, found.loss, norm.item())
+        require_finite_step(found.loss, norm.item(), self.progress.epoch, self.progress.step, self._schedule)
         set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
         return found.loss
@@ -295,7 +301,7 @@ class Trainer:
         outcome = self._device_steps.outcome()
         first = self.progress.step - len(outcome.losses)
         for step, (loss, norm) in enumerate(zip(*outcome, strict=True), start=first):
-            self._require_finite_step(step, float(loss), float(norm))
+            require_finite_step(float(loss), float(norm), self.progress.epoch, step, self._schedule)
         self.progress = replace(
             self.progress,
             loss_sum=self.progress.loss_sum + float(outcome.losses.sum()),
@@ -313,17 +319,10 @@ class Trainer:
             self._gradient.parts = self.progress.parts
         return self._gradient
 
-    def _require_finite_step(self, step: int, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingDivergedError.at(
-                f"in epoch {self.progress.epoch + 1}, step {step + 1}: loss {loss}, gradient norm {norm} at learning "
-                f"rate {self._schedule.at(step):.3g}"
-            )
-
     def _finish_epoch(self) -> EpochResult:
         """Validate and turn the finished epoch into its result."""
         started, done = time.perf_counter(), self.progress
-        validation = self.evaluate("val")
+        validation = self.evaluate("val", current=True)
         loss = done.loss_sum / self.steps_per_epoch
         result = EpochResult(
             epoch=done.epoch + 1,
@@ -338,6 +337,8 @@ class Trainer:
             **validation.errors_by_task(),
         )
         self.history.append(result)
+        with self._average.applied():
+            self._best.offer(result.epoch, result.val_mae, result.averaged)
         self.progress = Progress(epoch=result.epoch, step=result.step, parts=done.parts)
         self._shuffle_state = self._shuffle.get_state()
         return result
