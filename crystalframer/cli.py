@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": "prepare a data set once: a published one, or your own crystals",
     "data": "list the data sets, their tasks and whether they are prepared",
     "train": "train one model",
+    "finetune": "train on from a trained model, beside shallow models that cost seconds",
     "evaluate": "evaluate a model on a split of its data set",
     "predict": "predict properties of structure files",
     "sweep": "run all trials of a sweep, to the finished table: which frame is best",
