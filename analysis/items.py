@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from analysis.artifacts import CHECKPOINT
 from analysis.comparison import Comparison, Row, compare
 from analysis.documents import Document, to_markdown, write
+from analysis.exported import read
 from analysis.results import FinishedTrial, NoResultsError, Results, parse_arguments, read_results, shown
 from crystalframer.atomic_files import replace_text, replacing
 from crystalframer.command_line import reports_user_errors
@@ -216,6 +217,9 @@ class Item:
 
 def context_of(arguments: argparse.Namespace) -> Context:
     """Read the results that the arguments name; without any, items that need none can still be made."""
+    if arguments.results is not None:
+        recorded = read(arguments.results).results()
+        return Context(recorded, recorded.sweep, arguments.output / recorded.sweep)
     results, nothing = None, None
     try:
         results = read_results(arguments)

@@ -1,6 +1,7 @@
 """Every table and figure of a sweep, and one page that shows them all and says what is missing.
 
-It reads runs/mlflow.db, the trials' checkpoints and predictions, and benchmarks/results, and writes
+It reads runs/mlflow.db, the trials' checkpoints and predictions, and benchmarks/results, or recorded results alone
+(--results FOLDER, as `crystalframer export` writes them), and writes
 analysis/output/<sweep>/: index.html (open it in a browser; it needs no network), the tables as Markdown, LaTeX, HTML
 and CSV, the figures as PDF and PNG, turning ones as pages of their own. It never trains: what is not there yet is
 listed with the command that would produce it. The exit code is 1 where an item could not be made of what is there.
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import results
+from analysis.exported import check
 from analysis.items import Context, Item, Missing, context_of
 from analysis.page import Section, render
 from analysis.results import shown
@@ -49,10 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `crystalframer figures`."""
     parser.description = __doc__
     results.add_arguments(parser)
+    parser.add_argument("--check", action="store_true", help="only compare --results with hashes and predictions")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make everything and the page; return the exit code."""
+    if arguments.check:
+        if arguments.results is None:
+            raise UserError("--check compares recorded results: give them with --results FOLDER")
+        print(check(arguments.results))
+        return 0
     _use_no_display()
     context = context_of(arguments)
     sections = make(context, items_of())

@@ -10,7 +10,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from analysis.artifacts import PREDICTIONS, TrialFiles
 from crystalframer.command_line import HelpFormatter
 from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import unit_token
+from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.tracking.experiment import connect
 
@@ -52,6 +53,8 @@ class FinishedTrial:
     """Checkpoint, predictions and snapshots."""
     test_ms_per_material: float | None = None
     """Wall-clock time of the test set's prediction, neighbour lists included; None where it was not recorded."""
+    tested: pd.DataFrame | None = None
+    """Targets and predictions by id, where they need not be looked for among the files."""
 
     def predictions(self) -> pd.DataFrame | None:
         """Return the test set's targets and predictions by id (columns target, prediction); None without the file.
@@ -59,15 +62,18 @@ class FinishedTrial:
         Raises:
             UserError: the file is not the one that this trial's recorded error comes from.
         """
+        if self.tested is not None:
+            return self.tested
         path = self.files.find(PREDICTIONS)
         if path is None:
             return None
         columns = {"id": str, "target": float, "prediction": float}
         try:
-            table = pd.read_csv(path, dtype=columns, usecols=list(columns)).set_index("id").sort_index()
+            table = pd.read_csv(path, dtype=columns, usecols=list(columns))
         except ValueError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path} is damaged ({reason}); restore it, or run the trial again") from error
+        table = table.set_index("id").sort_index()
         mae = float((table["target"] - table["prediction"]).abs().mean())
         if not math.isclose(mae, self.test_mae, rel_tol=1e-5, abs_tol=1e-9):
             raise UserError(
@@ -96,6 +102,10 @@ class Results:
     """Where a hyperparameter search recorded what it found; None for a sweep that is no search."""
     description: str = ""
     """The sweep's question, what was expected, and where it comes from: a paragraph each."""
+    subsets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By data set and task: the published data set and task, ``jarvis:bandgap_mbj``, that it is a part of."""
+    formulas: Mapping[str, str] = field(default_factory=dict)
+    """Of test crystals by id, such as ``Mg1 O1``, where the results bring them."""
 
     def progress(self) -> str:
         """Say how much of the sweep is finished."""
@@ -126,6 +136,9 @@ def add_arguments(parser: argparse.ArgumentParser, sweep: str = "ablation_sample
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--runs", type=Path, default=Path("runs"), help="runs folder (default: ./runs)")
     source.add_argument("--tracking-uri", help="MLflow server or database to read instead of a runs folder")
+    source.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="recorded results to read instead, such as results/NAME"
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to (default: analysis/output)")
 
 
@@ -188,6 +201,7 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
         None if expected is None else int(expected),
         files(summaries[0]) if summaries else None,
         experiment.tags.get("mlflow.note.content", ""),
+        {name: subset_of(name) for name in sorted({trial.config.data.dataset for trial in trials})},
     )
 
 

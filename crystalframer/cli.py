@@ -20,6 +20,8 @@ COMMANDS = {
     "search": "search for better settings",
     "status": "say where a sweep or search stands",
     "figures": "draw every table and figure of a sweep on one page",
+    "export": "keep a sweep's results as small files, which need neither MLflow nor checkpoints",
+    "import": "record such files in MLflow",
     "ui": "show the recorded runs in a browser (MLflow, on this machine only)",
     "files": "list the sweep and cluster files that come along, or copy some to change them",
     "models": "list the models that have a name: property, data, error, licence",
@@ -30,7 +32,12 @@ COMMANDS = {
     "benchmark": "measure the speed of the attention's implementations",
 }
 """Each command and what it does; it is the module of this name in `crystalframer.commands`, unless `ELSEWHERE`."""
-ELSEWHERE = {"figures": "analysis.make_all", "benchmark": "benchmarks.measure_speed"}
+ELSEWHERE = {
+    "figures": "analysis.make_all",
+    "export": "analysis.exporting",
+    "import": "analysis.importing",
+    "benchmark": "benchmarks.measure_speed",
+}
 """The commands that are modules beside the package."""
 
 DESCRIPTION = """\

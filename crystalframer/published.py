@@ -26,6 +26,17 @@ class PublishedTask:
     """Field of a record of the main file that holds the target; empty where it has files of its own."""
     ends: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """First and last id of the splits of which they are known, by split."""
+    different: int | None = None
+    """Different ids in the test split, where some stand there twice."""
+
+    def coverage(self, train: int, test: int) -> str:
+        """Say how many of its training and test crystals a part of it has."""
+        tested = self.different or self.counts[2]
+        return f"{train:,} of {self.counts[0]:,} training, {test:,} of {tested:,} test crystals"
+
+    def same_test_set(self, test: int) -> bool:
+        """Return whether so many test crystals are the published test set, or all but 1 % of it."""
+        return abs(test - (self.different or self.counts[2])) <= 0.01 * self.counts[2]
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,7 @@ PUBLISHED: Mapping[str, PublishedDataset] = {
             "total_energy": PublishedTask("eV/atom", (44578, 5572, 5572), "optb88vdw_total_energy", _JARVIS_ENDS),
             "bandgap_opt": PublishedTask("eV", (44578, 5572, 5572), "optb88vdw_bandgap", _JARVIS_ENDS),
             "bandgap_mbj": PublishedTask(
-                "eV", (14537, 1817, 1817), "mbj_bandgap", {"train": ("JVASP-11762", "JVASP-12820")}
+                "eV", (14537, 1817, 1817), "mbj_bandgap", {"train": ("JVASP-11762", "JVASP-12820")}, different=1815
             ),
             "e_hull": PublishedTask("eV", (44296, 5537, 5537), "ehull", {"train": ("JVASP-33661", "JVASP-14073")}),
         },

@@ -63,6 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--train", type=float, default=0.8, metavar="SHARE", help="of the formulas (default: 0.8)")
     own.add_argument("--val", type=float, default=0.1, metavar="SHARE", help="of the formulas (default: 0.1)")
     own.add_argument("--keep-duplicates", action="store_true", help="keep crystals that repeat an earlier one")
+    own.add_argument(
+        "--subset-of",
+        action="append",
+        default=[],
+        metavar="[TASK=]DATASET:TASK",
+        help="published split that these crystals are a part of, such as jarvis:bandgap_mbj: tables put its published "
+        "errors beside; may be repeated",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -138,6 +146,7 @@ def prepare_own_data(arguments: argparse.Namespace) -> int:
         train=arguments.train,
         val=arguments.val,
         keep_duplicates=arguments.keep_duplicates,
+        subset_of=arguments.subset_of,
     )
     processes = arguments.processes or min(8, usable_processors())
     directory, manifest = prepare_own(data, processes=processes, watch=on_stderr)
@@ -145,6 +154,10 @@ def prepare_own_data(arguments: argparse.Namespace) -> int:
     print(summary(dataset, manifest["rejects"], directory))
     for note in manifest["notes"]:
         print(note)
+    for task, published in manifest.get("subset_of", {}).items():
+        name, _, part = published.partition(":")
+        sizes = manifest["splits"][task]
+        print(f"{task}: {PUBLISHED[name].tasks[part].coverage(sizes['train'], sizes['test'])} of {published}")
     if manifest["rejects"]:
         print(f"the reasons of the {manifest['rejects']:,} rejected entries are in {directory / store.REJECTS}")
     for task in dataset.tasks.values():

@@ -38,6 +38,17 @@ def tasks_of(name: str) -> dict[str, str]:
     return units
 
 
+def subset_of(name: str) -> dict[str, str]:
+    """Return by task which published data set and task, such as ``jarvis:bandgap_mbj``, a data set is a part of.
+
+    Empty where that was not stated in the preparation, or the data set is not prepared here.
+    """
+    if name in PUBLISHED or not store.is_store(data_directory() / name):
+        return {}
+    found: dict[str, str] = store.read_manifest(data_directory() / name).get("subset_of", {})
+    return found
+
+
 def check_dataset(name: str) -> None:
     """Check the name of a data set.
 

@@ -227,6 +227,7 @@ class _Run:
             **{f"num_{split}": str(len(rows)) for split, rows in self._data.rows.items()},
             "kernel": trainer.model.kernel_name,
             "torch": str(torch.__version__),
+            "threads": str(torch.get_num_threads()),
             "machine": platform.node(),
         }
         self._tags = {**tags, **own}

@@ -21,6 +21,7 @@ from crystalframer.data import registry, store
 from crystalframer.data.dataset import CrystalDataset, Task, unit_token
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
 from crystalframer.data.preparation.splits import split_by_formula
+from crystalframer.data.preparation.subsets import find_subsets
 from crystalframer.data.preparation.targets import (
     SPLIT_COLUMN,
     TargetTable,
@@ -61,6 +62,9 @@ class OwnData:
     val: float = 0.1
     """Share to validate on; the rest is tested on."""
     keep_duplicates: bool = False
+    subset_of: Sequence[str] = ()
+    """Published data sets and tasks that it is a part of: ``jarvis:bandgap_mbj``, or ``TASK=jarvis:bandgap_mbj`` where
+    the task is called otherwise here."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> 
         dataset = _to_dataset(name, usable, names, units, split)
         provenance = {
             "own": True,
+            **({"subset_of": find_subsets(data.subset_of, dataset.tasks)} if data.subset_of else {}),
             "sources": [_describe(data.source), *([_describe(path)] if path else [])],
             "split": described,
             "notes": [*source.notes, *(table.notes if table else ())],

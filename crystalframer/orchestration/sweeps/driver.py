@@ -225,10 +225,7 @@ class Driver:
 
     def _open_experiment(self, tracking: Tracking) -> MlflowExperiment:
         self._experiment = tracking.experiment(self.sweep.name)
-        sweep = self.sweep
-        self._experiment.mark_current(
-            set(self.trials), f"{sweep.question}\n\nExpected: {sweep.expectation}\n\n{sweep.reference}"
-        )
+        self._experiment.mark_current(set(self.trials), self.sweep.description)
         self._record_what_is_missing(self._experiment)
         return self._experiment
 

@@ -69,6 +69,11 @@ class Experiment(pydantic.BaseModel):
     record: Record = Record()
     budget: Budget = Budget()
 
+    @property
+    def description(self) -> str:
+        """The question, what was expected, and where it comes from: a paragraph each, as MLflow shows them."""
+        return f"{self.question}\n\nExpected: {self.expectation}\n\n{self.reference}"
+
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
         """Read and check a file.

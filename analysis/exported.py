@@ -1,0 +1,247 @@
+"""A sweep's recorded results as small files that need neither MLflow nor a checkpoint: their form, read and checked.
+
+    sweep.json             the question, the data sets, and each trial: settings, tags, final metrics, hours
+    epochs.parquet         trial, step, time_ms, metric, value: every metric of every epoch
+    predictions.parquet    trial, id, target, prediction: the whole test set, unrounded
+    crystals.parquet       dataset, id, formula: the test crystals, where the data set was at hand
+    SHA256SUMS             of these files, as `sha256sum --check` reads it
+
+`crystalframer export` writes them, `crystalframer figures --results` makes tables and figures of them,
+`crystalframer import` records them in MLflow.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydantic
+
+from analysis.artifacts import TrialFiles
+from analysis.results import FinishedTrial, Results
+from crystalframer.atomic_files import replace_text, replacing
+from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.data.dataset import unit_token
+from crystalframer.errors import UserError
+
+FORMAT = 1
+SWEEP, EPOCHS, PREDICTIONS, CRYSTALS = "sweep.json", "epochs.parquet", "predictions.parquet", "crystals.parquet"
+SUMS = "SHA256SUMS"
+HISTORY = {
+    "train_loss": "train/loss",
+    "val_mae": "val/mae_{unit}",
+    "averaged": "averaged",
+    "seconds": "seconds_per_epoch",
+}
+"""Metric of each column of `FinishedTrial.history`."""
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What is known of a data set that trials were trained on."""
+
+    fingerprint: str
+    """Of crystals, targets and splits."""
+    subset_of: dict[str, str]
+    """By task: the published data set and task, ``jarvis:bandgap_mbj``, that this is a part of."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial."""
+
+    run_key: str
+    settings: dict[str, dict[str, Any]]
+    """As `TrialConfig.to_dict` writes them."""
+    tags: dict[str, str]
+    unit: str
+    val_mae: float
+    """After the last epoch."""
+    step: int
+    """The last epoch."""
+    time_ms: int
+    """When it ended, in milliseconds since 1970."""
+    final: dict[str, float]
+    """Metrics of the test set, number of parameters."""
+    hours: float
+    """Wall-clock time of its epochs."""
+    cores: int | None
+    """Threads it trained with; None where that was not recorded."""
+
+    @property
+    def config(self) -> TrialConfig:
+        """Its settings."""
+        return trial_from_dict(self.settings)
+
+    def test(self, kind: str) -> float:
+        """Return a final metric by its name without unit, such as ``mae``."""
+        return self.final[f"test/{kind}_{unit_token(self.unit)}"]
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """Content of ``sweep.json``."""
+
+    format: int
+    sweep: str
+    description: str
+    """The sweep's question, what was expected, and where it comes from: a paragraph each."""
+    expected: int | None
+    """Trials that the sweep's file asks for."""
+    left_out: list[str]
+    program: str
+    """Version that wrote the files."""
+    datasets: dict[str, DatasetRecord]
+    trials: list[TrialRecord]
+    """Sorted by run key."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """The files' content."""
+
+    record: SweepRecord
+    epochs: pd.DataFrame
+    predictions: pd.DataFrame
+    crystals: pd.DataFrame
+
+    def steps(self, trial: TrialRecord) -> dict[int, tuple[int, dict[str, float]]]:
+        """Return a trial's metrics by epoch: when they were measured (ms since 1970), and their values."""
+        rows = self.epochs[self.epochs["trial"] == trial.run_key]
+        found: dict[int, tuple[int, dict[str, float]]] = {}
+        columns = (rows[name].tolist() for name in ("step", "time_ms", "metric", "value"))
+        for step, time_ms, metric, value in zip(*columns, strict=True):
+            found.setdefault(step, (time_ms, {}))[1][metric] = value
+        return found
+
+    def tested(self, trial: TrialRecord) -> pd.DataFrame:
+        """Return a trial's test set: target and prediction by id, sorted."""
+        rows = self.predictions[self.predictions["trial"] == trial.run_key]
+        return rows[["id", "target", "prediction"]].set_index("id").sort_index()
+
+    def results(self) -> Results:
+        """Return the results that tables and figures are made of."""
+        record = self.record
+        return Results(
+            sweep=record.sweep,
+            trials=tuple(self._finished(trial) for trial in record.trials),
+            left_out=tuple(record.left_out),
+            expected=record.expected,
+            description=record.description,
+            subsets={name: dataset.subset_of for name, dataset in record.datasets.items()},
+            formulas=dict(zip(self.crystals["id"], self.crystals["formula"], strict=True)),
+        )
+
+    def _finished(self, trial: TrialRecord) -> FinishedTrial:
+        metrics = {column: metric.format(unit=unit_token(trial.unit)) for column, metric in HISTORY.items()}
+        rows = self.epochs[(self.epochs["trial"] == trial.run_key) & self.epochs["metric"].isin(metrics.values())]
+        wide = rows.pivot_table(index="step", columns="metric", values="value")
+        history = pd.DataFrame({column: wide[metric] for column, metric in metrics.items()}).rename_axis("epoch")
+        tags = {**trial.tags, "run_key": trial.run_key}
+        if trial.cores is not None:
+            tags["threads"] = str(trial.cores)
+        return FinishedTrial(
+            run_key=trial.run_key,
+            config=trial.config,
+            tags=tags,
+            unit=trial.unit,
+            test_mae=trial.test("mae"),
+            baseline_mae=trial.test("baseline_mae"),
+            val_mae=trial.val_mae,
+            num_parameters=int(trial.final["num_parameters"]),
+            history=history,
+            files=TrialFiles("", ""),
+            test_ms_per_material=trial.final.get("test/ms_per_material"),
+            tested=self.tested(trial),
+        )
+
+
+def write(folder: Path, content: Exported) -> list[Path]:
+    """Write the files, the same bytes for the same content; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / SWEEP, json.dumps(asdict(content.record), indent=1, ensure_ascii=False) + "\n")
+    tables = {EPOCHS: content.epochs, PREDICTIONS: content.predictions, CRYSTALS: content.crystals}
+    for name, table in tables.items():
+        with replacing(folder / name) as temporary:
+            table.to_parquet(temporary, index=False, compression="zstd")
+    names = [SWEEP, *tables]
+    replace_text(folder / SUMS, "".join(f"{_sha256(folder / name)}  {name}\n" for name in names))
+    return [folder / name for name in [*names, SUMS]]
+
+
+@functools.lru_cache(maxsize=4)
+def read(folder: Path) -> Exported:
+    """Read the files.
+
+    Raises:
+        UserError: a file is missing, damaged or of another version.
+    """
+    path = folder / SWEEP
+    if not path.is_file():
+        raise UserError(
+            f"no recorded results in {folder}: expected {SWEEP}; write them with "
+            f"`crystalframer export {folder.name} --output {folder}`"
+        )
+    try:
+        record = pydantic.TypeAdapter(SweepRecord).validate_json(path.read_bytes())
+        tables = [pd.read_parquet(folder / name) for name in (EPOCHS, PREDICTIONS, CRYSTALS)]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the recorded results in {folder} are damaged ({' '.join(str(error).split())[:200]}): restore them"
+        ) from error
+    if record.format != FORMAT:
+        raise UserError(f"{path} has format {record.format}, this version reads {FORMAT}: export the results again")
+    return Exported(record, *tables)
+
+
+def check(folder: Path) -> str:
+    """Compare the files with their hashes, and every recorded error with the predictions that it was made of.
+
+    Returns:
+        What was compared, in a sentence.
+
+    Raises:
+        UserError: something differs; the first difference is named.
+    """
+    content = read(folder)
+    lines = (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    sums = {name: digest for digest, name in lines}
+    for name in (SWEEP, EPOCHS, PREDICTIONS, CRYSTALS):
+        if sums.get(name) != (found := _sha256(folder / name)):
+            raise UserError(
+                f"{folder / name} has the SHA-256 {found[:16]}…, {SUMS} says {str(sums.get(name))[:16]}…: it was "
+                "changed; restore it, or export the results again"
+            )
+    for trial in content.record.trials:
+        _check_trial(content, trial, folder)
+    tests = len(content.predictions)
+    numbers = len(content.record.trials)
+    return f"{folder}: 4 hashes, and the MAE, RMSE and last epoch of {numbers} trials from {tests:,} predictions agree"
+
+
+def _check_trial(content: Exported, trial: TrialRecord, folder: Path) -> None:
+    table = content.tested(trial)
+    difference = (table["prediction"] - table["target"]).to_numpy(dtype=float)
+    recomputed = {"mae": float(np.abs(difference).mean()), "rmse": math.sqrt(float(np.square(difference).mean()))}
+    said: Mapping[str, float] = {kind: trial.test(kind) for kind in recomputed}
+    steps = content.steps(trial)
+    recomputed["validation MAE"] = steps[max(steps)][1][HISTORY["val_mae"].format(unit=unit_token(trial.unit))]
+    recomputed["crystals"] = len(difference)
+    said = {**said, "validation MAE": trial.val_mae, "crystals": float(trial.tags["num_test"])}
+    for kind, value in recomputed.items():
+        if not math.isclose(value, said[kind], rel_tol=1e-5, abs_tol=1e-9):
+            raise UserError(
+                f"{folder}: {trial.run_key} has the {kind} {said[kind]:.6g}, its predictions and epochs give "
+                f"{value:.6g}; export the results again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

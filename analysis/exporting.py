@@ -1,0 +1,240 @@
+"""The command `crystalframer export`: run directories of finished trials -> the files of `analysis/exported.py`."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import gcd
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.exported import FORMAT, DatasetRecord, Exported, SweepRecord, TrialRecord, check, write
+from crystalframer import __version__
+from crystalframer.config import DataConfig, TrialConfig, trial_from_dict
+from crystalframer.data.dataset import TaskData
+from crystalframer.data.registry import load_task, subset_of
+from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.runs.run_directory import RunDirectory, TrialResult
+
+Say = Callable[[str], None]
+DESCRIPTION = """\
+Write a sweep's finished trials as small files that need no MLflow and no checkpoint: results to commit.
+
+The run directories in runs/NAME are read, or those given with --from, and the sweep's file: a finished trial counts if
+the file asks for its settings, wherever it was trained; without a file every finished trial counts. More:
+docs/analysis.md.
+"""
+EPILOG = """\
+examples:
+  crystalframer export ablation_sample --output results/ablation_sample
+  crystalframer export mbj_frames --output results/mbj_frames --from runs/single/mbj-*
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep's file asks for."""
+
+    description: str
+    names: Mapping[str, str]
+    """Name of each trial by the fingerprint of its settings."""
+
+
+@dataclass(frozen=True)
+class _Finished:
+    key: str
+    config: TrialConfig
+    directory: RunDirectory
+    result: TrialResult
+    tested: pd.DataFrame
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer export`."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.add_argument("name", metavar="NAME", help="the sweep")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to write: results/NAME")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="runs folder (default: ./runs)")
+    parser.add_argument(
+        "--from", type=Path, nargs="+", dest="folders", metavar="DIR", help="run directories instead of runs/NAME/*"
+    )
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="the sweep's file (default: sweeps/NAME.yaml)")
+    parser.add_argument("--cores", type=int, metavar="N", help="threads of trials that did not record theirs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export as the command line says; return the exit code."""
+    folders = arguments.folders or run_directories(arguments.runs / arguments.name)
+    asked = _asked(arguments.sweep or Path("sweeps") / f"{arguments.name}.yaml", arguments.sweep is not None)
+    paths = write(arguments.output, collect(arguments.name, folders, asked, arguments.cores))
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    print(f"{check(arguments.output)}; {size:.2f} MB")
+    print(f"tables and figures: crystalframer figures --results {arguments.output}")
+    return 0
+
+
+def run_directories(folder: Path) -> list[Path]:
+    """Return the run directories in a folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not found:
+        raise UserError(f"no run directories in {folder}: give the sweep's name, and its --runs folder")
+    return found
+
+
+def _asked(path: Path, needed: bool) -> Asked | None:
+    """Return what the sweep's file asks for, None where there is none."""
+    from crystalframer.orchestration.sweeps.spec import load_sweep
+
+    if not needed and not path.is_file():
+        return None
+    sweep = load_sweep(path)
+    return Asked(sweep.description, {trial.config.fingerprint(): trial.name for trial in sweep.trials()})
+
+
+def collect(
+    name: str, folders: Sequence[Path], asked: Asked | None, cores: int | None = None, say: Say = print
+) -> Exported:
+    """Collect the finished trials of run directories.
+
+    Args:
+        name: what the results are called.
+        folders: run directories.
+        asked: what the sweep's file asks for, None where there is none: every finished trial counts.
+        cores: threads of the trials that did not record theirs.
+        say: hears of what could not be added.
+
+    Raises:
+        UserError: no trial counts, two directories hold the same trial, or a file is damaged.
+    """
+    finished: dict[str, _Finished] = {}
+    left_out = []
+    for folder in folders:
+        found = _read(RunDirectory(folder), asked)
+        if isinstance(found, str):
+            left_out.append(f"{folder.name}: {found}")
+        elif found.key in finished:
+            other = finished[found.key].directory.path
+            raise UserError(f"{folder} and {other} hold the same trial, {found.key}: name one of them with --from")
+        else:
+            finished[found.key] = found
+    if not finished:
+        reasons = f" ({'; '.join(left_out[:3])})" if left_out else ""
+        raise UserError(f"no finished trial of {name!r} in the {len(folders)} run directories looked at{reasons}")
+    trials = [finished[key] for key in sorted(finished)]
+    crystals, datasets = _data(trials, say)
+    record = SweepRecord(
+        format=FORMAT,
+        sweep=name,
+        description=asked.description if asked else "",
+        expected=len(asked.names) if asked else None,
+        left_out=sorted(left_out),
+        program=__version__,
+        datasets=datasets,
+        trials=[_record(trial, cores) for trial in trials],
+    )
+    epochs = pd.concat([_epochs(trial) for trial in trials], ignore_index=True)
+    predictions = pd.concat([trial.tested.assign(trial=trial.key) for trial in trials], ignore_index=True)
+    predictions = predictions[["trial", "id", "target", "prediction"]].astype({"trial": "category"})
+    return Exported(record, epochs.astype({"trial": "category", "metric": "category"}), predictions, crystals)
+
+
+def _read(directory: RunDirectory, asked: Asked | None) -> _Finished | str:
+    """Return a finished trial that counts, or why it does not."""
+    identity, result = directory.identity(), directory.result()
+    if identity is None:
+        return "no run directory"
+    if result is None:
+        state = directory.state()
+        return state.state if state else "not started"
+    config = trial_from_dict(identity["settings"], directory.path / "config.json")
+    fingerprint = config.fingerprint()
+    if asked is not None and fingerprint not in asked.names:
+        return "not in the sweep as its file now reads"
+    if len(config.data.task.split(",")) > 1:
+        return "it learned several targets, which recorded results do not hold"
+    if len(directory.records()) < config.train.epochs:
+        return "incomplete record, epochs are missing"
+    task, frame, seed = config.data.task, config.model.frame, config.train.seed
+    key = asked.names[fingerprint] if asked else f"{task}-{frame}-seed{seed}-{fingerprint}"
+    try:
+        tested = pd.read_csv(directory.predictions, dtype={"id": str})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory.predictions} is missing or damaged ({error}): run the trial again") from error
+    return _Finished(key, config, directory, result, tested.sort_values("id"))
+
+
+def _record(trial: _Finished, cores: int | None) -> TrialRecord:
+    result, tags = trial.result, dict(sorted(trial.result["tags"].items()))
+    seconds = sum(record.values["seconds_per_epoch"] for record in trial.directory.records())
+    return TrialRecord(
+        run_key=trial.key,
+        settings=trial.config.to_dict(),
+        tags=tags,
+        unit=result["unit"],
+        val_mae=result["val_mae"],
+        step=result["final"]["step"],
+        time_ms=result["final"]["time_ms"],
+        final=dict(result["final"]["values"]),
+        hours=seconds / 3600,
+        cores=int(tags["threads"]) if "threads" in tags else cores,
+    )
+
+
+def _epochs(trial: _Finished) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            (trial.key, record.step, record.time_ms, metric, value)
+            for record in trial.directory.records()
+            for metric, value in record.values.items()
+        ],
+        columns=["trial", "step", "time_ms", "metric", "value"],
+    )
+
+
+def _data(trials: Sequence[_Finished], say: Say) -> tuple[pd.DataFrame, dict[str, DatasetRecord]]:
+    """Return the formulas of the test crystals, and what the data sets are parts of, where they are at hand."""
+    rows: dict[tuple[str, str], str] = {}
+    datasets: dict[str, DatasetRecord] = {}
+    by_data = {(trial.config.data, trial.result["tags"]["dataset_fingerprint"]): trial for trial in trials}
+    for (config, fingerprint), trial in sorted(by_data.items(), key=lambda item: item[1].key):
+        data = _task(config, fingerprint, say)
+        if data is None:
+            continue
+        datasets[config.dataset] = DatasetRecord(data.dataset.fingerprint, subset_of(config.dataset))
+        wanted = set(trial.tested["id"])
+        for row in data.rows["test"].tolist():
+            if (id := str(data.dataset.ids[row])) in wanted:
+                start, stop = data.dataset.offsets[row : row + 2]
+                rows[config.dataset, id] = formula(data.dataset.atomic_numbers[start:stop].tolist())
+    table = [(dataset, id, text) for (dataset, id), text in sorted(rows.items())]
+    return pd.DataFrame(table, columns=["dataset", "id", "formula"], dtype=str), datasets
+
+
+def _task(config: DataConfig, fingerprint: str, say: Say) -> TaskData | None:
+    """Return the data that trials were trained on, None where they are not at hand."""
+    try:
+        data = load_task(config)
+    except UserError as error:
+        say(f"without the formulas of the test crystals: {error}")
+        return None
+    if data.fingerprint == fingerprint:
+        return data
+    say(
+        f"without the formulas of the test crystals: {config.dataset} {config.task} has the fingerprint "
+        f"{data.fingerprint[:12]} here, the trials were trained on {fingerprint[:12]}; set CRYSTALFRAMER_DATA to "
+        "where that data set is"
+    )
+    return None
+
+
+def formula(numbers: Sequence[int]) -> str:
+    """Return the reduced formula of a cell, elements by atomic number, such as ``Mg1 O1``."""
+    counts = {number: list(numbers).count(number) for number in sorted(set(numbers))}
+    divisor = reduce(gcd, counts.values())
+    return " ".join(f"{ELEMENTS[number - 1]}{count // divisor}" for number, count in counts.items())

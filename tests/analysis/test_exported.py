@@ -1,0 +1,157 @@
+"""Recorded results: what is exported says the same as MLflow, in the same bytes each time, and nobody changes it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import make_all
+from analysis.comparison import compare
+from analysis.exported import EPOCHS, PREDICTIONS, SWEEP, Exported, check, read, write
+from analysis.exporting import Asked, collect, formula, run_directories
+from analysis.results import read_sweep
+from analysis.tables import ablation_table, significance_table
+from crystalframer.errors import UserError
+from pipelines import export_results, import_results
+from tests.analysis.conftest import SWEEP as NAME
+from tests.analysis.conftest import Store
+
+
+def folders(runs: Path) -> list[Path]:
+    """The run directories."""
+    return sorted(path.parent for path in (runs / NAME).glob("*/config.json"))
+
+
+@pytest.fixture(scope="module")
+def recorded(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trainings, exported by the program."""
+    folder = tmp_path_factory.mktemp("results") / NAME
+    assert export_results.main([NAME, "--runs", str(trained_runs), "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(recorded: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(recorded, tmp_path / NAME))
+
+
+def test_the_files_are_small_and_plain(recorded: Path) -> None:
+    assert {path.suffix for path in recorded.iterdir()} == {".json", ".parquet", ""}
+    assert sum(path.stat().st_size for path in recorded.iterdir()) < 100_000
+    trial = json.loads((recorded / SWEEP).read_text())["trials"][0]
+    assert trial["cores"] >= 1
+    assert trial["hours"] > 0
+    assert trial["settings"]["model"]["frame"] == "max"
+
+
+def test_tables_are_those_of_mlflow(recorded: Path, trained_runs: Path) -> None:
+    ours = read(recorded).results()
+    theirs = read_sweep(f"sqlite:///{trained_runs}/mlflow.db", NAME, trained_runs)
+    for table in (ablation_table, significance_table):
+        pd.testing.assert_frame_equal(table.build(ours).records, table.build(theirs).records, check_exact=True)
+    for one, other in zip(ours.trials, theirs.trials, strict=True):
+        pd.testing.assert_frame_equal(one.history, other.history, check_freq=False)
+
+
+def test_a_second_export_writes_the_same_bytes(recorded: Path, trained_runs: Path, tmp_path: Path) -> None:
+    write(tmp_path, collect(NAME, folders(trained_runs), None))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {p.name: p.read_bytes() for p in recorded.iterdir()}
+
+
+def test_tables_and_figures_come_without_mlflow_and_without_checkpoints(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for output in (tmp_path / "first", tmp_path / "second"):
+        assert make_all.main(["--results", str(recorded), "--output", str(output)]) == 0
+        made.append({path.name: path.read_bytes() for path in (output / NAME).iterdir()})
+    assert made[0] == made[1]
+    assert {"ablation_table.md", "significance_table.csv", "error_by_element.png", "index.html"} <= set(made[0])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_check_agrees_and_says_what_it_compared(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_all.main(["--results", str(recorded), "--check"]) == 0
+    assert "4 hashes, and the MAE, RMSE and last epoch of 5 trials from 60 predictions agree" in capsys.readouterr().out
+    assert make_all.main(["--check"]) == 2
+    assert "give them with --results FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [SWEEP, EPOCHS, PREDICTIONS])
+def test_a_changed_file_is_named(copy: Path, name: str) -> None:
+    path = copy / name
+    if name == SWEEP:
+        path.write_text(path.read_text().replace('"max"', '"pca"', 1))
+    else:
+        table = pd.read_parquet(path)
+        table.iloc[::-1].to_parquet(path, index=False)
+    with pytest.raises(UserError, match=f"{name} has the SHA-256 .* it was changed; restore it"):
+        check(copy)
+
+
+def test_numbers_that_do_not_follow_from_the_predictions_are_found(recorded: Path, tmp_path: Path) -> None:
+    content = read(recorded)
+    first = content.predictions.index == 0
+    predictions = content.predictions.assign(prediction=content.predictions["prediction"] + 0.5 * first)
+    write(tmp_path, Exported(content.record, content.epochs, predictions, content.crystals))
+    with pytest.raises(UserError, match=r"max-seed0-\w+ has the mae .*, its predictions and epochs give"):
+        check(tmp_path)
+
+
+def test_a_damaged_folder_is_one_sentence(copy: Path, tmp_path: Path) -> None:
+    (copy / EPOCHS).write_bytes(b"PAR1 no longer")
+    with pytest.raises(UserError, match="are damaged"):
+        read(copy)
+    with pytest.raises(UserError, match="write them with `crystalframer export nothing"):
+        read(tmp_path / "nothing")
+
+
+def test_only_what_the_sweep_asks_for_counts(trained_runs: Path) -> None:
+    every = collect(NAME, folders(trained_runs), None).record
+    wanted = {trial.config.fingerprint(): f"renamed-{n}" for n, trial in enumerate(every.trials[:2])}
+    some = collect(NAME, folders(trained_runs), Asked("Why?\n\nExpected: this", {**wanted, "00000000": "absent"}))
+    assert [trial.run_key for trial in some.record.trials] == ["renamed-0", "renamed-1"]
+    assert some.record.expected == 3
+    assert len(some.record.left_out) == 3
+    assert all(entry.endswith(": not in the sweep as its file now reads") for entry in some.record.left_out)
+    assert not some.results().complete
+    (comparison,) = compare(some.results())
+    assert sum(len(row.trials) for row in comparison.rows) == 2
+
+
+def test_unfinished_trials_are_left_out_and_none_at_all_is_an_error(trained: Store, tmp_path: Path) -> None:
+    first, *rest = folders(trained.runs)
+    (first / "done.json").unlink()
+    assert collect(NAME, [first, *rest], None).record.left_out == [f"{first.name}: done"]
+    with pytest.raises(UserError, match="no finished trial of 'toy' in the 1 run directories"):
+        collect(NAME, [first], None)
+    with pytest.raises(UserError, match="hold the same trial"):
+        collect(NAME, [*rest, rest[0]], None)
+    with pytest.raises(UserError, match="no run directories in"):
+        run_directories(tmp_path)
+
+
+def test_crystals_carry_their_formulas(recorded: Path) -> None:
+    content = read(recorded)
+    assert set(content.crystals["id"]) == set(content.predictions["id"])
+    assert formula([8, 12, 8, 12]) == "O1 Mg1"
+    assert formula([8, 26, 26, 8, 8]) == "O3 Fe2"
+
+
+def test_import_into_mlflow_gives_the_same_results_and_nothing_twice(recorded: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert import_results.main([str(recorded), "--runs", str(tmp_path)]) == 0
+    theirs = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", NAME)
+    ours = read(recorded).results()
+    assert [trial.run_key for trial in theirs.trials] == [trial.run_key for trial in ours.trials]
+    for one, other in zip(ours.trials, theirs.trials, strict=True):
+        assert (one.config, one.test_mae, one.val_mae) == (other.config, other.test_mae, other.val_mae)
+        pd.testing.assert_frame_equal(one.history, other.history)
+        tested, again = one.predictions(), other.predictions()
+        assert tested is not None
+        assert again is not None
+        pd.testing.assert_frame_equal(tested, again)
