@@ -34,11 +34,10 @@ COMMANDS = {
 """Each command and what it does; it is the module of this name in `crystalframer.commands`, unless `ELSEWHERE`."""
 ELSEWHERE = {
     "figures": "analysis.make_all",
-    "export": "analysis.exporting",
-    "import": "analysis.importing",
+    "import": "crystalframer.commands.import_results",
     "benchmark": "benchmarks.measure_speed",
 }
-"""The commands that are modules beside the package."""
+"""The commands that are other modules, most of them beside the package."""
 
 DESCRIPTION = """\
 Predict properties of crystals with CrystalFramer, and find out which frames are best: crystalframer COMMAND --help

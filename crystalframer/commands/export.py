@@ -1,0 +1,38 @@
+"""Keep a sweep's results as small files, which need neither MLflow nor checkpoints."""
+
+import argparse
+from pathlib import Path
+
+from crystalframer.beside import load
+
+DESCRIPTION = """\
+Write a sweep's finished trials as small files that need no MLflow and no checkpoint: results to commit.
+
+The run directories in runs/NAME are read, or those given with --from, and the sweep's file: a finished trial counts if
+the file asks for its settings, wherever it was trained; without a file every finished trial counts. More:
+docs/analysis.md.
+"""
+EPILOG = """\
+examples:
+  crystalframer export ablation_sample --output results/ablation_sample
+  crystalframer export mbj_frames --output results/mbj_frames --from runs/single/mbj-*
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer export`."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.add_argument("name", metavar="NAME", help="the sweep")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to write: results/NAME")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="runs folder (default: ./runs)")
+    parser.add_argument(
+        "--from", type=Path, nargs="+", dest="folders", metavar="DIR", help="run directories instead of runs/NAME/*"
+    )
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="the sweep's file (default: sweeps/NAME.yaml)")
+    parser.add_argument("--cores", type=int, metavar="N", help="threads of trials that did not record theirs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export as the command line says; return the exit code."""
+    code: int = load("analysis.exporting").run(arguments)
+    return code
