@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -52,12 +53,19 @@ first steps:
   crystalframer train --dataset my_crystals --task gap
   crystalframer predict runs/single/NAME new_crystals/
       prepare your own crystals, train a model on them, predict others
+
+To have commands, options and files completed by the Tab key, let your shell run this when it starts:
+  eval "$(register-python-argcomplete crystalframer)"
 """
 
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the command line names; return the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser(os.environ["COMP_LINE"].split()[1:]))
     words = sys.argv[1:] if argv is None else list(argv)
     options = parser(words).parse_args(words)
     code: int = options.run(options)
