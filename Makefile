@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test test-cluster lint types figures ui clean
+.PHONY: help ablation test test-cluster lint types figures ui docs clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -44,6 +44,10 @@ figures: $(READY)  ## every table and figure of SWEEP on one page, from the resu
 
 ui: $(READY)  ## show the runs in a browser (MLflow)
 	@$(BIN)/crystalframer ui --runs $(RUNS)
+
+docs: $(READY)  ## the documentation as a site, in site/; links are checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "written: site/index.html"
 
 clean:  ## remove the environment and caches; results in RUNS stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

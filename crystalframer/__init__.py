@@ -4,7 +4,7 @@ import importlib
 import os
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Threads that wait for others spin, by OpenMP's default for milliseconds. Where another program needs the core, the
 # thread that is waited for then cannot run: two threads on two busy cores trained some ten times slower than one.
