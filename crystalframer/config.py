@@ -157,7 +157,8 @@ class TrainConfig:
     decay_steps: Positive = 4000.0
     """T of the schedule lr·√(T / (T + t)), t in optimiser steps; frozen while averaging."""
     average_epochs: Annotated[Whole, Field(ge=0)] = 50
-    """Last epochs over whose steps the weights are averaged; the averaged weights are evaluated. 0: none."""
+    """Last epochs over whose steps the weights are averaged; the averaged weights are evaluated. 0: none. A fifth
+    of the epochs where there are fewer and nothing is stated."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 123
     """Seed of initialisation, shuffling and tie-breaking."""
     kernel: KernelName = "auto"
@@ -307,6 +308,8 @@ def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
         if name != "preset":
             nested[section][name] = value
     _resolve(nested["data"], nested["model"], nested["train"])
+    if "train.average_epochs" not in overrides:
+        _shorten_averaging(nested["train"])
     return trial_from_dict(nested)
 
 
@@ -320,6 +323,13 @@ def _resolve(data: dict[str, Any], model: dict[str, Any], train: dict[str, Any])
     path = train.get("start_from")
     if isinstance(path, str) and train.get("start_hash") is None:
         train["start_hash"] = file_hash(Path(path))
+
+
+def _shorten_averaging(train: dict[str, Any]) -> None:
+    """Average over a fifth of the epochs where there are fewer than would be averaged over."""
+    epochs = number(train.get("epochs"))
+    if isinstance(epochs, int) and 1 <= epochs < train.get("average_epochs", TrainConfig.average_epochs):
+        train["average_epochs"] = epochs // 5
 
 
 def file_hash(path: Path) -> str:

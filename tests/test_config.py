@@ -80,3 +80,25 @@ def test_settings_keep_their_fingerprints() -> None:
     lightweight = {"model.preset": "lightweight", "model.cutoff": 6, "train.weight_decay": 0, "data.train_size": 500}
     assert build_trial(lightweight).fingerprint() == "b5369427"
     assert build_trial({**lightweight, "model.cutoff": "6", "data.train_size": "500"}).fingerprint() == "b5369427"
+
+
+@pytest.mark.parametrize(
+    ("settings", "averaged"),
+    [
+        ({"train.epochs": 30}, 6),
+        ({"train.epochs": "30"}, 6),
+        ({"train.epochs": 4}, 0),
+        ({"train.epochs": 30, "train.preset": "jarvis"}, 6),
+        ({"train.epochs": 50}, 50),
+        ({"train.epochs": 60}, 50),
+        ({}, 50),
+        ({"train.epochs": 30, "train.average_epochs": 30}, 30),
+    ],
+)
+def test_a_short_training_averages_over_a_fifth_unless_told_otherwise(settings: dict[str, Any], averaged: int) -> None:
+    assert build_trial(settings).train.average_epochs == averaged
+
+
+def test_more_averaging_than_epochs_is_refused_where_it_is_stated() -> None:
+    with pytest.raises(UserError, match=r"'train.average_epochs': got 50, expected between 0 and train.epochs \(30\)"):
+        build_trial({"train.epochs": 30, "train.average_epochs": 50})

@@ -35,14 +35,32 @@ def test_adding_values_renames_nothing(write_sweep: WriteSweep) -> None:
     assert set(before) < set(after)
 
 
-def test_the_files_in_the_repository_are_valid() -> None:
+def test_the_files_in_the_repository_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     paths = sorted((ROOT / "sweeps").glob("*.yaml"))
     assert {path.stem for path in paths} >= {"ablation_sample", "ablation_frames"}
     index = (ROOT / "sweeps" / "README.md").read_text(encoding="utf-8")
     assert all(path.name in index for path in paths)
     for path in [path for path in paths if not path.stem.startswith("hpo_")]:
+        for model in re.findall(r"start_from: ([^}]+)", path.read_text(encoding="utf-8")):
+            (tmp_path / model).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / model).write_bytes(model.encode())  # stands for what an earlier sweep leaves
         names = [trial.name for trial in load_sweep(path).trials()]
         assert len(names) == len(set(names)) > 0
+
+
+def test_transfer_starts_from_the_models_of_its_pretraining() -> None:
+    trials = load_sweep(ROOT / "sweeps" / "mbj_pretraining.yaml").trials()
+    text = (ROOT / "sweeps" / "mbj_transfer.yaml").read_text(encoding="utf-8")
+    wanted = re.findall(r"train.seed: (\d), train.start_from: (.+)}", text)
+    assert {path for _, path in wanted} == {f"runs/mbj_pretraining/{trial.name}/checkpoint.pt" for trial in trials}
+    assert all(f"-seed{seed}-" in path for seed, path in wanted)
+
+
+def test_the_learning_curve_takes_equal_numbers_of_steps() -> None:
+    trials = load_sweep(ROOT / "sweeps" / "mbj_learning_curve.yaml").trials()
+    steps = {t.config.train.epochs * ((t.config.data.train_size or 14439) // t.config.train.batch_size) for t in trials}
+    assert max(steps) < 1.01 * min(steps)
 
 
 def test_a_search_file_is_named_as_one() -> None:
