@@ -56,6 +56,7 @@ class Calibration:
         scales = tuple(target.std for target in targets)
         local = LocalErrors(domain.places(embeddings).astype(np.float16), errors.astype(np.float32))
         uncalibrated = cls(domain, (), scales, local)
+        strange = np.array([bool(found) for found in domain.warnings(crystals, embeddings)])
         intervals = []
         for column in range(len(targets)):
             rows = np.flatnonzero(np.isfinite(errors[:, column]))
@@ -63,7 +64,7 @@ class Calibration:
             present = replace(uncalibrated, local=LocalErrors(local.places[rows], local.errors[rows]))
             known = [crystals[int(row)] for row in rows]
             given = present.features(known, embeddings[rows], own, column, among=True)
-            intervals.append(Intervals.fit(errors[rows, column], given))
+            intervals.append(Intervals.fit(errors[rows, column], given, strange[rows]))
         return replace(uncalibrated, intervals=tuple(intervals))
 
     def features(
@@ -81,22 +82,17 @@ class Calibration:
         own = None if spread is None else spread[:, column]
         return features(distances, around, rarity, own, self.scales[column])
 
-    def half_widths(
+    def judge(
         self, crystals: Sequence[Crystal], embeddings: Floats, spread: Floats | None, coverage: float = COVERAGE
-    ) -> Floats:
-        """Return half the width of the intervals of crystals, (S, T) in the targets' units."""
+    ) -> tuple[Floats, list[list[str]]]:
+        """Return half the width of the intervals of crystals (S, T), and in which ways each is strange, in words."""
+        words = self.domain.warnings(crystals, embeddings)
+        strange = np.array([bool(found) for found in words])
         columns = [
-            interval.half_widths(self.features(crystals, embeddings, spread, column), coverage)
+            interval.half_widths(self.features(crystals, embeddings, spread, column), coverage, strange)
             for column, interval in enumerate(self.intervals)
         ]
-        return np.stack(columns, axis=1)
-
-    def warnings(self, crystals: Sequence[Crystal], embeddings: Floats) -> list[list[str]]:
-        """Return in which ways each crystal is unlike the training crystals, in words."""
-        distances = self.domain.distances(embeddings)
-        return [
-            self.domain.strange(crystal, float(distance)) for crystal, distance in zip(crystals, distances, strict=True)
-        ]
+        return np.stack(columns, axis=1), words
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""

@@ -7,7 +7,8 @@ under which the errors of validation crystals are most likely Laplace-distribute
 negative. The interval is prediction ± q·s, with q the quantile of error / s on validation crystals of similar s that
 the coefficients were not fitted on (normalised: Papadopoulos et al., ECML 2002; by groups: Vovk et al., Algorithmic
 Learning in a Random World, 2005; pooled over folds). It holds the stated share of crystals that are drawn as the
-validation crystals were; for others the width is an extrapolation, as wide as the most difficult group teaches.
+validation crystals were. For others nothing is promised: whatever has a warning (see `TrainingDomain.strange`) gets at
+least the interval of the hardest twentieth of the validation crystals.
 """
 
 import itertools
@@ -27,6 +28,8 @@ FOLDS = 5
 """Parts of the validation crystals; the difficulty of each part is judged by what the others taught."""
 GROUPS, GROUP = 10, 120
 """Groups of difficulty at most, and validation crystals in each at least: each group has a quantile of its own."""
+HARD = 0.05
+"""Share of the validation crystals that are as hard as crystals unlike the training crystals are taken to be."""
 FEWEST = 20
 """Validation crystals without which no interval is made."""
 _TINY = 1e-6
@@ -43,18 +46,23 @@ class Intervals:
     """(F,) c₁ …, not negative."""
     centre: Floats
     """(F,) means of the features."""
+    hard: float
+    """Difficulty that all but `HARD` of the validation crystals keep below; that of strange ones at least."""
     edges: Floats
     """(G - 1,) difficulties between the groups, ascending."""
     scores: tuple[NDArray[np.float32], ...]
     """For each of the G groups, error / difficulty of its validation crystals, ascending."""
 
     @classmethod
-    def fit(cls, errors: Floats, features: Floats, seed: int = 0) -> "Intervals":
+    def fit(
+        cls, errors: Floats, features: Floats, strange: NDArray[np.bool_] | None = None, seed: int = 0
+    ) -> "Intervals":
         """Calibrate on validation crystals.
 
         Args:
             errors: (V,) absolute errors in the target's unit.
             features: (V, F), see `features`.
+            strange: (V,) crystals unlike the training crystals.
             seed: of the folds.
 
         Raises:
@@ -69,39 +77,50 @@ class Intervals:
         difficulty = np.empty(len(errors))
         for number in range(FOLDS):
             held = fold == number
-            part = cls(*_fit_difficulty(errors[~held], features[~held]), np.empty(0), ())
+            part = cls(*_fit_difficulty(errors[~held], features[~held]), 0.0, np.empty(0), ())
             difficulty[held] = part.difficulty(features[held])
+        hard = float(np.quantile(difficulty, 1 - HARD))
+        if strange is not None:
+            difficulty = np.where(strange, np.maximum(difficulty, hard), difficulty)
         groups = np.array_split(np.argsort(difficulty, kind="stable"), max(1, min(GROUPS, len(errors) // GROUP)))
         edges = [(difficulty[one[-1]] + difficulty[two[0]]) / 2 for one, two in itertools.pairwise(groups)]
         scores = [np.sort(errors[group] / difficulty[group]).astype(np.float32) for group in groups]
-        return cls(*_fit_difficulty(errors, features), np.array(edges), tuple(scores))
+        return cls(*_fit_difficulty(errors, features), hard, np.array(edges), tuple(scores))
 
     def difficulty(self, features: Floats) -> Floats:
         """Return s, (S,) in the target's unit, of features (S, F)."""
         return np.asarray(np.exp(self.offset + (features - self.centre) @ self.slopes))
 
-    def half_widths(self, features: Floats, coverage: float) -> Floats:
+    def half_widths(self, features: Floats, coverage: float, strange: NDArray[np.bool_] | None = None) -> Floats:
         """Return half the width of each interval, (S,), infinite where there are too few crystals for a coverage.
 
         Args:
             features: (S, F).
             coverage: share of true values that the intervals shall hold.
+            strange: (S,) crystals unlike the training crystals, which count as hard in any case.
         """
         difficulty = self.difficulty(features)
+        if strange is not None:
+            difficulty = np.where(strange, np.maximum(difficulty, self.hard), difficulty)
         quantiles = np.array([_quantile(scores, coverage) for scores in self.scores])
         return np.asarray(difficulty * quantiles[np.searchsorted(self.edges, difficulty)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("slopes", "centre", "edges")}
-        return {"offset": self.offset, **arrays, "scores": [torch.from_numpy(scores) for scores in self.scores]}
+        return {
+            "offset": self.offset,
+            "hard": self.hard,
+            **arrays,
+            "scores": [torch.from_numpy(scores) for scores in self.scores],
+        }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Intervals":
         """Return what `to_dict` described."""
         arrays = {name: content[name].numpy() for name in ("slopes", "centre", "edges")}
         scores = tuple(scores.numpy() for scores in content["scores"])
-        return cls(offset=float(content["offset"]), **arrays, scores=scores)
+        return cls(offset=float(content["offset"]), hard=float(content["hard"]), **arrays, scores=scores)
 
 
 def features(distances: Floats, around: Floats, rarity: Floats, spread: Floats | None, scale: float) -> Floats:

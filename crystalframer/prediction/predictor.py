@@ -168,8 +168,8 @@ class Predictor:
         if rows:
             crystals = [crystal for row in rows if (crystal := chunk[row].crystal) is not None]
             embeddings, own = outcome.embeddings[rows], None if spread is None else spread[rows]
-            half_widths[rows] = self.calibration.half_widths(crystals, embeddings, own, self.coverage)
-            for row, strange in zip(rows, self.calibration.warnings(crystals, embeddings), strict=True):
+            half_widths[rows], found = self.calibration.judge(crystals, embeddings, own, self.coverage)
+            for row, strange in zip(rows, found, strict=True):
                 words[row] = f"unlike the training crystals: {', '.join(strange)}" if strange else ""
         return half_widths, words
 
@@ -222,7 +222,7 @@ class Predictor:
                 atoms[position] = states
         return _Outcome(values, embeddings, atoms, [])
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: kernels keep tensors that a training in this process uses, too
     def _predict_batch(self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]) -> _Outcome:
         batch = collate([prepare_geometry(crystal, cutoff) for crystal in crystals], cutoff)
         predicted = []

@@ -92,6 +92,11 @@ class TrainingDomain:
             [min(self.crystals[number - 1] for number in elements_of(crystal)) for crystal in crystals], dtype=float
         )
 
+    def warnings(self, crystals: Sequence[Crystal], embeddings: NDArray[np.float64]) -> list[list[str]]:
+        """Return `strange` for each of the crystals with embeddings (S, W)."""
+        distances = self.distances(embeddings)
+        return [self.strange(crystal, float(distance)) for crystal, distance in zip(crystals, distances, strict=True)]
+
     def strange(self, crystal: Crystal, distance: float) -> list[str]:
         """Return in which ways a crystal is unlike the training crystals, in words."""
         counts = {number: int(self.crystals[number - 1]) for number in sorted(elements_of(crystal))}

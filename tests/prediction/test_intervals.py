@@ -50,6 +50,16 @@ def test_a_feature_that_would_narrow_intervals_is_left_alone() -> None:
     assert Intervals.fit(errors, -given).slopes[0] == 0
 
 
+def test_the_share_is_held_where_many_are_strange() -> None:
+    held = []
+    for seed in range(20):
+        errors, given = made(seed, 600)
+        strange = np.random.default_rng(seed).random(600) < 0.4
+        fitted = Intervals.fit(errors[:300], given[:300], strange[:300])
+        held.append((errors[300:] <= fitted.half_widths(given[300:], 0.8, strange[300:])).mean())
+    assert np.mean(held) == pytest.approx(0.8, abs=0.02)
+
+
 def test_errors_that_are_all_nothing_make_narrow_intervals() -> None:
     fitted = Intervals.fit(np.zeros(50), np.zeros((50, 2)))
     assert 0 <= fitted.half_widths(np.zeros((1, 2)), 0.9)[0] < 1e-6
@@ -131,6 +141,11 @@ def test_strange_crystals_have_wider_intervals(domain: TrainingDomain) -> None:
     assert unknown > 1.5 * near
     assert distant > 4 * near
     assert wrong > 4 * near
+    ordinary = features(np.array([1.0]), np.array([1.0]), rarity[:1], None, 1.0)
+    plain, warned = (fitted.half_widths(ordinary, 0.9, np.array([strange]))[0] for strange in (False, True))
+    assert plain == pytest.approx(near)
+    assert warned > 2 * near
+    assert np.mean(fitted.difficulty(features(far, around, counts, None, 1.0)) < fitted.hard) > 0.9
 
 
 def test_errors_around_a_place_leave_a_crystals_own_out() -> None:

@@ -37,6 +37,19 @@ def test_importing_the_package_is_instant() -> None:
         cf.fly  # noqa: B018
 
 
+def test_training_goes_on_after_predicting_in_one_process(packed_folder: Path, tmp_path: Path) -> None:
+    program = f"""
+from crystalframer.prediction import load_predictor
+from crystalframer.geometry.crystal import Crystal
+from pathlib import Path
+import numpy as np
+load_predictor({str(packed_folder / "single.pt")!r}).predict(Crystal(4 * np.eye(3), np.zeros((1, 3)), np.array([29])))
+from tests.pretrained.conftest import train
+train(Path({str(tmp_path / "run")!r}), **{{"train.epochs": 1}})
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
 def test_structures_of_every_kind_have_the_same_prediction(
     model: Model, test_crystals: list[Crystal], tmp_path: Path
 ) -> None:
