@@ -8,7 +8,8 @@ from crystalframer.errors import UserError
 
 EPILOG = """\
 OUT holds metrics.json (MAE, RMSE, R² with 95 % bootstrap intervals over crystals), predictions.parquet, a parity plot
-and the errors by element (PNG, PDF, CSV); for the test splits of jarvis and mp also what the JARVIS leaderboard takes:
+and the errors by element (PNG, PDF, CSV); for a model with intervals also the share of true values that they hold, by
+element, cell size and difficulty; for the test splits of jarvis and mp also what the JARVIS leaderboard takes:
 a zipped CSV and a metadata.json to fill in.
 
 examples:
@@ -41,15 +42,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 def evaluate(path: Path, arguments: argparse.Namespace) -> int:
     """Evaluate the model of a file; return the exit code."""
-    from crystalframer.prediction.evaluation import data_of, evaluate_model, one_line
+    from crystalframer.prediction.evaluation import data_of, evaluate_model, evaluate_predictor, one_line
+    from crystalframer.prediction.loading import load_predictor
+    from crystalframer.prediction.packed import is_packed
     from crystalframer.prediction.report import write_report
     from crystalframer.training.devices import check_device
     from crystalframer.training.trained_model import load_model
 
     check_device(arguments.device)
-    trained = load_model(path, device=arguments.device)
+    packed = load_predictor(path, device=arguments.device) if is_packed(path) else None
+    trained = load_model(path, device=arguments.device) if packed is None else packed.members[0]
     data = data_of(trained, dataset=arguments.dataset, allow_other_data=arguments.allow_other_data)
-    evaluations = evaluate_model(trained, data, arguments.split, arguments.seed)
+    if packed is None:
+        evaluations = evaluate_model(trained, data, arguments.split, arguments.seed)
+    else:
+        evaluations = evaluate_predictor(packed, data, arguments.split, arguments.seed)
     local = Path(arguments.model).exists()
     folder = arguments.output or (path.parent if local else Path()) / f"evaluation_{arguments.split}"
     try:

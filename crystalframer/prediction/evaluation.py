@@ -11,7 +11,10 @@ from crystalframer.config import DataConfig
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import CrystalDataset, SplitName, TaskData, require_elements
 from crystalframer.data.registry import load_task
+from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
+from crystalframer.prediction.predictions import Predictions
+from crystalframer.prediction.predictor import Predictor
 from crystalframer.statistics import (
     ElementError,
     Interval,
@@ -45,6 +48,8 @@ class TargetEvaluation:
     """Root mean square error."""
     r2: Interval
     """Coefficient of determination."""
+    half_widths: NDArray[np.float64] | None = None
+    """(S,) of the intervals around the predictions, where the model has any."""
 
 
 def data_of(trained: TrainedModel, *, dataset: str | None = None, allow_other_data: bool = False) -> TaskData:
@@ -94,10 +99,35 @@ def evaluate_model(trained: TrainedModel, data: TaskData, split: SplitName, seed
     loader = BatchLoader(data, cutoff=trained.trial.model.cutoff)
     outputs = predict_rows(trained.model, loader, rows, data.dataset.num_atoms[rows])
     predictions = trained.restore(outputs.reshape(len(rows), -1))
+    return _evaluations(trained, data, split, predictions, None, seed)
+
+
+def evaluate_predictor(predictor: Predictor, data: TaskData, split: SplitName, seed: int = 0) -> list[TargetEvaluation]:
+    """Predict a split by one or several models, intervals included, and return the errors of each target."""
+    found = predict_split(predictor, data, split)
+    return _evaluations(predictor.members[0], data, split, found.values, found.half_widths, seed)
+
+
+def predict_split(predictor: Predictor, data: TaskData, split: SplitName) -> Predictions:
+    """Predict the crystals of a split as if they came from files, embeddings included."""
+    crystals = (data.dataset[int(row)] for row in data.rows[split])
+    return predictor.predict_named((Reading(crystal.id, crystal=crystal) for crystal in crystals), embeddings=True)
+
+
+def _evaluations(
+    trained: TrainedModel,
+    data: TaskData,
+    split: SplitName,
+    predictions: NDArray[np.float64],
+    half_widths: NDArray[np.float64] | None,
+    seed: int,
+) -> list[TargetEvaluation]:
+    """Return the errors of each target; crystals without a target or a prediction are left out."""
+    rows = data.rows[split]
     values = data.targets[rows].astype(np.float64).reshape(len(rows), -1)
     found = []
     for column, target in enumerate(trained.targets):
-        present = np.isfinite(values[:, column])
+        present = np.isfinite(values[:, column]) & np.isfinite(predictions[:, column])
         truth, guess = values[present, column], predictions[present, column]
         found.append(
             TargetEvaluation(
@@ -111,6 +141,7 @@ def evaluate_model(trained: TrainedModel, data: TaskData, split: SplitName, seed
                 mae=interval(mean_absolute, truth, guess, seed=seed),
                 rmse=interval(root_mean_square, truth, guess, seed=seed),
                 r2=interval(determination, truth, guess, seed=seed),
+                half_widths=None if half_widths is None else half_widths[present, column],
             )
         )
     return found

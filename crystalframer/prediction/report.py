@@ -5,11 +5,13 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from crystalframer import __version__
 from crystalframer.atomic_files import replace_text, replacing
@@ -18,6 +20,9 @@ from crystalframer.escaping import for_figures
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.pictures.error_drawing import draw_parity, limits_of, periodic_table
 from crystalframer.pictures.palette import COLOURS, STYLE
+from crystalframer.prediction.calibration import COVERAGE
+from crystalframer.prediction.calibration_plot import calibration_plot
+from crystalframer.prediction.coverage import Coverage, coverage_of
 from crystalframer.prediction.evaluation import TargetEvaluation, element_errors
 from crystalframer.published import PUBLISHED
 from crystalframer.statistics import ElementError
@@ -26,8 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_report(folder: Path, dataset: CrystalDataset, evaluations: Sequence[TargetEvaluation]) -> list[Path]:
-    """Write everything into a folder and return the files.
+def write_report(
+    folder: Path, dataset: CrystalDataset, evaluations: Sequence[TargetEvaluation], coverage: float = COVERAGE
+) -> list[Path]:
+    """Write everything into a folder and return the files; `coverage` is what intervals promise to hold.
 
     Raises:
         OSError: a file cannot be written.
@@ -41,6 +48,12 @@ def write_report(folder: Path, dataset: CrystalDataset, evaluations: Sequence[Ta
         table = partial(periodic_table, elements, title, for_figures(evaluation.unit))
         written += _save(partial(parity_plot, evaluation), folder / f"parity_{evaluation.name}")
         written += _save(table, folder / f"element_errors_{evaluation.name}")
+        if evaluation.half_widths is not None:
+            missed = np.abs(evaluation.predictions - evaluation.targets)
+            shares = coverage_of(dataset, evaluation.rows, missed, evaluation.half_widths)
+            written.append(_write_coverage(folder / f"coverage_{evaluation.name}.csv", shares))
+            draw = partial(calibration_plot, evaluation, shares, coverage)
+            written += _save(draw, folder / f"calibration_{evaluation.name}")
         published = PUBLISHED.get(dataset.name)
         if published and published.leaderboard and evaluation.split == "test" and evaluation.name in published.fields:
             quantity = published.fields[evaluation.name]
@@ -147,6 +160,14 @@ def _write_predictions(folder: Path, evaluations: Sequence[TargetEvaluation]) ->
     path = folder / "predictions.parquet"
     with replacing(path) as temporary:
         pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+    return path
+
+
+def _write_coverage(path: Path, shares: Sequence[Coverage]) -> Path:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([field.name for field in fields(Coverage)])
+        table.writerows(astuple(one) for one in shares)
     return path
 
 

@@ -1,7 +1,7 @@
 """Finished trainings become a model with a name: an ensemble of seeds, its intervals, errors, curves, card, example."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.data.registry import load_task
-from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction.calibration import Calibration
 from crystalframer.prediction.card import model_card
 from crystalframer.prediction.coverage import Coverage, coverage_of
+from crystalframer.prediction.evaluation import predict_split
 from crystalframer.prediction.packed import Example, PackedModel, as_packed, write_packed
 from crystalframer.prediction.predictions import Predictions
 from crystalframer.prediction.predictor import Predictor
@@ -140,12 +139,6 @@ def calibrate(predictor: Predictor, data: TaskData, say: Say = print) -> Calibra
     return Calibration.fit(domain, predictor.members[0].targets, crystals, embeddings, errors, spread)
 
 
-def predict_split(predictor: Predictor, data: TaskData, split: SplitName) -> Predictions:
-    """Predict the crystals of a split as if they came from files, embeddings included."""
-    readings = (Reading(id, crystal=crystal) for id, crystal in _crystals(data, split))
-    return predictor.predict_named(readings, embeddings=True)
-
-
 def measure_test(
     predictor: Predictor, data: TaskData, test: Predictions
 ) -> tuple[list[ListedTarget], tuple[TaskErrors, ...], dict[str, list[Coverage]]]:
@@ -192,10 +185,6 @@ def _check_alike(finished: Sequence[Finished]) -> None:
             raise UserError(f"{other.directory.path} has the same seed as another one; give each training once")
 
 
-def _crystals(data: TaskData, split: SplitName) -> Iterator[tuple[str, Crystal]]:
-    return ((str(data.dataset.ids[row]), data.dataset[int(row)]) for row in data.rows[split])
-
-
 def _values(data: TaskData, split: SplitName) -> NDArray[np.float64]:
     rows = data.rows[split]
     return data.targets[rows].astype(np.float64).reshape(len(rows), -1)
@@ -203,7 +192,7 @@ def _values(data: TaskData, split: SplitName) -> NDArray[np.float64]:
 
 def _example(predictor: Predictor, data: TaskData) -> Example | None:
     """Return the first small ordered test crystal with its predictions, if there is one."""
-    for _, crystal in _crystals(data, "test"):
+    for crystal in (data.dataset[int(row)] for row in data.rows["test"]):
         if crystal.num_atoms <= SMALL and crystal.mixture is None:
             return Example(crystal, tuple(predictor.predict(crystal).values[0].tolist()))
     return None

@@ -1,5 +1,6 @@
 """Finished runs become a model with a name, as one command, and nothing else does."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_one_command_makes_and_lists_and_uses_a_model(
     assert lower < value < upper
     assert cli.main(["card", "mine", "--output", str(tmp_path / "card.md")]) == 0
     assert "A few crystals" in (tmp_path / "card.md").read_text()
+
+
+def test_an_evaluation_shows_what_intervals_hold(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "both", "--output", str(tmp_path / "out")]) == 0
+    mae = read_list(packed)["both"].targets[0].mae
+    assert f"MAE {mae:.4g} eV/atom" in capsys.readouterr().out
+    with (tmp_path / "out" / "coverage_formation_energy.csv").open(newline="") as file:
+        rows = {(row["kind"], row["group"]): row for row in csv.DictReader(file)}
+    assert float(rows["all", "all"]["share"]) == pytest.approx(read_list(packed)["both"].targets[0].coverage)
+    assert len([kind for kind, _ in rows if kind == "difficulty"]) == 10
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / "out" / f"calibration_formation_energy.{suffix}").stat().st_size > 5000
 
 
 def test_a_name_is_taken_until_it_is_to_be_replaced(packed: Path, runs: list[Path], tmp_path: Path) -> None:
