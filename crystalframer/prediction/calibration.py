@@ -56,7 +56,7 @@ class Calibration:
         scales = tuple(target.std for target in targets)
         local = LocalErrors(domain.places(embeddings).astype(np.float16), errors.astype(np.float32))
         uncalibrated = cls(domain, (), scales, local)
-        strange = np.array([bool(found) for found in domain.warnings(crystals, embeddings)])
+        strange = np.array([bool(found) for found in domain.all_strange(crystals, embeddings)])
         intervals = []
         for column in range(len(targets)):
             rows = np.flatnonzero(np.isfinite(errors[:, column]))
@@ -85,14 +85,15 @@ class Calibration:
     def judge(
         self, crystals: Sequence[Crystal], embeddings: Floats, spread: Floats | None, coverage: float = COVERAGE
     ) -> tuple[Floats, list[list[str]]]:
-        """Return half the width of the intervals of crystals (S, T), and in which ways each is strange, in words."""
-        words = self.domain.warnings(crystals, embeddings)
+        """Return half the width of the intervals of crystals (S, T), and how each is strange or rare, in words."""
+        words = self.domain.all_strange(crystals, embeddings)
         strange = np.array([bool(found) for found in words])
         columns = [
             interval.half_widths(self.features(crystals, embeddings, spread, column), coverage, strange)
             for column, interval in enumerate(self.intervals)
         ]
-        return np.stack(columns, axis=1), words
+        rare = map(self.domain.rare, crystals)
+        return np.stack(columns, axis=1), [found + few for found, few in zip(words, rare, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""

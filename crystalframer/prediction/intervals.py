@@ -7,7 +7,7 @@ under which the errors of validation crystals are most likely Laplace-distribute
 negative. The interval is prediction ± q·s, with q the quantile of error / s on validation crystals of similar s that
 the coefficients were not fitted on (normalised: Papadopoulos et al., ECML 2002; by groups: Vovk et al., Algorithmic
 Learning in a Random World, 2005; pooled over folds). It holds the stated share of crystals that are drawn as the
-validation crystals were. For others nothing is promised: whatever has a warning (see `TrainingDomain.strange`) gets at
+validation crystals were. For others nothing is promised: whatever is strange (see `TrainingDomain.strange`) gets at
 least the interval of the hardest twentieth of the validation crystals.
 """
 

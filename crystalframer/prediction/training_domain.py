@@ -92,7 +92,7 @@ class TrainingDomain:
             [min(self.crystals[number - 1] for number in elements_of(crystal)) for crystal in crystals], dtype=float
         )
 
-    def warnings(self, crystals: Sequence[Crystal], embeddings: NDArray[np.float64]) -> list[list[str]]:
+    def all_strange(self, crystals: Sequence[Crystal], embeddings: NDArray[np.float64]) -> list[list[str]]:
         """Return `strange` for each of the crystals with embeddings (S, W)."""
         distances = self.distances(embeddings)
         return [self.strange(crystal, float(distance)) for crystal, distance in zip(crystals, distances, strict=True)]
@@ -101,9 +101,7 @@ class TrainingDomain:
         """Return in which ways a crystal is unlike the training crystals, in words."""
         counts = {number: int(self.crystals[number - 1]) for number in sorted(elements_of(crystal))}
         unknown = ", ".join(ELEMENTS[number - 1] for number, count in counts.items() if count == 0)
-        rare = ", ".join(ELEMENTS[number - 1] for number, count in counts.items() if 0 < count < FEW)
         found = [f"{unknown} in no training crystal"] if unknown else []
-        found += [f"{rare} in fewer than {FEW} training crystals"] if rare else []
         if crystal.num_atoms > self.most_atoms:
             found.append(f"{crystal.num_atoms} atoms, training crystals have at most {self.most_atoms}")
         volume, (low, high) = crystal.volume / crystal.num_atoms, self.volumes
@@ -115,6 +113,12 @@ class TrainingDomain:
                 "validation crystals have theirs"
             )
         return found
+
+    def rare(self, crystal: Crystal) -> list[str]:
+        """Return which elements of a crystal are in few training crystals, in words, if any."""
+        few = [number for number in sorted(elements_of(crystal)) if 0 < self.crystals[number - 1] < FEW]
+        symbols = ", ".join(ELEMENTS[number - 1] for number in few)
+        return [f"{symbols} in fewer than {FEW} training crystals"] if few else []
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""

@@ -9,7 +9,7 @@ from crystalframer.config import DataConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
-from crystalframer.geometry.crystal import Crystal
+from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.prediction.coverage import coverage_of
 from crystalframer.prediction.intervals import Intervals, check_coverage, features
 from crystalframer.prediction.local_errors import LocalErrors
@@ -111,6 +111,11 @@ def test_an_ordinary_crystal_is_not_strange(domain: TrainingDomain, data: TaskDa
 def test_what_is_strange_is_said(domain: TrainingDomain, data: TaskData) -> None:
     most = int(data.dataset.num_atoms[data.rows["train"]].max())
     assert domain.strange(cubic(3.6, 98, 8), 0.5) == ["Cf in no training crystal"]
+    fewest = int(domain.crystals[domain.crystals > 0].min())
+    rare = int(np.flatnonzero(domain.crystals == fewest)[0])
+    assert fewest < 5
+    assert domain.rare(cubic(3.6, rare + 1, 8)) == [f"{ELEMENTS[rare]} in fewer than 5 training crystals"]
+    assert domain.rare(cubic(3.6, 12, 98)) == []
     assert domain.strange(cubic(1.3, 12), 0.0)[0].startswith("2.2 Å³ per atom, training crystals have ")
     (size,) = domain.strange(cubic(8.0, *[12, 8] * 30), 0.0)
     assert size == f"60 atoms, training crystals have at most {most}"
