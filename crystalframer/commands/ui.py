@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"no results to show: expected {database}; run `crystalframer sweep` first, "
             "or name the folder of runs with --runs DIR"
         )
+    from crystalframer.orchestration.tracking.experiment import overviews
     from crystalframer.orchestration.tracking.server import LocalMlflowServer
 
     with LocalMlflowServer(runs) as server:
@@ -33,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         server.wait_until_ready()
         page = server.page("experiments?workflowType=machine_learning")  # else MLflow opens its pages on LLM traces
         print(f"open {page} in a browser; Ctrl-C ends the server", flush=True)
+        for name, path in overviews(server.uri).items():
+            print(f"  {name}: {server.page(path)}", flush=True)
         try:
             while True:
                 time.sleep(3600)

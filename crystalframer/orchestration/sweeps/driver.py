@@ -125,7 +125,7 @@ class Driver:
         write_plan(self.folder, self.statuses.values())
         self._planning = True
         done = len(self.trials) - len(self.unfinished())
-        self.say(f"{self.sweep.name}: {len(self.trials)} trials, {done} of them done; MLflow at {tracking.link}")
+        self.say(f"{self.sweep.name}: {len(self.trials)} trials, {done} of them done")
         heartbeat = Heartbeat(self.folder, self.sweep.budget)
         over = self.sweep.budget.used_up(heartbeat.state)
         outcome = Outcome(over_budget=over)
@@ -225,7 +225,9 @@ class Driver:
 
     def _open_experiment(self, tracking: Tracking) -> MlflowExperiment:
         self._experiment = tracking.experiment(self.sweep.name)
-        self._experiment.mark_current(set(self.trials), self.sweep.description)
+        units = {status.unit for status in self.statuses.values()}
+        self._experiment.mark_current(set(self.trials), self.sweep.description, units)
+        self.say(f"MLflow at {tracking.link(self._experiment)}")
         self._record_what_is_missing(self._experiment)
         return self._experiment
 

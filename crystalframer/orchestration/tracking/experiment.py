@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from crystalframer.errors import UserError
+from crystalframer.orchestration.tracking.first_screen import VIEW_TAG, overview, overview_page, run_title
 from crystalframer.runs.tracker import RunStatus, StepMetrics
 
 if TYPE_CHECKING:
@@ -69,12 +70,13 @@ class MlflowTracker:
         self._held: set[tuple[str, int]] = set()
 
     def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """See `Tracker.start`; the run's name is the key."""
+        """See `Tracker.start`; the run's name is made for people."""
         from mlflow.entities import Param
 
         run = self._find(key)
         if run is None:
-            run = self._client.create_run(self._experiment_id, tags={**tags, "run_key": key}, run_name=key)
+            title = run_title(key, params)
+            run = self._client.create_run(self._experiment_id, tags={**tags, "run_key": key}, run_name=title)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
         self._run_id = run.info.run_id
@@ -180,8 +182,9 @@ class MlflowExperiment:
             if not token:
                 return found
 
-    def mark_current(self, keys: Collection[str], description: str) -> None:
+    def mark_current(self, keys: Collection[str], description: str, units: Iterable[str] = ()) -> None:
         """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows."""
+        self._client.set_experiment_tag(self.id, VIEW_TAG, overview(units))
         self.set_num_trials(len(keys))
         self._client.set_experiment_tag(self.id, "mlflow.note.content", description)
         for key, run in self.runs().items():
@@ -198,6 +201,12 @@ class MlflowExperiment:
             status = status_by_key.get(key, "KILLED")
             if run.status == "RUNNING" or (status == "FAILED" and run.status != "FAILED"):
                 self._client.set_terminated(run.run_id, status)
+
+
+def overviews(tracking_uri: str) -> dict[str, str]:
+    """Return the page that opens each experiment of ours, by its name, the latest first."""
+    experiments = connect(tracking_uri).search_experiments(order_by=["last_update_time DESC"])
+    return {one.name: overview_page(one.experiment_id) for one in experiments if VIEW_TAG in one.tags}
 
 
 def _cannot_use(tracking_uri: str, error: Exception) -> UserError:

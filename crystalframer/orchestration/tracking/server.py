@@ -27,6 +27,7 @@ from crystalframer.atomic_files import locked
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
 from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, MlflowExperiment, connect
+from crystalframer.orchestration.tracking.first_screen import overview_page
 
 MLFLOW_PORT = 5000
 """Where the tracking server of a cluster's head listens (head.py)."""
@@ -147,10 +148,10 @@ class Tracking:
         self.uri = uri
         self._server = server
 
-    @property
-    def link(self) -> str:
-        """What a browser opens: of a server of our own, the link that brings the password."""
-        return self.uri if self._server is None else self._server.page("experiments?workflowType=machine_learning")
+    def link(self, experiment: MlflowExperiment) -> str:
+        """Return what opens an experiment in a browser: of a server of our own, the link that brings the password."""
+        page = overview_page(experiment.id)
+        return f"{self.uri}/#/{page}" if self._server is None else self._server.page(page)
 
     def experiment(self, name: str) -> MlflowExperiment:
         """Return an experiment, once the server answers."""

@@ -129,8 +129,11 @@ except urllib.error.HTTPError as error:
 
 
 def test_the_printed_link_signs_a_browser_in(server: LocalMlflowServer) -> None:
-    link = Tracking(server.uri, server).link.partition("#")[0]  # as a sweep prints it
-    assert Tracking("http://elsewhere").link == "http://elsewhere"
+    tracking = Tracking(server.uri, server)
+    experiment = tracking.experiment("linked")
+    link, _, page = tracking.link(experiment).partition("#")  # as a sweep prints it
+    assert page == f"/experiments/{experiment.id}/runs?viewStateShareKey=overview"
+    assert Tracking("http://elsewhere").link(experiment) == f"http://elsewhere/#{page}"
     opener = urllib.request.build_opener(Unredirected)
     with pytest.raises(urllib.error.HTTPError) as found, contextlib.closing(opener.open(link)):
         pass
