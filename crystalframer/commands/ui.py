@@ -32,11 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
     with LocalMlflowServer(runs) as server:
         print("starting the MLflow server ...", flush=True)
         server.wait_until_ready()
+        pages = {name: server.page(path) for name, path in overviews(server.uri).items()}
         page = server.page("experiments?workflowType=machine_learning")  # else MLflow opens its pages on LLM traces
-        print(f"open {page} in a browser; Ctrl-C ends the server", flush=True)
-        for name, path in overviews(server.uri).items():
-            print(f"  {name}: {server.page(path)}", flush=True)
+        for name, link in pages.items():
+            print(f"{name}: {link}", flush=True)
         try:
+            print(f"open {page} in a browser; Ctrl-C ends the server", flush=True)
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:

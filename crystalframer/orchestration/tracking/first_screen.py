@@ -32,7 +32,7 @@ def overview(units: Iterable[str]) -> str:
     Args:
         units: of the targets, e.g. eV/atom.
     """
-    tokens = sorted({unit_token(unit) for unit in units})
+    tokens = sorted({unit_token(unit) for unit in units if unit})
     settings = [f"params.`{name}`" for name in ("model.frame", "train.seed", "data.task")]
     errors = [f"metrics.`{split}/mae_{token}`" for token in tokens for split in ("test", "val")]
     state = {

@@ -151,7 +151,9 @@ class Tracking:
     def link(self, experiment: MlflowExperiment) -> str:
         """Return what opens an experiment in a browser: of a server of our own, the link that brings the password."""
         page = overview_page(experiment.id)
-        return f"{self.uri}/#/{page}" if self._server is None else self._server.page(page)
+        if self._server is not None:
+            return self._server.page(page)
+        return f"{self.uri}/#/{page}" if self.uri.startswith("http") else self.uri
 
     def experiment(self, name: str) -> MlflowExperiment:
         """Return an experiment, once the server answers."""
