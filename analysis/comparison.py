@@ -12,6 +12,7 @@ from crystalframer.config import FRAMES, MODEL_PRESETS, FrameName, ModelConfig, 
 from crystalframer.data.dataset import SPLITS
 from crystalframer.errors import UserError
 from crystalframer.escaping import for_figures
+from crystalframer.published import PUBLISHED, PublishedTask
 from crystalframer.statistics import Spread
 
 FRAME_LABELS: Mapping[FrameName, str] = {
@@ -92,11 +93,37 @@ class Comparison:
     task: str
     unit: str
     rows: tuple[Row, ...]
+    part_of: str = ""
+    """The published data set and task, ``jarvis:bandgap_mbj``, that it is or is a part of; empty for another."""
 
     @property
     def title(self) -> str:
         """What tables call it."""
-        return f"{self.dataset}, {self.task}"
+        return f"{self.dataset}, {self.task}" + (f": {self.coverage}" if self.is_part else "")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a user's own data set that is a part of a published one."""
+        return bool(self.part_of) and self.part_of != f"{self.dataset}:{self.task}"
+
+    @property
+    def coverage(self) -> str:
+        """Say how many crystals of the published split it has."""
+        train, _, test = self.sizes
+        if not (train.isdecimal() and test.isdecimal()):
+            return f"a part of {self.part_of}"
+        return f"{self._published.coverage(int(train), int(test))} of {self.part_of}"
+
+    @property
+    def same_test_set(self) -> bool:
+        """Whether its test crystals are the published ones, or all but 1 %, so that published errors stand beside."""
+        test = self.sizes[2]
+        return bool(self.part_of) and (not test.isdecimal() or self._published.same_test_set(int(test)))
+
+    @property
+    def _published(self) -> PublishedTask:
+        dataset, _, task = self.part_of.partition(":")
+        return PUBLISHED[dataset].tasks[task]
 
     @property
     def heading(self) -> str:
@@ -155,13 +182,20 @@ def compare(results: Results) -> list[Comparison]:
         UserError: trials of one row were trained on different data.
     """
     keys = sorted({(trial.config.data.dataset, trial.config.data.task) for trial in results.trials})
-    comparisons = [_comparison(dataset, task, results.trials) for dataset, task in keys]
+    comparisons = [_comparison(*key, results.trials, _part_of(*key, results.subsets)) for key in keys]
     if results.complete:
         return [replace(full, rows=tuple(row for row in full.rows if row.trials)) for full in comparisons]
     return comparisons
 
 
-def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial]) -> Comparison:
+def _part_of(dataset: str, task: str, subsets: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the published data set and task that this is or is a part of, "" where it is another."""
+    if dataset != "sample" and dataset in PUBLISHED and task in PUBLISHED[dataset].tasks:
+        return f"{dataset}:{task}"
+    return subsets.get(dataset, {}).get(task, "")
+
+
+def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial], part_of: str) -> Comparison:
     trials = [t for t in every_trial if (t.config.data.dataset, t.config.data.task) == (dataset, task)]
     flat = [trial.config.to_flat_dict() for trial in trials]
     varying = [key for key in flat[0] if key not in AVERAGED_OVER and len({settings[key] for settings in flat}) > 1]
@@ -176,7 +210,7 @@ def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial]) -
         ]
         if not by_variant:
             rows.append(Row(frame, "", replace(_typical(trials), frame=frame), ()))
-    return Comparison(dataset, task, trials[0].unit, tuple(rows))
+    return Comparison(dataset, task, trials[0].unit, tuple(rows), part_of)
 
 
 def _typical(trials: Sequence[FinishedTrial]) -> ModelConfig:

@@ -21,7 +21,7 @@ def literature_item(dataset: str, title: str, text: str, description: str | None
 
     def produce(context: Context) -> Product:
         product = context.table(build(dataset, context.results), f"{dataset}_table")
-        done = {c.task for c in context.comparisons if c.dataset == dataset and c.trials}
+        done = {task for task, comparison in _ours(dataset, context.results).items() if comparison.trials}
         if lacking := [task.replace("_", " ") for task in _published(dataset).tasks if task not in done]:
             command = f"crystalframer sweep {FULL_SCALE}"
             product.missing.append(Missing(f"no trial of ours on {', '.join(lacking)}", command))
@@ -33,7 +33,7 @@ def literature_item(dataset: str, title: str, text: str, description: str | None
 def build(dataset: str, results: Results | None) -> Document:
     """Return the table of a data set: published methods, each of our models below the method it repeats."""
     published = _published(dataset)
-    ours = {c.task: c for c in (compare(results) if results else ()) if c.dataset == dataset}
+    ours = _ours(dataset, results)
     rows: list[list[str]] = []
     records: list[dict[str, object]] = []
     unshown = {row: task for task, comparison in ours.items() for row in comparison.finished}
@@ -72,6 +72,16 @@ def build(dataset: str, results: Results | None) -> Document:
     )
 
 
+def _ours(dataset: str, results: Results | None) -> dict[str, Comparison]:
+    """Return by published task our trials on it, or on a part of it that has the same test set."""
+    found: dict[str, Comparison] = {}
+    for comparison in compare(results) if results else ():
+        name, _, task = comparison.part_of.partition(":")
+        if name == dataset and (not comparison.is_part or (comparison.same_test_set and task not in found)):
+            found[task] = comparison
+    return found
+
+
 def _published(dataset: str) -> Published:
     published = load_published(dataset)
     assert published is not None, f"{dataset} is one of the paper's data sets"
@@ -83,6 +93,8 @@ def _heading(published: Published, task: str, comparison: Comparison | None) -> 
     heading = f"{task.replace('_', ' ')} ({full.unit})"
     if comparison is None or comparison.sizes == full.sizes:
         return heading
+    if comparison.is_part:
+        return f"{heading}; ours: {comparison.coverage}"
     parts = (f"{size} of {whole}" for size, whole in zip(comparison.sizes, full.sizes, strict=True))
     return f"{heading}; ours on a subset: {', '.join(parts)}"
 

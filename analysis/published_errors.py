@@ -9,7 +9,7 @@ import pydantic
 import yaml
 from pydantic.dataclasses import dataclass
 
-from analysis.comparison import paper_setting
+from analysis.comparison import Comparison, paper_setting
 from crystalframer.config import FrameName, ModelConfig
 
 FOLDER = Path(__file__).parent / "published"
@@ -88,6 +88,16 @@ def load_published(dataset: str) -> Published | None:
     """Return the published figures on a data set, None where it is none of the paper's."""
     path = FOLDER / f"{dataset}.yaml"
     return pydantic.TypeAdapter(Published).validate_json(_json(path)) if path.is_file() else None
+
+
+def published_beside(comparison: Comparison) -> tuple[Published, str] | None:
+    """Return the published figures that may stand beside a comparison's, and the name of its task there.
+
+    None where there are none, or where the test set differs by more than 1 % from the published one.
+    """
+    dataset, _, task = comparison.part_of.partition(":")
+    published = load_published(dataset) if comparison.same_test_set else None
+    return (published, task) if published and task in published.tasks else None
 
 
 def load_efficiency() -> Efficiency:

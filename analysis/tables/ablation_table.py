@@ -15,7 +15,7 @@ from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Missing, Product
 from analysis.material_errors import material_errors
 from analysis.pairs import answer, winner
-from analysis.published_errors import load_published
+from analysis.published_errors import published_beside
 from analysis.results import Results
 
 NAME = "ablation_table"
@@ -41,20 +41,22 @@ def sentences(comparison: Comparison) -> list[str]:
         f"{comparison.tag('kernel') or 'unknown'} kernel.",
         f"Baseline, predicting the training mean: test MAE {comparison.baseline_mae:.4f} {comparison.unit}.",
     ]
-    published = load_published(comparison.dataset)
-    if published and comparison.task in published.tasks:
-        full = published.tasks[comparison.task].sizes
+    if beside := published_beside(comparison):
+        published, task = beside
+        full = published.tasks[task].sizes
         said.append(f"Published: CrystalFramer, ICLR 2025, on the full split ({' / '.join(full)}).")
-        if comparison.sizes != full:
+        if comparison.sizes != full and not comparison.is_part:
             said.append("The trials here saw another selection of crystals: not directly comparable.")
+    elif comparison.part_of and not comparison.same_test_set:
+        said.append("Without published errors: the test set differs by more than 1 % from the published one.")
     return said
 
 
 def _table(comparison: Comparison) -> Table:
-    published = load_published(comparison.dataset)
+    beside = published_beside(comparison)
     unit = comparison.unit
     headings = ["frames", f"test MAE ({unit})", "seeds", f"validation MAE ({unit})", "baseline / MAE"]
-    headings += ["parameters", "seconds per epoch", *[f"published MAE ({unit})"] * bool(published)]
+    headings += ["parameters", "seconds per epoch", *[f"published MAE ({unit})"] * bool(beside)]
     best = winner(comparison)
     rows = []
     for row in comparison.rows:
@@ -62,8 +64,8 @@ def _table(comparison: Comparison) -> Table:
         if row.trials:
             counts = str(len(row.trials)), str(row.val_mae), f"{row.baseline_ratio:.2f}", f"{row.num_parameters:,}"
             cells = [str(row.test_mae), *counts, f"{row.seconds_per_epoch:.2f}"]
-        if published:
-            mae = published.mae(comparison.task, row.model)
+        if beside:
+            mae = beside[0].mae(beside[1], row.model)
             cells.append(EMPTY if mae is None else f"{mae:.4f}")
         rows.append([row.label, *cells])
     bold = {(n, 1) for n, row in enumerate(comparison.rows) if row is best}
@@ -71,7 +73,7 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _record(comparison: Comparison, row: Row) -> dict[str, object]:
-    published = load_published(comparison.dataset)
+    beside = published_beside(comparison)
     found = bool(row.trials)
     errors = material_errors(row)
     interval = None if errors is None else errors.interval()
@@ -92,7 +94,7 @@ def _record(comparison: Comparison, row: Row) -> dict[str, object]:
         "baseline_ratio": row.baseline_ratio if found else None,
         "parameters": str(row.num_parameters) if found else None,
         "seconds_per_epoch": row.seconds_per_epoch if found else None,
-        "published_mae": published.mae(comparison.task, row.model) if published else None,
+        "published_mae": beside[0].mae(beside[1], row.model) if beside else None,
     }
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from analysis import literature
 from analysis.documents import Document, Table, to_html, to_latex, to_markdown
 from analysis.items import Context
 from analysis.results import read_sweep
-from analysis.tables import efficiency_table, jarvis_table, search_table
+from analysis.tables import ablation_table, efficiency_table, jarvis_table, search_table
 from analysis.tables.ablation_table import produce as ablation
 from analysis.tables.search_table import importance
 from tests.analysis.conftest import SWEEP, Store
@@ -165,3 +166,28 @@ def test_importance_of_known_cases() -> None:
     assert importance(pd.Series(["a", "a", "b", "b"]), error) == pytest.approx(0.8)  # 1 − (1/4 + 1/4)/2 / (5/4)
     assert importance(pd.Series(["a", "b", "b", "a"]), error) == 0.0
     assert importance(pd.Series([1.0, 1.0, 1.0, 1.0]), error) == 0.0
+
+
+PART = {"data.dataset": "jarvis_mbj", "data.task": "bandgap_mbj", "model.preset": "lightweight", "model.width": 128}
+
+
+@pytest.mark.parametrize(("test", "beside"), [("1813", True), ("1700", False)])
+def test_a_part_of_a_published_split_has_published_errors_beside_it_if_its_test_set_is_the_same(
+    store: Store, test: str, beside: bool
+) -> None:
+    sizes = {"num_train": "14439", "num_val": "1817", "num_test": test}
+    store.add("max", 0, test_mae=0.268, unit="eV", settings=PART, tags=sizes)
+    found = read_sweep(store.tracking_uri, SWEEP)
+    results = replace(found, subsets={"jarvis_mbj": {"bandgap_mbj": "jarvis:bandgap_mbj"}})
+    (table,) = ablation_table.build(results).tables
+    part = f"14,439 of 14,537 training, {int(test):,} of 1,815 test crystals of jarvis:bandgap_mbj"
+    assert table.title == f"jarvis_mbj, bandgap_mbj: {part}"
+    assert ("published MAE (eV)" in table.headings) == beside
+    assert ("0.2620" in table.rows[-1]) == beside
+    assert any("differs by more than 1 %" in note for note in table.notes) != beside
+    document = literature.build("jarvis", results)
+    assert any(part in heading for heading in document.tables[0].headings) == beside
+    ours = document.records.query("figures == 'ours' and mae == 0.268")
+    assert len(ours) == beside
+    (unstated,) = ablation_table.build(found).tables
+    assert "published MAE (eV)" not in unstated.headings
