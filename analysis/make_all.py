@@ -27,6 +27,7 @@ ORDER = (
     "figures.frame_errors",
     "tables.significance_table",
     "figures.learning_curves",
+    "figures.error_against_time",
     "figures.parity_plot",
     "figures.static_and_dynamic_frames",
     "figures.frame_gallery",

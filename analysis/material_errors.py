@@ -1,5 +1,6 @@
 """The error on each test material, averaged over a row's seeds: what intervals, tests and error maps are made of."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,6 +32,17 @@ class MaterialErrors:
     def by_seed(self) -> list[float]:
         """Test MAE of each seed."""
         return [float(mae) for mae in np.abs(self.predictions - self.target[:, None]).mean(axis=0)]
+
+    @property
+    def ensemble(self) -> "MaterialErrors":
+        """The errors of the seeds' mean prediction."""
+        return MaterialErrors(self.ids, self.target, self.predictions.mean(axis=1, keepdims=True))
+
+    def among(self, ids: Collection[str]) -> "MaterialErrors":
+        """Return the errors of some materials."""
+        chosen = np.array([id in ids for id in self.ids], dtype=bool)
+        kept = tuple(id for id in self.ids if id in ids)
+        return MaterialErrors(kept, self.target[chosen], self.predictions[chosen])
 
     def interval(self) -> Interval:
         """Return the test MAE with its interval over materials."""

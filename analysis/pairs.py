@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from analysis.comparison import Comparison, Row
-from analysis.material_errors import material_errors, on_same_materials
+from analysis.material_errors import MaterialErrors, material_errors, on_same_materials
 from analysis.uncertainty import Difference, Verdict, compare_errors, holm, verdict
 
 
@@ -41,11 +41,10 @@ class Pair:
 def find_pairs(comparison: Comparison) -> tuple[Pair, ...]:
     """Compare every two rows, in the table's order."""
     couples = list(itertools.combinations(comparison.rows, 2))
-    found = [_difference(first, second) for first, second in couples]
-    adjusted = iter(holm([difference.p_bootstrap for difference in found if difference]))
+    found = [difference(material_errors(first), material_errors(second)) for first, second in couples]
+    adjusted = iter(holm([each.p_bootstrap for each in found if each]))
     return tuple(
-        Pair(*couple, difference, next(adjusted) if difference else None)
-        for couple, difference in zip(couples, found, strict=True)
+        Pair(*couple, each, next(adjusted) if each else None) for couple, each in zip(couples, found, strict=True)
     )
 
 
@@ -112,8 +111,8 @@ def _rivals(comparison: Comparison) -> list[Row]:
     return [row for row in comparison.finished if row is not best and id(row) not in better_than]
 
 
-def _difference(first: Row, second: Row) -> Difference | None:
-    one, other = material_errors(first), material_errors(second)
+def difference(one: MaterialErrors | None, other: MaterialErrors | None) -> Difference | None:
+    """Compare two methods on the materials that both were tested on; None where there are none, or no predictions."""
     if one is None or other is None:
         return None
     same = on_same_materials(one, other)

@@ -1,0 +1,137 @@
+"""Our rows against other methods' predictions, on the same test crystals: which differences are real, and where.
+
+    python analysis/against_peers.py --results results/mbj_frames --peers coGN=coGN.csv.zip ALIGNN=alignn.csv
+    python analysis/against_peers.py --sweep mbj_frames --peers contributions/*/AI-*mbj_bandgap*.csv.zip
+
+reads tables with the columns id and prediction (the JARVIS leaderboard's zipped CSV, a plain CSV, a Parquet file), and
+writes analysis/output/<sweep>/against_peers.{md,tex,html,csv}.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from analysis.comparison import Comparison
+from analysis.documents import Document, Table, to_markdown
+from analysis.items import Context, context_of
+from analysis.peers import Against, Group, Method, Peer, against, groups, methods_of, read_peer
+from analysis.results import add_arguments, shown
+from analysis.tables.significance_table import p_text
+from analysis.uncertainty import ALPHA
+from crystalframer.command_line import HelpFormatter, reports_user_errors
+from crystalframer.errors import UserError
+from crystalframer.statistics import Interval
+
+NAME = "against_peers"
+HEADINGS = (
+    "ours − peer", "crystals", "ours", "peer", "difference", "95 % interval", "better on", "sign test p", "bootstrap p",
+    "Holm p", "is",
+)  # fmt: skip
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the command line says; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    add_arguments(parser)
+    parser.add_argument("--peers", nargs="+", required=True, metavar="[NAME=]FILE", help="tables of id, prediction")
+    arguments = parser.parse_args(argv)
+    context = context_of(arguments)
+    if context.results is None:
+        raise context.nothing or UserError(f"no results of {context.sweep}: run `{context.command}` first")
+    document = build(context, [read_peer(text) for text in arguments.peers])
+    product = context.table(document, NAME)
+    print(to_markdown(document))
+    for path in product.tables:
+        print(f"written: {shown(path)}")
+    return 0
+
+
+def build(context: Context, peers: Sequence[Peer]) -> Document:
+    """Return the tables of the main comparison: every row against every peer, and where the best one differs.
+
+    Raises:
+        UserError: there are no test predictions, or a peer predicts none of the test crystals.
+    """
+    comparison = context.main
+    methods = methods_of(comparison) if comparison else []
+    if comparison is None or not methods:
+        raise UserError(f"{context.sweep} has no test predictions to compare: run `{context.command}` first")
+    compared = against(methods, peers)
+    best = min(methods, key=lambda method: float(method.errors.absolute.mean()))
+    formulas = context.results.formulas if context.results else {}
+    where = [(peer, _where(comparison, best, peer, formulas)) for peer in peers]
+    notes = [
+        "Errors of the same test crystals, paired; a negative difference: ours is better. Interval and bootstrap p: "
+        "crystals drawn anew. Holm p: corrected for every row of the table. Seeds are averaged before errors are "
+        "compared with a single model's; an ensemble predicts the mean of its seeds."
+    ]
+    return Document(
+        title=f"{context.sweep}: ours against other methods",
+        tables=[
+            Table(comparison.title, HEADINGS, [_row(each, comparison.unit) for each in compared], notes),
+            *(_where_table(best, peer, found) for peer, found in where),
+        ],
+        records=pd.DataFrame([_record(each, comparison) for each in compared]),
+    )
+
+
+def verdict(each: Against) -> str:
+    """Say which one is better, where the corrected test and the interval say so."""
+    interval = each.found.difference
+    if each.corrected >= ALPHA or interval.low <= 0 <= interval.high:
+        return "may be chance"
+    return "better" if interval.value < 0 else "worse"
+
+
+def _where(comparison: Comparison, best: Method, peer: Peer, formulas: Mapping[str, str]) -> list[Group]:
+    theirs = peer.errors(best.errors)
+    ours = best.errors.among(set(theirs.ids))
+    return groups(ours, theirs, formulas, gap="gap" in comparison.task)
+
+
+def _where_table(best: Method, peer: Peer, found: Sequence[Group]) -> Table:
+    rows = [
+        [group.name, str(group.found.materials), *_difference(group.found.difference), p_text(group.found.p_sign)]
+        for group in found
+    ]
+    note = (
+        "Not corrected for the number of groups: where to look, not what is certain. Elements: where they differ most."
+    )
+    return Table(
+        f"Where they differ: {best.label} − {peer.name}",
+        ("crystals of", "number", "difference", "95 % interval", "sign test p"),
+        rows,
+        [note],
+    )
+
+
+def _difference(interval: Interval) -> tuple[str, str]:
+    ends = f"{interval.low:+.4f} to {interval.high:+.4f}"
+    return f"{interval.value:+.4f}".replace("-", "−"), ends.replace("-", "−")
+
+
+def _row(each: Against, unit: str) -> list[str]:
+    found = each.found
+    maes = (f"{mae:.4f} {unit}" for mae in (each.our_mae, each.peer_mae))
+    p_values = (p_text(p) for p in (found.p_sign, found.p_bootstrap, each.corrected))
+    label = f"{each.ours.label} − {each.peer}"
+    share = f"{100 * found.better_on:.0f} %"
+    return [label, str(found.materials), *maes, *_difference(found.difference), share, *p_values, verdict(each)]
+
+
+def _record(each: Against, comparison: Comparison) -> dict[str, object]:
+    found = each.found
+    return {
+        "dataset": comparison.dataset, "task": comparison.task, "unit": comparison.unit, "ours": each.ours.label,
+        "peer": each.peer, "materials": found.materials, "our_mae": each.our_mae, "peer_mae": each.peer_mae,
+        "difference": found.difference.value, "low": found.difference.low, "high": found.difference.high,
+        "better_on": found.better_on, "p_sign": found.p_sign, "p_bootstrap": found.p_bootstrap,
+        "p_holm": each.corrected, "verdict": verdict(each),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

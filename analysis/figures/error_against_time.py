@@ -1,0 +1,98 @@
+"""Test error against core minutes: what training time buys, with other methods' published errors as lines.
+
+    python analysis/figures/error_against_time.py --results results/NAME
+
+reads the recorded epochs and writes analysis/output/<sweep>/error_against_time_<dataset>_<task>.{pdf,png}. A line is
+the validation error after each epoch, a dot the test error at the end of a training.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.comparison import Comparison
+from analysis.figures.learning_curves import line_style, spread_out
+from analysis.items import Context, Item, Missing, Product
+from analysis.published_errors import published_beside
+from analysis.results import FinishedTrial
+from crystalframer.escaping import for_figures
+from crystalframer.pictures.palette import COLOURS, QUIET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OTHERS = ("ALIGNN", "PotNet", "coGN", "max frames", "GSMNet")
+"""Published methods that are drawn as lines."""
+
+
+def produce(context: Context) -> Product | Missing:
+    """Draw every data set and task of the sweep."""
+    product = Product()
+    for comparison in context.comparisons:
+        if any(cores_of(trial) is not None for trial in comparison.trials):
+            with context.style():
+                product.pictures.append(context.save(draw(comparison), f"error_against_time_{comparison.file_name}"))
+    return product if product.pictures else context.no_runs("no trial that recorded its threads")
+
+
+def cores_of(trial: FinishedTrial) -> int | None:
+    """Return the threads that a trial trained with, None where it did not record them."""
+    return int(trial.tags["threads"]) if "threads" in trial.tags else None
+
+
+def draw(comparison: Comparison) -> "Figure":
+    """Return the figure of one task."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("core minutes of training, log axis")
+    axes.set_ylabel(f"MAE ({for_figures(comparison.unit)}), log axis")
+    axes.set_title(f"{comparison.heading}: lines validation, dots test", loc="left")
+    named: set[str] = set()
+    for row in comparison.finished:
+        for trial in row.trials:
+            if (cores := cores_of(trial)) is None:
+                continue
+            minutes = np.cumsum(trial.history["seconds"].to_numpy(dtype=float)) * cores / 60
+            colour, label = COLOURS[row.frame], None if row.label in named else row.label
+            style = line_style(row, comparison.finished)
+            axes.plot(minutes, trial.history["val_mae"].to_numpy(), color=colour, linestyle=style, alpha=0.6, lw=0.9)
+            axes.plot(minutes[-1], trial.test_mae, "o", color=colour, markersize=4, label=label)
+            named.add(row.label)
+    axes.legend(fontsize=6.5, frameon=False)
+    _published(axes, comparison)
+    return figure
+
+
+def _published(axes: "Axes", comparison: Comparison) -> None:
+    """Draw published errors as lines with their names, moved apart where they are close."""
+    beside = published_beside(comparison)
+    if beside is None:
+        return
+    published, task = beside
+    found = {method.name: mae for method in published.methods if method.name in OTHERS and (mae := method.mae[task])}
+    for mae in found.values():
+        axes.axhline(mae, color=QUIET, linewidth=0.7, linestyle=":")
+    low, high = np.log(axes.get_ylim())
+    heights = [(np.log(mae) - low) / (high - low) for mae in found.values()]
+    for name, mae, place in zip(found, found.values(), spread_out(heights, gap=0.05, low=0.0), strict=True):
+        text = f"{name} {mae:g} (published)"
+        axes.text(1.01, place, text, transform=axes.transAxes, color=QUIET, va="center", fontsize=6.5)
+
+
+ITEM = Item(
+    "error_against_time",
+    "What training time buys",
+    "Validation error against core minutes, and test error at the end; published errors of other methods as lines.",
+    "how sure",
+    produce,
+    __doc__,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(ITEM.main())

@@ -1,0 +1,109 @@
+"""Writes docs/results.md from the recorded results: what was asked, what came out, what it cost, what was not run.
+
+    python analysis/results_page.py
+
+reads results/*/ and the sweeps' files, so that a sweep without recorded results is named as such.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from analysis.comparison import Comparison, Row, compare
+from analysis.documents import Document, to_markdown
+from analysis.exported import SWEEP, Exported, check, read
+from analysis.results import shown
+from analysis.tables import ablation_table
+from crystalframer.atomic_files import replace_text
+from crystalframer.beside import HOME
+from crystalframer.command_line import HelpFormatter, reports_user_errors
+from crystalframer.escaping import for_markdown
+from crystalframer.yaml_reading import mapping, read_yaml
+
+INTRODUCTION = """\
+# Results
+
+Written by `python analysis/results_page.py` from the files in `results/`; nothing here is typed in. Every error follows
+from recorded test predictions: `crystalframer figures --results results/NAME` draws all tables and figures of a study
+again without training, `--check` compares hashes and recomputes the errors. What the tests mean:
+[analysis.md](analysis.md). Single-task results and transfer never share a table."""
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser.add_argument("--results", type=Path, default=HOME / "results", help="folder of recorded results")
+    parser.add_argument("--sweeps", type=Path, default=HOME / "sweeps", help="folder of the sweeps' files")
+    parser.add_argument("--output", type=Path, default=HOME / "docs" / "results.md", help="the page")
+    arguments = parser.parse_args(argv)
+    replace_text(arguments.output, page(arguments.results, arguments.sweeps))
+    print(f"written: {shown(arguments.output)}")
+    return 0
+
+
+def page(results: Path, sweeps: Path) -> str:
+    """Return the page.
+
+    Raises:
+        UserError: a recorded result is damaged, or its numbers do not follow from its predictions.
+    """
+    folders = sorted(path.parent for path in results.glob(f"*/{SWEEP}"))
+    parts = [INTRODUCTION]
+    for folder in folders:
+        check(folder)
+        parts.append(_study(read(folder)))
+    parts.append(_not_run(sweeps, {folder.name for folder in folders}))
+    return "\n\n".join(parts) + "\n"
+
+
+def _study(content: Exported) -> str:
+    results, record = content.results(), content.record
+    question, *rest = [part for part in record.description.split("\n\n") if part.strip()] or [record.sweep]
+    lines = [f"## {for_markdown(record.sweep)}", f"**{for_markdown(' '.join(question.split()))}**"]
+    lines += [for_markdown(" ".join(part.split())) for part in rest]
+    document = ablation_table.build(results)
+    # the sections of the table's own document, one level deeper and without its title
+    body = to_markdown(Document("", document.tables, document.notes)).split("\n", 1)[1]
+    lines.append(body.replace("\n## ", "\n### ").strip())
+    for comparison in compare(results):
+        lines.append("\n".join(["| frames | trials | hours | core hours |", "| --- | ---: | ---: | ---: |"]
+                               + [_cost(content, row) for row in comparison.finished]))  # fmt: skip
+        if lacking := _lacking(comparison):
+            lines.append(f"Not run: {', '.join(lacking)}.")
+    commits = sorted({trial.tags.get("git_commit", "unknown")[:12] for trial in record.trials})
+    lines.append(f"Hours are wall-clock time of the epochs. Trained at {', '.join(commits)}.")
+    return "\n\n".join(lines)
+
+
+def _cost(content: Exported, row: Row) -> str:
+    keys = {trial.run_key for trial in row.trials}
+    found = [trial for trial in content.record.trials if trial.run_key in keys]
+    hours = sum(trial.hours for trial in found)
+    cores = [trial.hours * trial.cores for trial in found if trial.cores is not None]
+    core_hours = f"{sum(cores):.2f}" if len(cores) == len(found) else "unknown"
+    return f"| {for_markdown(row.label)} | {len(found)} | {hours:.2f} | {core_hours} |"
+
+
+def _lacking(comparison: Comparison) -> Iterable[str]:
+    return [row.label for row in comparison.rows if not row.trials]
+
+
+def _not_run(sweeps: Path, recorded: set[str]) -> str:
+    lines = [
+        "## What is not recorded",
+        "",
+        "These sweeps are declared, and nothing is claimed about their questions:",
+        "",
+    ]
+    for path in sorted(sweeps.glob("*.yaml")):
+        content = mapping(str(path), read_yaml(path))
+        if path.stem not in recorded and "grid" in content:
+            question = " ".join(str(content["question"]).split())
+            lines.append(f"- `{path.stem}`: {for_markdown(question)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

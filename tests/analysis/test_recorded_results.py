@@ -1,0 +1,63 @@
+"""What is committed under results/ agrees with its hashes and predictions, and the page is what the program writes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import results_page
+from analysis.comparison import compare
+from analysis.exported import check, read
+from analysis.figures import error_against_time
+from analysis.items import Context
+from analysis.results import read_sweep
+from crystalframer.beside import HOME
+from tests.analysis.conftest import SWEEP, Store
+from tests.analysis.test_tables import PART
+
+RECORDED = sorted(path.parent for path in (HOME / "results").glob("*/sweep.json"))
+
+
+@pytest.mark.parametrize("folder", RECORDED, ids=lambda path: path.name)
+def test_recorded_results_agree_with_their_hashes_and_predictions(folder: Path) -> None:
+    assert "agree" in check(folder)
+    results = read(folder).results()
+    assert len(results.trials) >= 1
+    assert all(row.trials for comparison in compare(results) for row in comparison.rows) or not results.complete
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+
+
+def test_the_page_is_what_the_program_writes(tmp_path: Path) -> None:
+    assert len(RECORDED) >= 1
+    assert results_page.main(["--output", str(tmp_path / "results.md")]) == 0
+    assert (tmp_path / "results.md").read_text() == (HOME / "docs" / "results.md").read_text()
+
+
+def test_the_page_names_what_was_not_run(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    text = "question: Is it so?\ngrid: {train.seed: [0]}\n"
+    (tmp_path / "sweeps" / "one.yaml").write_text(text)
+    page = results_page.page(tmp_path / "results", tmp_path / "sweeps")
+    assert "- `one`: Is it so?" in page
+    assert page.count("## ") == 1
+
+
+@pytest.mark.parametrize(("test", "lines"), [("1813", 5), ("1700", 0)])
+def test_error_against_time_has_published_errors_as_lines(store: Store, tmp_path: Path, test: str, lines: int) -> None:
+    settings = {**PART, "data.dataset": "jarvis"}
+    tags = {"num_train": "14439", "num_val": "1817", "num_test": test, "threads": "2"}
+    store.add("max", 0, test_mae=0.268, unit="eV", settings=settings, tags=tags)
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
+    (axes,) = error_against_time.draw(comparison).axes
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert len(dotted) == lines
+    (dot,) = [line for line in axes.lines if line.get_marker() == "o"]
+    seconds = float(comparison.trials[0].history["seconds"].sum())
+    assert np.asarray(dot.get_xydata()) == pytest.approx(np.array([[2 * seconds / 60, 0.268]]))
+
+
+def test_without_threads_there_is_no_time_to_draw(store: Store, tmp_path: Path) -> None:
+    store.add("max", 0)
+    context = Context(read_sweep(store.tracking_uri, SWEEP), SWEEP, tmp_path)
+    missing = error_against_time.produce(context)
+    assert "no trial that recorded its threads" in str(missing)
