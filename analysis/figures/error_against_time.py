@@ -45,6 +45,7 @@ def cores_of(trial: FinishedTrial) -> int | None:
 def draw(comparison: Comparison) -> "Figure":
     """Return the figure of one task."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -65,6 +66,10 @@ def draw(comparison: Comparison) -> "Figure":
             named.add(row.label)
     axes.legend(fontsize=6.5, frameon=False)
     _published(axes, comparison)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     return figure
 
 
