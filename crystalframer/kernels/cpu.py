@@ -1,9 +1,10 @@
 """The attention on the CPU: compiled, multi-threaded, float32, equal to the reference to float32's rounding.
 
-Five things make it cheap, all exact: a sphere of neighbours instead of a box of images; moments projected once per
+Six things make it cheap, all exact: a sphere of neighbours instead of a box of images; moments projected once per
 atom; Chebyshev recurrences instead of exponentials for the angles (`kernels.chebyshev`); a window of the distance
-basis, computed once per batch and shared by all blocks, heads and passes; and one fused pass per atom and head that
-keeps only softmax weights and moments for the backward pass. Memory is linear in the number of neighbours.
+basis, computed once per batch and shared by all blocks, heads and passes; eight heads at a time as the lanes of a
+vector (`kernels.lanes`); and one fused pass per atom that keeps only softmax weights and moments for the backward
+pass. Memory is linear in the number of neighbours.
 """
 
 import math
@@ -12,13 +13,15 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import cpu_loops
-from crystalframer.kernels.cpu_loops import Sizes, backward_loop, forward_loop
+from crystalframer.kernels.cpu_loops import Sizes, backward_loop, distinct_neighbours, forward_loop
 from crystalframer.kernels.interface import AttentionInputs
+from crystalframer.kernels.lanes import GROUP, LANES
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
 from crystalframer.kernels.noise import TieSeed
 
@@ -75,43 +78,64 @@ class _LocalMoments(torch.autograd.Function):
         given: Tensor | None,
         logit_scale: float,
     ) -> tuple[Tensor, Tensor]:
-        window = _window(config)
         terms = num_terms(config)
         code = cpu_loops.GIVEN_FRAME if given is not None else _FRAME_CODES[config.frame]
-        sizes = Sizes(config.num_heads, config.head_width, config.num_dist, window)
+        tensors = [_whole_lanes(tensor.detach()) for tensor in (query, key, value, inv_sigma_sq)]
+        num_atoms, heads = tensors[3].shape
+        sizes = Sizes(heads, config.head_width, config.num_dist, _window(config))
         geometry = _geometry(batch, config)
-        tensors = [tensor.detach().contiguous() for tensor in (query, key, value, inv_sigma_sq)]
-        num_atoms, heads = inv_sigma_sq.shape
         out_value = torch.empty_like(tensors[2])
         out_moment = query.new_empty(heads, num_atoms, config.num_dist + 3 * terms)
         weights = query.new_empty(batch.num_edges * heads)
-        frames = query.new_empty(num_atoms if terms else 0, heads, 3, 3)
+        if given is None:
+            frames = query.new_empty(num_atoms * heads * 9 if terms else 0)
+        else:
+            frames = _frames_in_lanes(given, heads)
         keys = (-1, -1) if tie_seed is None else tuple(int(key) for key in hash_keys(config, tie_seed))
         scale = np.float32(logit_scale)
         _follow_torch_threads()
         forward_loop(sizes)(
-            code, terms, *(tensor.numpy() for tensor in tensors), scale, *geometry,
-            (frames if given is None else given).numpy(), batch.lattice_axes.numpy(), keys[0], keys[1],
-            batch.preceding.edges, batch.preceding.atoms,
-            out_value.numpy(), out_moment.numpy(), weights.numpy(), frames.numpy(),
+            code, terms, *(_flat(tensor) for tensor in tensors), scale, *geometry,
+            batch.lattice_axes.numpy(), keys[0], keys[1], config.num_heads, batch.preceding.edges,
+            batch.preceding.atoms, _flat(out_value), _flat(out_moment), weights.numpy(), frames.numpy(),
         )  # fmt: skip
         ctx.save_for_backward(*tensors[:3], weights, frames)
         ctx.sizes, ctx.code, ctx.terms, ctx.geometry, ctx.scale = sizes, code, terms, geometry, scale
-        return out_value, out_moment
+        return out_value[:, : config.num_heads], out_moment[: config.num_heads]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights, frames = ctx.saved_tensors
-        grad_value, grad_moment = (grad.contiguous() for grad in grads)
+        num_heads = grads[0].shape[1]
+        grad_value, grad_moment = _whole_lanes(grads[0]), _whole_lanes(grads[1], dim=0)
         out = [torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)]
-        grad_inv_sigma_sq = query.new_empty(query.shape[:2])
+        out.append(query.new_empty(query.shape[:2]))
         _follow_torch_threads()
         backward_loop(ctx.sizes)(
-            ctx.code, ctx.terms, query.numpy(), key.numpy(), value.numpy(), ctx.scale, *ctx.geometry,
-            weights.numpy(), frames.numpy(), grad_value.numpy(), grad_moment.numpy(),
-            *(grad.numpy() for grad in out), grad_inv_sigma_sq.numpy(),
+            ctx.code, ctx.terms, _flat(query), _flat(key), _flat(value), ctx.scale, *ctx.geometry,
+            weights.numpy(), frames.numpy(), _flat(grad_value), _flat(grad_moment), *(_flat(grad) for grad in out),
         )  # fmt: skip
-        return (*out, grad_inv_sigma_sq, None, None, None, None, None)
+        return (*(grad[:, :num_heads] for grad in out), None, None, None, None, None)
+
+
+def _whole_lanes(tensor: Tensor, dim: int = 1) -> Tensor:
+    """Fill up the dimension of the heads with zeros to a multiple of `LANES`; contiguous."""
+    lacking = -tensor.shape[dim] % LANES
+    if not lacking:
+        return tensor.contiguous()
+    shape = list(tensor.shape)
+    shape[dim] = lacking
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim)
+
+
+def _frames_in_lanes(frames: Tensor, heads: int) -> Tensor:
+    """Return frames (N, H, 3, 3), filled up to `heads`, as the loops have them: by eight heads, axis, component, head."""
+    filled = _whole_lanes(frames)
+    return filled.view(len(frames), heads // LANES, LANES, 9).transpose(2, 3).contiguous().view(-1)
+
+
+def _flat(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.view(-1).numpy()
 
 
 def _follow_torch_threads() -> None:
@@ -141,15 +165,24 @@ def _geometry(batch: CrystalBatch, config: ModelConfig) -> tuple[Any, ...]:
         start = (nearest - window // 2).clamp(0, config.num_dist - window)
         centres = spacing * (start[:, None] + torch.arange(1, window + 1))
         offset = (batch.distance[:, None] - centres) / (config.s_dist * spacing)
-        unit = batch.vector / torch.where(batch.distance > 0, batch.distance, 1.0)[:, None]
+        columns = batch.num_edges + GROUP  # a group at the end may reach beyond the last entry
+        unit = batch.vector.new_zeros(3, columns)
+        unit[:, : batch.num_edges] = (batch.vector / torch.where(batch.distance > 0, batch.distance, 1.0)[:, None]).T
+        first_edge = batch.first_edge.numpy()
+        first_distinct, distinct = np.empty_like(first_edge), np.empty(batch.num_edges, np.int32)
+        slot = np.empty(batch.num_edges, np.int32)
+        distinct_neighbours(first_edge, batch.neighbour.numpy(), first_distinct, distinct, slot)
         batch.derived[name] = (
             batch.offsets.numpy(),
-            batch.first_edge.numpy(),
-            batch.neighbour.numpy(),
+            first_edge,
+            first_distinct,
+            distinct,
+            slot,
             (0.5 * batch.distance**2).numpy(),
-            unit.T.contiguous().numpy(),
+            _flat(unit),
+            columns,
             start.int().numpy(),
-            torch.exp(-0.5 * offset**2).contiguous().numpy(),
+            _flat(torch.exp(-0.5 * offset**2).contiguous()),
         )
     geometry: tuple[Any, ...] = batch.derived[name]
     return geometry

@@ -1,186 +1,250 @@
-"""Local frames of one atom and head, compiled by Numba; the definitions are in `kernels.frames`."""
+"""Local frames of an atom's eight heads, compiled by Numba; the definitions are in `kernels.frames`.
+
+What belongs to a neighbour and a head lies at e·8 + h of a flat array, and component x of axis t of the frames at
+(3t + x)·8 + h. Neighbour 0 is the atom itself and never a candidate. Component x of the unit vector of entry e of the
+batch is at x·columns + e.
+"""
 
 import math
 
 import numpy as np
 
 from crystalframer.geometry.principal_axes import SKEW_TOLERANCE
-from crystalframer.kernels.cpu_math import FAST, hash_bits, part_of_loop, settled_axes, sign_by_lattice
+from crystalframer.kernels.cpu_math import hash_bits, part_of_loop, settled_axes, sign_by_lattice
 from crystalframer.kernels.frames import COLLINEAR_TOLERANCE, TIE_TOLERANCE
+from crystalframer.kernels.lanes import (
+    LANES,
+    absolute,
+    at_least,
+    fill,
+    larger,
+    load,
+    square_root,
+    store,
+    where_greater,
+    widen,
+)
 
 _TIE = np.float32(TIE_TOLERANCE)
 _COLLINEAR = np.float32(COLLINEAR_TOLERANCE)
-_ONE = np.float32(1.0)
+_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_FAINT = np.float32(1e-30)
+"""Weights of candidates below this are compared by their logarithms."""
 
 
 @part_of_loop()
-def _choose_tied(score, least, count, key, index, stride):
-    """Return the tied entry that decides: the first in evaluation (key < 0), else the one with the largest hash."""
+def _choose_tied(score, least, count, key, index, stride, pick, best_bits):
+    """Write each head's tied entry into pick: the first in evaluation (key < 0), else the one with the largest hash.
+
+    Entry e of head h hashes as index + h + e·stride. Where no entry reaches `least` (NaN) pick is −1.
+    """
+    for h in range(LANES):
+        pick[h] = best_bits[h] = -1
+    for e in range(1, count):
+        tied = at_least(load(score, e * LANES), least)
+        if tied == 0:
+            continue
+        for h in range(LANES):
+            if (tied >> h) & 1:
+                if key < 0:
+                    if pick[h] < 0:
+                        pick[h] = e
+                else:
+                    bits = hash_bits(key, index + h + e * stride)
+                    if bits > best_bits[h]:
+                        pick[h], best_bits[h] = e, bits
+
+
+@part_of_loop()
+def _write_axis(unit, columns, first, pick, frame, t):
+    """Let the axis t of each head point to its entry pick[h]; where that is −1 nothing changes."""
+    for h in range(LANES):
+        if pick[h] >= 0:
+            for x in range(3):
+                frame[(3 * t + x) * LANES + h] = unit[x * columns + first + pick[h]]
+
+
+@part_of_loop()
+def max_frames(
+    logit, weight, unit, columns, first, count, lattice_axes, key_1, key_2, index, stride, gap, pick, bits, frame
+):
+    """Write the frames `max` of one atom.
+
+    Args:
+        logit: (K·8,) log-weights up to a constant for each head.
+        weight: (K·8,) their exponentials times any constant.
+        unit: unit vectors of the batch; `first` and `count` delimit the atom's.
+        columns: see above.
+        lattice_axes: (3, 3) orthonormal rows that complete a frame.
+        key_1, key_2: hash keys of the two ties, or −1 in evaluation.
+        index, stride: entry e of head h hashes as index + h + e·stride.
+        gap: (K·8,) scratch.
+        pick, bits: (8,) int64 scratch.
+        frame: (72,) output.
+    """
+    for x in range(3):
+        store(frame, x * LANES, fill(lattice_axes[0, x]))
+    if count > 1:
+        top = load(logit, LANES)
+        for e in range(2, count):
+            top = larger(top, load(logit, e * LANES))
+        _choose_tied(logit, top - fill(_TIE), count, key_1, index, stride, pick, bits)
+        _write_axis(unit, columns, first, pick, frame, 0)
+    x1, y1, z1 = load(frame, 0), load(frame, LANES), load(frame, 2 * LANES)
+
+    top = fill(_ZERO)
+    for e in range(1, count):
+        at = first + e
+        cosine = x1 * fill(unit[at]) + y1 * fill(unit[columns + at]) + z1 * fill(unit[2 * columns + at])
+        open_ = fill(_ONE) - absolute(cosine)
+        score = where_greater(open_, fill(_COLLINEAR), open_ * load(weight, e * LANES), fill(_ZERO))
+        store(gap, e * LANES, score)
+        top = larger(top, score)
+    _choose_tied(gap, top * fill(_ONE - _TIE), count, key_2, index, stride, pick, bits)
+    faint = at_least(fill(_FAINT), top)
+    for h in range(LANES):
+        if (faint >> h) & 1:
+            pick[h] = _second_of_faint(logit, unit, columns, first, count, frame, h, key_2, index, stride, gap)
+        if pick[h] < 0:
+            _write_most_orthogonal(lattice_axes, frame, h)
+    _write_axis(unit, columns, first, pick, frame, 1)
+
+    x2, y2, z2 = load(frame, 3 * LANES), load(frame, 4 * LANES), load(frame, 5 * LANES)
+    along = x1 * x2 + y1 * y2 + z1 * z2
+    x2, y2, z2 = x2 - along * x1, y2 - along * y1, z2 - along * z1
+    norm = square_root(x2 * x2 + y2 * y2 + z2 * z2)
+    store(frame, 3 * LANES, x2 / norm)
+    store(frame, 4 * LANES, y2 / norm)
+    store(frame, 5 * LANES, z2 / norm)
+    _complete(frame)
+
+
+@part_of_loop()
+def _second_of_faint(logit, unit, columns, first, count, frame, h, key, index, stride, score):
+    """Choose a head's second axis in log space, where every candidate's weight is too small for float32; −1 if none."""
+    top = np.float32(-np.inf)
+    for e in range(1, count):
+        at = first + e
+        cosine = _ZERO
+        for x in range(3):
+            cosine += frame[x * LANES + h] * unit[x * columns + at]
+        open_ = _ONE - abs(cosine)
+        score[e * LANES + h] = np.float32(-np.inf)
+        if open_ > _COLLINEAR:
+            score[e * LANES + h] = logit[e * LANES + h] + np.float32(math.log(open_))
+            top = max(top, score[e * LANES + h])
     best, best_bits = -1, np.int64(-1)
     for e in range(1, count):
-        if score[e] >= least:
-            if key < 0:
-                return e
-            bits = hash_bits(key, index + e * stride)
+        if score[e * LANES + h] >= top - _TIE and score[e * LANES + h] > -np.inf:
+            bits = np.int64(count - e) if key < 0 else hash_bits(key, index + h + e * stride)
             if bits > best_bits:
                 best, best_bits = e, bits
     return best
 
 
-@part_of_loop(FAST)
-def _largest(score, count):
-    top = np.float32(-np.inf)
-    for e in range(1, count):
-        top = max(top, score[e])
-    return top
-
-
-@part_of_loop(FAST)
-def _weigh_by_gap(unit, first, count, weight, e1, gap):
-    """Write (1 − |e1·r̄|)·w into gap, 0 where collinear with e1."""
-    x, y, z = e1[0], e1[1], e1[2]
-    for e in range(1, count):
-        cosine = x * unit[0, first + e] + y * unit[1, first + e] + z * unit[2, first + e]
-        open_ = _ONE - abs(cosine)
-        gap[e] = open_ * weight[e] if open_ > _COLLINEAR else np.float32(0.0)
-
-
 @part_of_loop()
-def max_frame(logit, weight, unit, first, count, lattice_axes, key_1, key_2, index, stride, gap, frame):
-    """Write the frame `max` of one atom and head into frame, (3, 3) rows.
-
-    Args:
-        logit: (K,) log-weights; entry 0 is the atom itself and never a candidate.
-        weight: (K,) their exponentials times any constant.
-        unit: (3, E) unit vectors of the batch; `first` and `count` delimit the atom's.
-        lattice_axes: (3, 3) orthonormal rows that complete a frame.
-        key_1, key_2: hash keys of the two ties, or −1 in evaluation.
-        index, stride: entry e hashes as index + e·stride.
-        gap: (K,) scratch.
-        frame: (3, 3) output.
-    """
-    if count < 2:
-        frame[0, 0], frame[0, 1], frame[0, 2] = lattice_axes[0, 0], lattice_axes[0, 1], lattice_axes[0, 2]
-    else:
-        pick = _choose_tied(logit, _largest(logit, count) - _TIE, count, key_1, index, stride)
-        for x in range(3):
-            frame[0, x] = unit[x, first + pick]
-    e1 = frame[0]
-
-    pick = -1
-    _weigh_by_gap(unit, first, count, weight, e1, gap)
-    top = _largest(gap, count)
-    if top > np.float32(1e-30):
-        pick = _choose_tied(gap, top * (_ONE - _TIE), count, key_2, index, stride)
-    else:
-        pick = _second_of_faint(logit, unit, first, count, e1, key_2, index, stride, gap)
-    e2 = frame[1]
-    if pick >= 0:
-        for x in range(3):
-            e2[x] = unit[x, first + pick]
-    else:
-        _most_orthogonal(lattice_axes, e1, e2)
-    along = e1[0] * e2[0] + e1[1] * e2[1] + e1[2] * e2[2]
-    for x in range(3):
-        e2[x] -= along * e1[x]
-    norm = np.float32(math.sqrt(e2[0] * e2[0] + e2[1] * e2[1] + e2[2] * e2[2]))
-    for x in range(3):
-        e2[x] /= norm
-    complete(frame)
-
-
-@part_of_loop()
-def _second_of_faint(logit, unit, first, count, e1, key, index, stride, score):
-    """Choose the second axis in log space, where every candidate's weight is too small for float32; −1 if none."""
-    any_distinct = False
-    for e in range(1, count):
-        cosine = e1[0] * unit[0, first + e] + e1[1] * unit[1, first + e] + e1[2] * unit[2, first + e]
-        open_ = _ONE - abs(cosine)
-        if open_ > _COLLINEAR:
-            score[e] = logit[e] + np.float32(math.log(open_))
-            any_distinct = True
-        else:
-            score[e] = np.float32(-np.inf)
-    if not any_distinct:
-        return -1
-    return _choose_tied(score, _largest(score, count) - _TIE, count, key, index, stride)
-
-
-@part_of_loop()
-def _most_orthogonal(lattice_axes, e1, out):
+def _write_most_orthogonal(lattice_axes, frame, h):
+    """Let a head's second axis be the lattice axis most orthogonal to its first."""
     best, least = 0, np.float32(2.0)
     for i in range(3):
-        along = abs(lattice_axes[i, 0] * e1[0] + lattice_axes[i, 1] * e1[1] + lattice_axes[i, 2] * e1[2])
-        if along < least:
-            best, least = i, along
+        along = _ZERO
+        for x in range(3):
+            along += lattice_axes[i, x] * frame[x * LANES + h]
+        if abs(along) < least:
+            best, least = i, abs(along)
     for x in range(3):
-        out[x] = lattice_axes[best, x]
+        frame[(3 + x) * LANES + h] = lattice_axes[best, x]
 
 
 @part_of_loop()
-def complete(frame):
+def _complete(frame):
     """Set e3 = e1 × e2."""
-    frame[2, 0] = frame[0, 1] * frame[1, 2] - frame[0, 2] * frame[1, 1]
-    frame[2, 1] = frame[0, 2] * frame[1, 0] - frame[0, 0] * frame[1, 2]
-    frame[2, 2] = frame[0, 0] * frame[1, 1] - frame[0, 1] * frame[1, 0]
-
-
-@part_of_loop(FAST)
-def _second_moments(weight, unit, first, count, out):
-    xx = xy = xz = yy = yz = zz = 0.0
-    for e in range(1, count):
-        w = np.float64(weight[e])
-        x, y, z = np.float64(unit[0, first + e]), np.float64(unit[1, first + e]), np.float64(unit[2, first + e])
-        xx += w * x * x
-        xy += w * x * y
-        xz += w * x * z
-        yy += w * y * y
-        yz += w * y * z
-        zz += w * z * z
-    out[0, 0], out[0, 1], out[0, 2] = xx, xy, xz
-    out[1, 0], out[1, 1], out[1, 2] = xy, yy, yz
-    out[2, 0], out[2, 1], out[2, 2] = xz, yz, zz
-
-
-@part_of_loop(FAST)
-def _third_moments(weight, unit, first, count, axes):
-    """Return Σ w (e1·r̄)³, Σ w (e2·r̄)³ and Σ w."""
-    skew_1 = skew_2 = scale = 0.0
-    for e in range(1, count):
-        x, y, z = unit[0, first + e], unit[1, first + e], unit[2, first + e]
-        w = np.float64(weight[e])
-        along_1 = axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z
-        along_2 = axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z
-        skew_1 += w * along_1 * along_1 * along_1
-        skew_2 += w * along_2 * along_2 * along_2
-        scale += w
-    return skew_1, skew_2, scale
+    x1, y1, z1 = load(frame, 0), load(frame, LANES), load(frame, 2 * LANES)
+    x2, y2, z2 = load(frame, 3 * LANES), load(frame, 4 * LANES), load(frame, 5 * LANES)
+    store(frame, 6 * LANES, y1 * z2 - z1 * y2)
+    store(frame, 7 * LANES, z1 * x2 - x1 * z2)
+    store(frame, 8 * LANES, x1 * y2 - y1 * x2)
 
 
 @part_of_loop()
-def weighted_pca_frame(weight, unit, first, count, lattice_axes, key, owner, covariance, axes, frame):
-    """Write the frame `weighted_pca` of one atom and head into frame, (3, 3) rows.
+def _second_moments(weight, unit, columns, first, count, out):
+    """Write Σ w r̄ r̄ᵀ, its components xx, xy, xz, yy, yz, zz at a distance of 8, into out."""
+    zero = fill(0.0)
+    xx, xy, xz, yy, yz, zz = zero, zero, zero, zero, zero, zero
+    for e in range(1, count):
+        at = first + e
+        w = widen(load(weight, e * LANES))
+        x, y = fill(np.float64(unit[at])), fill(np.float64(unit[columns + at]))
+        z = fill(np.float64(unit[2 * columns + at]))
+        wx, wy = w * x, w * y
+        xx, xy, xz = xx + wx * x, xy + wx * y, xz + wx * z
+        yy, yz, zz = yy + wy * y, yz + wy * z, zz + w * z * z
+    store(out, 0, xx)
+    store(out, LANES, xy)
+    store(out, 2 * LANES, xz)
+    store(out, 3 * LANES, yy)
+    store(out, 4 * LANES, yz)
+    store(out, 5 * LANES, zz)
+
+
+@part_of_loop()
+def _third_moments(weight, unit, columns, first, count, axes, out):
+    """Write Σ w (e1·r̄)³, Σ w (e2·r̄)³ and Σ w, at a distance of 8, into out."""
+    x1, y1, z1 = load(axes, 0), load(axes, LANES), load(axes, 2 * LANES)
+    x2, y2, z2 = load(axes, 3 * LANES), load(axes, 4 * LANES), load(axes, 5 * LANES)
+    skew_1, skew_2, scale = fill(0.0), fill(0.0), fill(0.0)
+    for e in range(1, count):
+        at = first + e
+        w = widen(load(weight, e * LANES))
+        x, y = fill(np.float64(unit[at])), fill(np.float64(unit[columns + at]))
+        z = fill(np.float64(unit[2 * columns + at]))
+        along_1, along_2 = x1 * x + y1 * y + z1 * z, x2 * x + y2 * y + z2 * z
+        skew_1 = skew_1 + w * along_1 * along_1 * along_1
+        skew_2 = skew_2 + w * along_2 * along_2 * along_2
+        scale = scale + w
+    store(out, 0, skew_1)
+    store(out, LANES, skew_2)
+    store(out, 2 * LANES, scale)
+
+
+@part_of_loop()
+def weighted_pca_frames(
+    weight, unit, columns, first, count, lattice_axes, key, owner, moments, covariance, vectors, axes, frame
+):
+    """Write the frames `weighted_pca` of one atom.
 
     Args:
-        weight: (K,) softmax weights; entry 0 is the atom itself and left out.
-        unit: (3, E) unit vectors of the batch; `first` and `count` delimit the atom's.
+        weight: (K·8,) softmax weights.
+        unit: unit vectors of the batch; `first` and `count` delimit the atom's.
+        columns: see above.
         lattice_axes: (3, 3) float64 orthonormal rows.
         key: hash key of the signs, or −1 in evaluation.
-        owner: index of (atom, head) for the hash.
-        covariance, axes: (3, 3) float64 scratch.
-        frame: (3, 3) output.
+        owner: head h of the atom hashes as owner + h.
+        moments, covariance, vectors, axes: float64 scratch of 48 numbers, (3, 3), (3, 3) and 48 numbers.
+        frame: (72,) output.
     """
-    _second_moments(weight, unit, first, count, covariance)
-    settled_axes(covariance, lattice_axes, axes)
-    skew_1, skew_2, scale = _third_moments(weight, unit, first, count, axes)
-    for t in range(2):
-        decider = skew_1 if t == 0 else skew_2
-        if abs(decider) <= SKEW_TOLERANCE * scale:
-            decider = sign_by_lattice(axes[t], lattice_axes)
-        sign = -1.0 if decider < 0.0 else 1.0
-        if key >= 0 and hash_bits(key, owner * 2 + t) >> 31 & 1:
-            sign = -sign
+    _second_moments(weight, unit, columns, first, count, moments)
+    for h in range(LANES):
+        place = 0
         for x in range(3):
-            axes[t, x] *= sign
-            frame[t, x] = axes[t, x]
-    complete(frame)
+            for y in range(x, 3):
+                covariance[x, y] = covariance[y, x] = moments[place * LANES + h]
+                place += 1
+        settled_axes(covariance, lattice_axes, vectors)
+        for t in range(2):
+            for x in range(3):
+                axes[(3 * t + x) * LANES + h] = vectors[t, x]
+    _third_moments(weight, unit, columns, first, count, axes, moments)
+    for h in range(LANES):
+        for t in range(2):
+            decider = moments[t * LANES + h]
+            if abs(decider) <= SKEW_TOLERANCE * moments[2 * LANES + h]:
+                for x in range(3):
+                    vectors[t, x] = axes[(3 * t + x) * LANES + h]
+                decider = sign_by_lattice(vectors[t], lattice_axes)
+            sign = -1.0 if decider < 0.0 else 1.0
+            if key >= 0 and hash_bits(key, (owner + h) * 2 + t) >> 31 & 1:
+                sign = -sign
+            for x in range(3):
+                frame[(3 * t + x) * LANES + h] = sign * axes[(3 * t + x) * LANES + h]
+    _complete(frame)

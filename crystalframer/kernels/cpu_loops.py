@@ -1,14 +1,14 @@
 """The CPU kernel's loops, compiled by Numba once for a model's head sizes.
 
 Parallel over crystals, so the scatter to neighbours' keys and values needs no atomics and the result does not depend
-on the number of threads. Per atom and head, with the atom's K neighbour entries as the vector dimension:
+on the number of threads. Eight heads at a time are the lanes of a vector (`kernels.lanes`); for each atom:
 
-forward   logits, softmax, frame, then the moments Σ p v_j, Σ p b_dist and Σ p T_m(e_t·r̄), by the recurrence
-          S_m+1 = 2x·S_m − S_m−1 of S_m = p·T_m(x);
+forward   logits, softmax, frames, then the moments Σ p v_j, Σ p b_dist and Σ p T_m(e_t·r̄), by the recurrence
+          S_m+1 = 2x·S_m − S_m−1 of S_m = p·T_m(x), for `GROUP` neighbours in registers;
 backward  ∂L/∂p by Clenshaw's recurrence on the moments' gradients, softmax, then q, k, v and 1/σ².
 
-q·k and the sums over v are formed once per distinct neighbour j, not per image. The distance basis is the same for
-all heads, so its moments are small matrix products of a stretch of neighbours at a time.
+q·k and the sums over v are formed once per distinct neighbour j, not per image. What belongs to a row (an atom, a
+neighbour entry, a moment) and eight heads lies side by side: row·8 + head.
 
 Numbers that are not finite, of a training that diverges, go through as they do in torch (`error_model="numpy"`; an
 exception could not leave a parallel loop in good order).
@@ -24,26 +24,39 @@ import numpy as np
 from numba import njit, prange
 
 from crystalframer.geometry import principal_axes
-from crystalframer.kernels import cpu_frames, cpu_math, frames
-from crystalframer.kernels.cpu_frames import max_frame, weighted_pca_frame
-from crystalframer.kernels.cpu_math import FAST, exp_in_place, part_of_loop
+from crystalframer.kernels import cpu_frames, cpu_math, frames, lanes
+from crystalframer.kernels.cpu_frames import max_frames, weighted_pca_frames
+from crystalframer.kernels.cpu_math import CONTRACT, part_of_loop
+from crystalframer.kernels.lanes import (
+    GROUP,
+    LANES,
+    add_entries,
+    exponential,
+    fill,
+    fill_entries,
+    larger,
+    load,
+    load_entries,
+    plus_entries,
+    repeat,
+    store,
+    transpose,
+)
 
 NO_FRAME, GIVEN_FRAME, MAX_FRAME, STATIC_LOCAL_FRAME, WEIGHTED_PCA_FRAME = range(5)
 """How a kernel gets its frames: not at all, from the caller, or by one of three constructions."""
-STRETCH = 64
-"""Neighbour entries per matrix product of the distance basis: they stay in the first-level cache."""
+FRAME_SIZE = 9 * LANES
+"""Numbers of the frames of eight heads."""
 
-VECTOR = 8
-"""Angular rows are filled up to a multiple of this many numbers, so that no scalar remainder is left."""
-
-_ZERO, _HALF, _TWO = np.float32(0.0), np.float32(0.5), np.float32(2.0)
+_ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+_LOWEST = np.float32(-np.inf)
 
 
 class Sizes(NamedTuple):
     """What a compiled kernel is specialised for."""
 
     heads: int
-    """H"""
+    """H, a multiple of `LANES`"""
     width: int
     """Head width d"""
     num_dist: int
@@ -54,7 +67,7 @@ class Sizes(NamedTuple):
 
 def _source_digest() -> int:
     """Return a number that changes with the source of anything compiled in: part of the key of Numba's cache."""
-    files = [__file__, cpu_math.__file__, cpu_frames.__file__, frames.__file__, principal_axes.__file__]
+    files = [__file__, cpu_math.__file__, cpu_frames.__file__, frames.__file__, lanes.__file__, principal_axes.__file__]
     text = b"".join(Path(file).read_bytes() for file in files)
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
@@ -62,226 +75,216 @@ def _source_digest() -> int:
 _DIGEST = _source_digest()
 
 
-@part_of_loop(FAST)
-def _sum(x, count):
-    total = _ZERO
-    for e in range(count):
-        total += x[e]
+@part_of_loop()
+def _to_lanes(source, start, stride, count, target, to):
+    """Copy source[start + h·stride + x], x < count, of eight heads h to target[to + x·8 + h]."""
+    whole = count // LANES * LANES
+    for x in range(0, whole, LANES):
+        transpose(source, start + x, stride, target, to + x * LANES, LANES)
+    for x in range(whole, count):
+        for h in range(LANES):
+            target[to + x * LANES + h] = source[start + h * stride + x]
+
+
+@part_of_loop()
+def _from_lanes(source, start, count, target, to, stride):
+    """Copy source[start + x·8 + h], x < count, of eight heads h to target[to + h·stride + x]."""
+    whole = count // LANES * LANES
+    for x in range(0, whole, LANES):
+        transpose(source, start + x * LANES, LANES, target, to + x, stride)
+    for x in range(whole, count):
+        for h in range(LANES):
+            target[to + h * stride + x] = source[start + x * LANES + h]
+
+
+@part_of_loop()
+def _dot(a, a_start, b, b_start, width):
+    """Return Σ_x a_x b_x for eight heads."""
+    total = fill(_ZERO)
+    for x in range(width):
+        total = total + load(a, a_start + x * LANES) * load(b, b_start + x * LANES)
     return total
 
 
 @part_of_loop()
-def _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct):
-    """Number an atom's distinct neighbours; slot[e] is the number of entry e's. Returns how many there are."""
-    found = 0
-    for e in range(count):
-        j = neighbour[first + e] - base
-        if stamp[j] < 0:
-            stamp[j] = found
-            distinct[found] = j + base
-            found += 1
-        slot[e] = stamp[j]
-    for s in range(found):
-        stamp[distinct[s] - base] = -1
-    return found
+def _add_multiple(factor, a, a_start, out, out_start, width):
+    """Add factor·a_x to out_x for eight heads."""
+    for x in range(width):
+        at = out_start + x * LANES
+        store(out, at, load(out, at) + factor * load(a, a_start + x * LANES))
 
 
 @part_of_loop()
-def _padded(count):
-    """Return the length of an atom's angular rows: its neighbours without itself, filled up to whole vectors."""
-    return (count - 1 + VECTOR - 1) // VECTOR * VECTOR
+def _clear(array, rows):
+    for row in range(rows):
+        store(array, row * LANES, fill(_ZERO))
 
 
 @part_of_loop()
-def _load_directions(unit, first, count, near):
-    """Copy the unit vectors of an atom's neighbours, without itself, into near and fill up with zeros."""
-    for x in range(3):
-        for e in range(count - 1):
-            near[x, e] = unit[x, first + 1 + e]
-        for e in range(count - 1, _padded(count)):
-            near[x, e] = _ZERO
-
-
-@part_of_loop(FAST)
-def _angular_moments(weight, near, length, axis, terms, twice_x, low, high, out):
-    """Write Σ w T_m(e·r̄), m < terms, into out."""
-    x, y, z = axis[0], axis[1], axis[2]
-    m0 = m1 = _ZERO
-    for e in range(length):
-        cosine = x * near[0, e] + y * near[1, e] + z * near[2, e]
-        twice_x[e] = _TWO * cosine
-        low[e] = weight[e]
-        high[e] = weight[e] * cosine
-        m0 += low[e]
-        m1 += high[e]
-    out[0], out[1] = m0, m1
-    for m in range(2, terms, 4):
-        a = b = c = d = _ZERO
-        for e in range(length):
-            t, p, q = twice_x[e], low[e], high[e]
-            p = t * q - p
-            a += p
-            q = t * p - q
-            b += q
-            p = t * q - p
-            c += p
-            q = t * p - q
-            d += q
-            low[e], high[e] = p, q
-        out[m], out[m + 1], out[m + 2], out[m + 3] = a, b, c, d
-
-
-@part_of_loop(FAST)
-def _angular_gradient(grad, near, length, axis, terms, twice_x, b1, b2, dp):
-    """Add Σ_m grad_m T_m(e·r̄) to dp by Clenshaw's recurrence."""
-    x, y, z = axis[0], axis[1], axis[2]
-    top = grad[terms - 1]
-    for e in range(length):
-        twice_x[e] = _TWO * (x * near[0, e] + y * near[1, e] + z * near[2, e])
-        b1[e] = top
-        b2[e] = _ZERO
-    for m in range(terms - 2, 0, -4):
-        g0, g1, g2, g3 = grad[m], grad[m - 1], grad[m - 2], grad[m - 3]
-        for e in range(length):
-            t, p, q = twice_x[e], b1[e], b2[e]
-            q = t * p + (g0 - q)
-            p = t * q + (g1 - p)
-            q = t * p + (g2 - q)
-            p = t * q + (g3 - p)
-            b1[e], b2[e] = p, q
-    constant = grad[0]
-    for e in range(length):
-        dp[e] += _HALF * twice_x[e] * b1[e] - b2[e] + constant
+def _whole_groups(count):
+    """Return the length of an atom's angular rows: its neighbours without itself, filled up to whole groups."""
+    return (count - 1 + GROUP - 1) // GROUP * GROUP
 
 
 @part_of_loop()
-def _spread(dist_start, dist_value, first, count, window, dense):
-    """Write the distance basis of entries first to first + count into the rows of dense, zeros outside the window."""
-    for e in range(count):
-        row = dense[e]
-        row[:] = _ZERO
-        start = dist_start[first + e]
-        for b in range(window):
-            row[start + b] = dist_value[first + e, b]
+def _cosines(frame, t, unit, columns, at):
+    """Return e_t·r̄ of the entries from `at` on."""
+    x, y, z = load(frame, 3 * t * LANES), load(frame, (3 * t + 1) * LANES), load(frame, (3 * t + 2) * LANES)
+    along_x, along_y = repeat(x) * fill_entries(unit, at), repeat(y) * fill_entries(unit, columns + at)
+    return along_x + along_y + repeat(z) * fill_entries(unit, 2 * columns + at)
+
+
+@part_of_loop()
+def _angular_moments(weight, unit, columns, first, length, frame, t, terms, out, o):
+    """Write Σ w T_m(e_t·r̄), m < terms, to the rows of out from o on; sums over the entries from `first` + 1 on."""
+    for m in range(terms):
+        store(out, o + m * LANES, fill(_ZERO))
+    for e in range(0, length, GROUP):
+        x = _cosines(frame, t, unit, columns, first + 1 + e)
+        p = load_entries(weight, (1 + e) * LANES)
+        q = p * x
+        twice = x + x
+        store(out, o, plus_entries(load(out, o), p))
+        store(out, o + LANES, plus_entries(load(out, o + LANES), q))
+        for m in range(2, terms, 4):
+            a = o + m * LANES
+            p = twice * q - p
+            store(out, a, plus_entries(load(out, a), p))
+            q = twice * p - q
+            store(out, a + LANES, plus_entries(load(out, a + LANES), q))
+            p = twice * q - p
+            store(out, a + 2 * LANES, plus_entries(load(out, a + 2 * LANES), p))
+            q = twice * p - q
+            store(out, a + 3 * LANES, plus_entries(load(out, a + 3 * LANES), q))
+
+
+@part_of_loop()
+def _add_angular_gradient(grad, o, unit, columns, first, length, frame, t, terms, dp):
+    """Add Σ_m grad_m T_m(e_t·r̄), grad in rows from o on, to dp of the entries from 1 on, by Clenshaw's recurrence."""
+    for e in range(0, length, GROUP):
+        x = _cosines(frame, t, unit, columns, first + 1 + e)
+        twice = x + x
+        q = repeat(load(grad, o + (terms - 1) * LANES))
+        p = q - q
+        for m in range(terms - 2, 1, -4):
+            a = o + m * LANES
+            p = twice * q + (repeat(load(grad, a)) - p)
+            q = twice * p + (repeat(load(grad, a - LANES)) - q)
+            p = twice * q + (repeat(load(grad, a - 2 * LANES)) - p)
+            q = twice * p + (repeat(load(grad, a - 3 * LANES)) - q)
+        add_entries(dp, (1 + e) * LANES, x * q + (repeat(load(grad, o)) - p))
 
 
 @lru_cache(maxsize=32)
 def forward_loop(sizes: Sizes) -> Callable[..., None]:
     """Return the compiled forward pass for one set of sizes."""
     heads, width, num_dist, window = sizes
+    groups, row = heads // LANES, width * LANES
     digest = _DIGEST
 
-    @njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy")
+    @njit(parallel=True, fastmath=CONTRACT, cache=True, error_model="numpy")
     def forward(
         kind, terms, q, k, v, inv_sigma_sq, logit_scale,
-        offsets, first_edge, neighbour, half_sq, unit, dist_start, dist_value,
-        given, axes, key_1, key_2, edges_before, atoms_before, out_value, out_moment, out_weight, out_frame,
+        offsets, first_edge, first_distinct, distinct, slot, half_sq, unit, columns, dist_start, dist_value,
+        axes, key_1, key_2, true_heads, edges_before, atoms_before, out_value, out_moment, out_weight, frames,
     ):  # fmt: skip
         _ = digest
+        num_atoms = len(first_edge) - 1
+        moments = num_dist + 3 * terms
         for s in prange(len(offsets) - 1):
             base, end = offsets[s], offsets[s + 1]
-            widest = 0
+            widest = most = 0
             for i in range(base, end):
                 widest = max(widest, first_edge[i + 1] - first_edge[i])
-            room = 1 + _padded(widest)
-            near = np.empty((3, room), np.float32)
-            stamp = np.full(end - base, -1, np.int32)
-            slot = np.empty(widest, np.int32)
-            distinct = np.empty(min(widest, end - base), np.int64)
-            dot = np.empty((len(distinct), heads), np.float32)
-            row = np.empty((heads, room), np.float32)
-            by_edge = np.empty((widest, heads), np.float32)
-            bits = np.empty(widest, np.int32)
-            logit = np.empty(widest, np.float32)
-            work = np.empty((3, room), np.float32)
-            frame = np.empty((3, 3), np.float32)
+                most = max(most, first_distinct[i + 1] - first_distinct[i])
+            room = (widest + GROUP) * LANES
+            keys, values = np.empty((end - base) * row, np.float32), np.empty((end - base) * row, np.float32)
+            query, value = np.empty(row, np.float32), np.empty(row, np.float32)
+            dot, share = np.empty(most * LANES, np.float32), np.empty(most * LANES, np.float32)
+            logit, weight, gap = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, np.float32)
+            near = np.empty(room if kind == STATIC_LOCAL_FRAME else 0, np.float32)
+            moment = np.empty(moments * LANES, np.float32)
+            pick, bits = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+            sums, wide_frame = np.empty(6 * LANES), np.empty(6 * LANES)
             covariance, vectors = np.empty((3, 3)), np.empty((3, 3))
             wide_axes = axes[s].astype(np.float64)
-            dense = np.empty((STRETCH, num_dist), np.float32)
-            part, moment = np.empty((heads, num_dist), np.float32), np.empty((heads, num_dist), np.float32)
-            for i in range(base, end):
-                first = first_edge[i]
-                count = first_edge[i + 1] - first
-                length = _padded(count)
-                if kind != NO_FRAME:
-                    _load_directions(unit, first, count, near)
-                found = _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct)
-                for n in range(found):
-                    j = distinct[n]
-                    for h in range(heads):
-                        total = _ZERO
-                        for x in range(width):
-                            total += q[i, h, x] * k[j, h, x]
-                        dot[n, h] = total * logit_scale
-                if kind == STATIC_LOCAL_FRAME:
+            for g in range(groups):
+                for j in range(base, end):
+                    _to_lanes(k, (j * heads + g * LANES) * width, width, width, keys, (j - base) * row)
+                    _to_lanes(v, (j * heads + g * LANES) * width, width, width, values, (j - base) * row)
+                for i in range(base, end):
+                    first, count = first_edge[i], first_edge[i + 1] - first_edge[i]
+                    start, found = first_distinct[i], first_distinct[i + 1] - first_distinct[i]
+                    _to_lanes(q, (i * heads + g * LANES) * width, width, width, query, 0)
+                    for n in range(found):
+                        product = _dot(query, 0, keys, (distinct[start + n] - base) * row, width)
+                        store(dot, n * LANES, product * fill(logit_scale))
+                    steep = load(inv_sigma_sq, i * heads + g * LANES)
+                    top = fill(_LOWEST)
                     for e in range(count):
-                        logit[e] = -_TWO * half_sq[first + e]
-                for h in range(heads):
-                    weight = row[h]
-                    weight[count:] = _ZERO
-                    steep = inv_sigma_sq[i, h]
-                    top = np.float32(-np.inf)
+                        score = load(dot, slot[first + e] * LANES) - steep * fill(half_sq[first + e])
+                        store(logit, e * LANES, score)
+                        top = larger(top, score)
+                    total = fill(_ZERO)
                     for e in range(count):
-                        weight[e] = dot[slot[e], h] - steep * half_sq[first + e]
-                        top = max(top, weight[e])
+                        score = load(logit, e * LANES) - top
+                        store(logit, e * LANES, score)
+                        p = exponential(score)
+                        store(weight, e * LANES, p)
+                        total = total + p
+                    norm = fill(_ONE) / total
+                    _clear(share, found)
                     for e in range(count):
-                        weight[e] -= top
-                        if kind == MAX_FRAME:
-                            logit[e] = weight[e]
-                    exp_in_place(weight, bits, count)
-                    norm = np.float32(1.0) / _sum(weight, count)
-                    for e in range(count):
-                        weight[e] *= norm
-                        by_edge[e, h] = weight[e]
-                        out_weight[first * heads + h * count + e] = weight[e]
-                    if kind == NO_FRAME:
-                        continue
-                    index = (first + edges_before) * heads + h
-                    if kind == GIVEN_FRAME:
-                        frame[:] = given[i, h]
-                    elif kind == MAX_FRAME:
-                        max_frame(
-                            logit, weight, unit, first, count, axes[s], key_1, key_2, index, heads, work[0], frame
-                        )
-                    elif kind == STATIC_LOCAL_FRAME:
-                        nearest = logit[1] if count > 1 else _ZERO
-                        for e in range(count):
-                            work[1, e] = min(logit[e] - nearest, _ZERO)
-                        exp_in_place(work[1], bits, count)
-                        max_frame(
-                            logit, work[1], unit, first, count, axes[s], key_1, key_2, index, heads, work[0], frame
-                        )
-                    else:
-                        owner = (i + atoms_before) * heads + h
-                        weighted_pca_frame(
-                            weight, unit, first, count, wide_axes, key_1, owner, covariance, vectors, frame
-                        )
-                    out_frame[i, h] = frame
-                    for t in range(3):
-                        start = num_dist + t * terms
-                        _angular_moments(
-                            weight[1:], near, length, frame[t], terms, work[0], work[1], work[2],
-                            out_moment[h, i, start : start + terms],
+                        p = load(weight, e * LANES) * norm
+                        store(weight, e * LANES, p)
+                        store(out_weight, ((first + e) * groups + g) * LANES, p)
+                        at = slot[first + e] * LANES
+                        store(share, at, load(share, at) + p)
+                    length = _whole_groups(count)
+                    for e in range(count, 1 + length):
+                        store(weight, e * LANES, fill(_ZERO))
+
+                    frame = frames[(i * groups + g) * FRAME_SIZE : (i * groups + g + 1) * FRAME_SIZE]
+                    index = (first + edges_before) * true_heads + g * LANES
+                    if kind == MAX_FRAME:
+                        max_frames(
+                            logit, weight, unit, columns, first, count, axes[s], key_1, key_2, index, true_heads,
+                            gap, pick, bits, frame,
                         )  # fmt: skip
-                moment[:] = _ZERO
-                for begin in range(0, count, STRETCH):
-                    size = min(STRETCH, count - begin)
-                    _spread(dist_start, dist_value, first + begin, size, window, dense)
-                    np.dot(by_edge[begin : begin + size].T, dense[:size], part)
-                    moment += part
-                dot[:found] = _ZERO
-                for e in range(count):
-                    for h in range(heads):
-                        dot[slot[e], h] += by_edge[e, h]
-                for h in range(heads):
-                    out_moment[h, i, :num_dist] = moment[h]
-                    for x in range(width):
-                        out_value[i, h, x] = _ZERO
-                for n in range(found):
-                    j = distinct[n]
-                    for h in range(heads):
-                        for x in range(width):
-                            out_value[i, h, x] += dot[n, h] * v[j, h, x]
+                    elif kind == STATIC_LOCAL_FRAME:
+                        nearest = -_TWO * half_sq[first + 1] if count > 1 else _ZERO
+                        for e in range(count):
+                            score = fill(-_TWO * half_sq[first + e])
+                            store(logit, e * LANES, score)
+                            store(near, e * LANES, exponential(fill(min(-_TWO * half_sq[first + e] - nearest, _ZERO))))
+                        max_frames(
+                            logit, near, unit, columns, first, count, axes[s], key_1, key_2, index, true_heads,
+                            gap, pick, bits, frame,
+                        )  # fmt: skip
+                    elif kind == WEIGHTED_PCA_FRAME:
+                        owner = (i + atoms_before) * true_heads + g * LANES
+                        weighted_pca_frames(
+                            weight, unit, columns, first, count, wide_axes, key_1, owner, sums, covariance, vectors,
+                            wide_frame, frame,
+                        )  # fmt: skip
+                    _clear(moment, num_dist)
+                    for e in range(count):
+                        p = load(weight, e * LANES)
+                        o = dist_start[first + e] * LANES
+                        for b in range(window):
+                            at = o + b * LANES
+                            store(moment, at, load(moment, at) + p * fill(dist_value[(first + e) * window + b]))
+                    if kind != NO_FRAME:
+                        for t in range(3):
+                            o = (num_dist + t * terms) * LANES
+                            _angular_moments(weight, unit, columns, first, length, frame, t, terms, moment, o)
+                    at = g * LANES * num_atoms + i
+                    _from_lanes(moment, 0, moments, out_moment, at * moments, num_atoms * moments)
+                    _clear(value, width)
+                    for n in range(found):
+                        p = load(share, n * LANES)
+                        _add_multiple(p, values, (distinct[start + n] - base) * row, value, 0, width)
+                    _from_lanes(value, 0, width, out_value, (i * heads + g * LANES) * width, width)
 
     return forward
 
@@ -290,95 +293,119 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
 def backward_loop(sizes: Sizes) -> Callable[..., None]:
     """Return the compiled backward pass for one set of sizes."""
     heads, width, num_dist, window = sizes
+    groups, row = heads // LANES, width * LANES
     digest = _DIGEST
 
-    @njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy")
+    @njit(parallel=True, fastmath=CONTRACT, cache=True, error_model="numpy")
     def backward(
         kind, terms, q, k, v, logit_scale,
-        offsets, first_edge, neighbour, half_sq, unit, dist_start, dist_value,
+        offsets, first_edge, first_distinct, distinct, slot, half_sq, unit, columns, dist_start, dist_value,
         weights, frames, grad_value, grad_moment, grad_q, grad_k, grad_v, grad_inv_sigma_sq,
     ):  # fmt: skip
         _ = digest
+        num_atoms = len(first_edge) - 1
+        moments = num_dist + 3 * terms
         for s in prange(len(offsets) - 1):
             base, end = offsets[s], offsets[s + 1]
-            widest = 0
+            widest = most = 0
             for i in range(base, end):
                 widest = max(widest, first_edge[i + 1] - first_edge[i])
-                grad_q[i] = _ZERO
-                grad_k[i] = _ZERO
-                grad_v[i] = _ZERO
-            room = 1 + _padded(widest)
-            near = np.empty((3, room), np.float32)
-            stamp = np.full(end - base, -1, np.int32)
-            slot = np.empty(widest, np.int32)
-            distinct = np.empty(min(widest, end - base), np.int64)
-            dot = np.empty((len(distinct), heads), np.float32)
-            total_weight = np.empty((len(distinct), heads), np.float32)
-            by_edge = np.empty((widest, heads), np.float32)
-            dp = np.empty(room, np.float32)
-            work = np.empty((3, room), np.float32)
-            dense, moment = np.empty((STRETCH, num_dist), np.float32), np.empty((num_dist, heads), np.float32)
-            for i in range(base, end):
-                first = first_edge[i]
-                count = first_edge[i + 1] - first
-                length = _padded(count)
-                if kind != NO_FRAME:
-                    _load_directions(unit, first, count, near)
-                found = _distinct_neighbours(neighbour, first, count, base, stamp, slot, distinct)
-                for n in range(found):
-                    j = distinct[n]
-                    for h in range(heads):
-                        total = _ZERO
-                        for x in range(width):
-                            total += grad_value[i, h, x] * v[j, h, x]
-                        dot[n, h] = total
-                for h in range(heads):
-                    for b in range(num_dist):
-                        moment[b, h] = grad_moment[h, i, b]
-                for begin in range(0, count, STRETCH):
-                    size = min(STRETCH, count - begin)
-                    _spread(dist_start, dist_value, first + begin, size, window, dense)
-                    np.dot(dense[:size], moment, by_edge[begin : begin + size])
-                for e in range(count):
-                    for h in range(heads):
-                        by_edge[e, h] += dot[slot[e], h]
-                dot[:found] = _ZERO
-                total_weight[:found] = _ZERO
-                for h in range(heads):
-                    dp[count:] = _ZERO
+                most = max(most, first_distinct[i + 1] - first_distinct[i])
+            size = (end - base) * row
+            keys, values = np.empty(size, np.float32), np.empty(size, np.float32)
+            key_grads, value_grads = np.empty(size, np.float32), np.empty(size, np.float32)
+            query, query_grad, value_grad = (
+                np.empty(row, np.float32), np.empty(row, np.float32), np.empty(row, np.float32),
+            )  # fmt: skip
+            dot, share = np.empty(most * LANES, np.float32), np.empty(most * LANES, np.float32)
+            dp = np.empty((widest + GROUP) * LANES, np.float32)
+            moment = np.empty(moments * LANES, np.float32)
+            for g in range(groups):
+                _clear(key_grads, (end - base) * width)
+                _clear(value_grads, (end - base) * width)
+                for j in range(base, end):
+                    _to_lanes(k, (j * heads + g * LANES) * width, width, width, keys, (j - base) * row)
+                    _to_lanes(v, (j * heads + g * LANES) * width, width, width, values, (j - base) * row)
+                for i in range(base, end):
+                    first, count = first_edge[i], first_edge[i + 1] - first_edge[i]
+                    start, found = first_distinct[i], first_distinct[i + 1] - first_distinct[i]
+                    _to_lanes(q, (i * heads + g * LANES) * width, width, width, query, 0)
+                    _to_lanes(grad_value, (i * heads + g * LANES) * width, width, width, value_grad, 0)
+                    at = g * LANES * num_atoms + i
+                    _to_lanes(grad_moment, at * moments, num_atoms * moments, moments, moment, 0)
+                    for n in range(found):
+                        product = _dot(value_grad, 0, values, (distinct[start + n] - base) * row, width)
+                        store(dot, n * LANES, product)
                     for e in range(count):
-                        dp[e] = by_edge[e, h]
+                        total = load(dot, slot[first + e] * LANES)
+                        o = dist_start[first + e] * LANES
+                        for b in range(window):
+                            total = total + load(moment, o + b * LANES) * fill(dist_value[(first + e) * window + b])
+                        store(dp, e * LANES, total)
+                    length = _whole_groups(count)
+                    for e in range(count, 1 + length):
+                        store(dp, e * LANES, fill(_ZERO))
                     if kind != NO_FRAME:
+                        frame = frames[(i * groups + g) * FRAME_SIZE : (i * groups + g + 1) * FRAME_SIZE]
                         for t in range(3):
-                            start = num_dist + t * terms
-                            _angular_gradient(
-                                grad_moment[h, i, start : start + terms], near, length, frames[i, h, t], terms,
-                                work[0], work[1], work[2], dp[1:],
-                            )  # fmt: skip
-                    weight = weights[first * heads + h * count : first * heads + (h + 1) * count]
-                    mean = mean_half_sq = _ZERO
+                            o = (num_dist + t * terms) * LANES
+                            _add_angular_gradient(moment, o, unit, columns, first, length, frame, t, terms, dp)
+                    mean, mean_half_sq = fill(_ZERO), fill(_ZERO)
                     for e in range(count):
-                        mean += weight[e] * dp[e]
-                        mean_half_sq += weight[e] * half_sq[first + e]
+                        p = load(weights, ((first + e) * groups + g) * LANES)
+                        mean = mean + p * load(dp, e * LANES)
+                        mean_half_sq = mean_half_sq + p * fill(half_sq[first + e])
+                    _clear(dot, found)
+                    _clear(share, found)
+                    decay = fill(_ZERO)
                     for e in range(count):
-                        dp[e] = weight[e] * (dp[e] - mean)
-                    # A sum in a loop that also stores is added up in one of two orders, as the arrays happen to lie in
-                    # memory (the compiler's check for overlap): two runs of a training would differ in the last bit.
-                    decay = _ZERO
-                    for e in range(count):
-                        decay += dp[e] * (half_sq[first + e] - mean_half_sq)  # Σ dp = 0: less cancellation
-                    grad_inv_sigma_sq[i, h] = -decay
-                    for e in range(count):
-                        dot[slot[e], h] += dp[e]
-                        total_weight[slot[e], h] += weight[e]
-                for n in range(found):
-                    j = distinct[n]
-                    for h in range(heads):
-                        pull = dot[n, h] * logit_scale
-                        share = total_weight[n, h]
-                        for x in range(width):
-                            grad_q[i, h, x] += pull * k[j, h, x]
-                            grad_k[j, h, x] += pull * q[i, h, x]
-                            grad_v[j, h, x] += share * grad_value[i, h, x]
+                        p = load(weights, ((first + e) * groups + g) * LANES)
+                        d = p * (load(dp, e * LANES) - mean)
+                        decay = decay + d * (fill(half_sq[first + e]) - mean_half_sq)  # Σ d = 0: less cancellation
+                        at = slot[first + e] * LANES
+                        store(dot, at, load(dot, at) + d)
+                        store(share, at, load(share, at) + p)
+                    store(grad_inv_sigma_sq, i * heads + g * LANES, fill(_ZERO) - decay)
+                    _clear(query_grad, width)
+                    for n in range(found):
+                        at = (distinct[start + n] - base) * row
+                        pull = load(dot, n * LANES) * fill(logit_scale)
+                        _add_multiple(pull, keys, at, query_grad, 0, width)
+                        _add_multiple(pull, query, 0, key_grads, at, width)
+                        _add_multiple(load(share, n * LANES), value_grad, 0, value_grads, at, width)
+                    _from_lanes(query_grad, 0, width, grad_q, (i * heads + g * LANES) * width, width)
+                for j in range(base, end):
+                    to = (j * heads + g * LANES) * width
+                    _from_lanes(key_grads, (j - base) * row, width, grad_k, to, width)
+                    _from_lanes(value_grads, (j - base) * row, width, grad_v, to, width)
 
     return backward
+
+
+@njit(cache=True, error_model="numpy")
+def distinct_neighbours(first_edge, neighbour, first_distinct, distinct, slot):
+    """Number each atom's distinct neighbours.
+
+    Args:
+        first_edge: (N + 1,) first entry of each atom.
+        neighbour: (E,) index of the neighbouring atom.
+        first_distinct: (N + 1,) output, where each atom's part of `distinct` begins.
+        distinct: (E,) output, indices of the distinct neighbours, used up to first_distinct[N].
+        slot: (E,) output, which of the atom's distinct neighbours an entry is.
+    """
+    stamp = np.full(len(first_edge) - 1, -1, np.int32)
+    filled = 0
+    for i in range(len(first_edge) - 1):
+        first_distinct[i] = filled
+        found = 0
+        for e in range(first_edge[i], first_edge[i + 1]):
+            j = neighbour[e]
+            if stamp[j] < 0:
+                stamp[j] = found
+                distinct[filled + found] = j
+                found += 1
+            slot[e] = stamp[j]
+        for n in range(filled, filled + found):
+            stamp[distinct[n]] = -1
+        filled += found
+    first_distinct[len(first_edge) - 1] = filled

@@ -9,46 +9,18 @@ from numba import njit
 
 from crystalframer.geometry.principal_axes import CLEAR_COMPONENT, DEGENERATE_GAP, DEGENERATE_SPLIT
 
-FAST = {"contract", "reassoc", "nsz", "arcp"}
-"""Floating-point freedoms that let sums be vectorised; NaN and infinity keep their meaning."""
+CONTRACT = {"contract"}
+"""The one floating-point freedom of the loops: a·b + c in one rounding. Sums stay in the order in which they stand."""
 
 
-def part_of_loop(fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def part_of_loop() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function that the kernel's loops call; it is always inlined there.
 
     A function of its own would exist twice in a process that compiles a loop, optimised by itself and as part of the
     loop, and the linker takes the first that it meets; a process that finds the loop in Numba's cache has only the
-    second. They add up in different orders: the process that compiled would train to other last bits than all others.
+    second. They could round differently: the process that compiled would train to other last bits than all others.
     """
-    return njit(fastmath=fastmath, error_model="numpy", forceinline=True)
-
-
-_LOG2_E = np.float32(1.44269504088896341)
-_LN2_HIGH = np.float32(0.693359375)
-_LN2_LOW = np.float32(-2.12194440e-4)
-_LOWEST = np.float32(-87.0)
-_C2, _C3, _C4 = np.float32(0.5), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
-_C5, _C6, _C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
-_HALF, _ONE = np.float32(0.5), np.float32(1.0)
-
-
-@part_of_loop({"contract"})
-def exp_in_place(x, bits, count):
-    """Replace x[:count] ≤ 0 by its exponential to two units in the last place; `bits` is int32 scratch.
-
-    Range reduction by ln 2 in two parts and a polynomial of degree 7 (Cephes' expf coefficients); below −87 the
-    result is exp(−87), 1.6e-38.
-    """
-    for e in range(count):
-        value = max(x[e], _LOWEST)
-        whole = np.floor(value * _LOG2_E + _HALF)
-        f = value - whole * _LN2_HIGH - whole * _LN2_LOW
-        poly = ((((_C7 * f + _C6) * f + _C5) * f + _C4) * f + _C3) * f + _C2
-        bits[e] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        x[e] = poly * f * f + f + _ONE
-    power = bits.view(np.float32)
-    for e in range(count):
-        x[e] *= power[e]
+    return njit(fastmath=CONTRACT, error_model="numpy", forceinline=True)
 
 
 @part_of_loop()
