@@ -129,7 +129,7 @@ def _whole_lanes(tensor: Tensor, dim: int = 1) -> Tensor:
 
 
 def _frames_in_lanes(frames: Tensor, heads: int) -> Tensor:
-    """Return frames (N, H, 3, 3), filled up to `heads`, as the loops have them: by eight heads, axis, component, head."""
+    """Return frames (N, H, 3, 3), filled up to `heads`, in the loops' order: by eight heads, axis, component, head."""
     filled = _whole_lanes(frames)
     return filled.view(len(frames), heads // LANES, LANES, 9).transpose(2, 3).contiguous().view(-1)
 

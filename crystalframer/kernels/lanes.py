@@ -143,7 +143,12 @@ def _filled(builder: Any, number: Any, llvm: Any) -> Any:
     return _shuffle(builder, one, ir.Constant(llvm, ir.Undefined), [0] * LANES)
 
 
-@intrinsic
+def _of_kernels(generator: Callable[..., Any]) -> Any:
+    """Make a function for compiled code out of one that types it and writes its LLVM instructions."""
+    return intrinsic(generator)
+
+
+@_of_kernels
 def load(typingctx, array, index):
     """Return array[index : index + 8] of a contiguous array of float32 or float64."""
     kind = WIDE if array.dtype == types.float64 else HEADS
@@ -155,7 +160,7 @@ def load(typingctx, array, index):
     return kind(array, types.intp), generate
 
 
-@intrinsic
+@_of_kernels
 def store(typingctx, array, index, value):
     """Write a value to array[index : index + 8] of a contiguous array."""
 
@@ -167,7 +172,7 @@ def store(typingctx, array, index, value):
     return types.void(array, types.intp, value), generate
 
 
-@intrinsic
+@_of_kernels
 def fill(typingctx, number):
     """Return the same float32 or float64 for all heads."""
     kind = WIDE if number == types.float64 else HEADS
@@ -178,7 +183,7 @@ def fill(typingctx, number):
     return kind(number), generate
 
 
-@intrinsic
+@_of_kernels
 def widen(typingctx, a):
     """Return the value in 64 bits."""
 
@@ -188,7 +193,7 @@ def widen(typingctx, a):
     return WIDE(HEADS), generate
 
 
-@intrinsic
+@_of_kernels
 def larger(typingctx, a, b):
     """Return a where a > b, else b."""
 
@@ -198,7 +203,7 @@ def larger(typingctx, a, b):
     return HEADS(HEADS, HEADS), generate
 
 
-@intrinsic
+@_of_kernels
 def absolute(typingctx, a):
     """Return |a|."""
 
@@ -209,7 +214,7 @@ def absolute(typingctx, a):
     return HEADS(HEADS), generate
 
 
-@intrinsic
+@_of_kernels
 def square_root(typingctx, a):
     """Return √a."""
 
@@ -220,7 +225,7 @@ def square_root(typingctx, a):
     return HEADS(HEADS), generate
 
 
-@intrinsic
+@_of_kernels
 def at_least(typingctx, a, b):
     """Return a number whose bit h says whether a ≥ b for head h; never for NaN."""
 
@@ -231,7 +236,7 @@ def at_least(typingctx, a, b):
     return types.int64(HEADS, HEADS), generate
 
 
-@intrinsic
+@_of_kernels
 def where_greater(typingctx, a, b, then, otherwise):
     """Return `then` where a > b, else `otherwise`."""
 
@@ -248,7 +253,7 @@ _POLYNOMIAL = (
 )  # fmt: skip
 
 
-@intrinsic
+@_of_kernels
 def exponential(typingctx, x):
     """Return exp(x) of x ≤ 0 to two units in the last place; below −87 it is exp(−87), 1.6e-38.
 
@@ -272,7 +277,7 @@ def exponential(typingctx, x):
     return HEADS(HEADS), generate
 
 
-@intrinsic
+@_of_kernels
 def repeat(typingctx, a):
     """Return the same value for all entries of a group."""
 
@@ -285,7 +290,7 @@ def repeat(typingctx, a):
     return ENTRIES(HEADS), generate
 
 
-@intrinsic
+@_of_kernels
 def load_entries(typingctx, array, index):
     """Return array[index + 8g : index + 8g + 8] of a contiguous array of float32 for each entry g."""
 
@@ -300,7 +305,7 @@ def load_entries(typingctx, array, index):
     return ENTRIES(array, types.intp), generate
 
 
-@intrinsic
+@_of_kernels
 def add_entries(typingctx, array, index, group):
     """Add a group to array[index : index + 8·GROUP] of a contiguous array of float32."""
 
@@ -315,7 +320,7 @@ def add_entries(typingctx, array, index, group):
     return types.void(array, types.intp, ENTRIES), generate
 
 
-@intrinsic
+@_of_kernels
 def fill_entries(typingctx, array, index):
     """Return array[index + g] for all heads of each entry g."""
 
@@ -331,7 +336,7 @@ def fill_entries(typingctx, array, index):
     return ENTRIES(array, types.intp), generate
 
 
-@intrinsic
+@_of_kernels
 def plus_entries(typingctx, total, group):
     """Return total + Σ of the group's entries, four at a time: the same sum with groups of 4 and of 8."""
 
@@ -350,24 +355,22 @@ _FOURS = ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])
 _HALVES = ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
 
 
-@intrinsic
+@_of_kernels
 def transpose(typingctx, source, start, stride, target, to, to_stride):
     """Write target[to + r·to_stride + c] = source[start + c·stride + r] for r, c < 8; contiguous arrays of float32."""
 
     def generate(context, builder, sig, args):
-        def row(kind, array, start, stride, number):
+        def row(number, kind, array, start, stride):
             index = builder.add(start, builder.mul(stride, ir.Constant(stride.type, number)))
             return _place(context, builder, kind, array, index, HEADS.llvm)
 
-        rows = [builder.load(row(sig.args[0], *args[:3], number), align=4) for number in range(LANES)]
+        rows = [builder.load(row(number, sig.args[0], *args[:3]), align=4) for number in range(LANES)]
         pairs = [_shuffle(builder, rows[k], rows[k + 1], places) for k in range(0, LANES, 2) for places in _PAIRS]
-        fours = [
-            _shuffle(builder, pairs[k], pairs[k + 2], places) for k in (0, 1, 4, 5) for places in _FOURS
-        ]
+        fours = [_shuffle(builder, pairs[k], pairs[k + 2], places) for k in (0, 1, 4, 5) for places in _FOURS]
         for half, places in enumerate(_HALVES):
             for number in range(4):
                 value = _shuffle(builder, fours[number], fours[number + 4], places)
-                builder.store(value, row(sig.args[3], *args[3:], 4 * half + number), align=4)
+                builder.store(value, row(4 * half + number, sig.args[3], *args[3:]), align=4)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), generate

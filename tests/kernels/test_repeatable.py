@@ -60,5 +60,5 @@ def test_the_process_that_compiles_computes_the_same_as_those_that_find_it_compi
         command = [sys.executable, "-c", DIGEST]
         done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
         said.append(done.stdout)
-        assert len(list(tmp_path.rglob("*.nbc"))) == 2  # one forward, one backward, and the second process has no other
+        assert len(list(tmp_path.rglob("*.nbc"))) == 3  # forward, backward, neighbours; the second process has no other
     assert said[0] == said[1]
