@@ -143,6 +143,7 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
     from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
     from crystalframer.orchestration.sweeps.driver import SweepOptions
     from crystalframer.orchestration.sweeps.sweep import mlflow_of
+    from crystalframer.orchestration.tracking import gate
     from crystalframer.orchestration.tracking.buffered import mlflow_tracker
     from crystalframer.runs.recording import record_finished
     from crystalframer.runs.run_directory import RunDirectory
@@ -155,7 +156,7 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
             place = stack.enter_context(surroundings(None, default_runs(), uri))
         tracking = stack.enter_context(mlflow_of(SweepOptions(default_runs(), tracking_uri=place.tracking_uri)))
         experiment = tracking.experiment(run.tags["sweep"])
-        make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id)
+        make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, gate.credentials())
         yield replace(run, make_tracker=make_tracker)
         recorded = experiment.runs().get(directory.path.name)
         if directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):

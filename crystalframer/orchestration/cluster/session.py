@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from crystalframer.data.parallel import usable_processors
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.jobs import Resources
-from crystalframer.orchestration.tracking import experiment, gate
+from crystalframer.orchestration.tracking import experiment
 
 CONNECT_SECONDS = 10.0
 """How long the head of a cluster may take to accept a connection."""
@@ -69,8 +69,8 @@ def _start_own(num_cpus: int | None, folder: str) -> None:
 
 def _join(address: str) -> None:
     require_listener(address)
-    try:
-        ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT | gate.credentials()}, **_QUIET)
+    try:  # no secret in a runtime_env: Ray writes it into its logs
+        ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT}, **_QUIET)
     except ConnectionError as error:
         raise _no_cluster(address) from error
     except AuthenticationError as error:

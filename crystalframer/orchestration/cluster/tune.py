@@ -25,6 +25,7 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import Failure
 from crystalframer.orchestration.cluster.worker import SweepTrial
+from crystalframer.orchestration.tracking import gate
 from crystalframer.runs.trial import TrialProgress
 
 TICK_SECONDS = 1.0
@@ -61,7 +62,7 @@ def run_jobs(name: str, dispatcher: Dispatcher, housekeeping: Housekeeping) -> O
     events = _Events(dispatcher, housekeeping)
     with _signals_stop(dispatcher):
         tuner = tune.Tuner(
-            tune.with_resources(SweepTrial, _resources_of),
+            tune.with_resources(tune.with_parameters(SweepTrial, credentials=gate.credentials()), _resources_of),
             tune_config=tune.TuneConfig(
                 search_alg=_Jobs(dispatcher, events.tick),
                 scheduler=_EarlyStops(dispatcher),

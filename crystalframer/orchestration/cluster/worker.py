@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -29,8 +29,9 @@ REPORT_SECONDS = 0.5
 class SweepTrial(tune.Trainable):
     """Steps through `run_trial`, and through the next trial after that."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Take up the trial; the work starts with the first step."""
+    def setup(self, config: dict[str, Any], credentials: Mapping[str, str] | None = None) -> None:
+        """Take up the trial; the work starts with the first step. `credentials` are those of `mlflow_tracker`."""
+        self._credentials = credentials or {}
         self._progress: Generator[TrialProgress, None, None] | None = None
         self._has_failed = False
 
@@ -51,7 +52,7 @@ class SweepTrial(tune.Trainable):
         reported = time.monotonic()
         try:
             if self._progress is None:
-                self._progress = _work(job)
+                self._progress = _work(job, self._credentials)
             for progress in self._progress:
                 due = progress.epoch in job.decide_at or time.monotonic() - reported >= REPORT_SECONDS
                 if progress.result is not None or due:
@@ -69,7 +70,7 @@ class SweepTrial(tune.Trainable):
             self._progress = None
 
 
-def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
+def _work(job: TrialJob, credentials: Mapping[str, str]) -> Generator[TrialProgress, None, None]:
     import torch
 
     from crystalframer.training.devices import check_device
@@ -86,7 +87,7 @@ def _work(job: TrialJob) -> Generator[TrialProgress, None, None]:
         trial,
         load_task_once(trial.config.data),
         RunDirectory(Path(job.directory)),
-        mlflow_tracker(job.tracking_uri, job.experiment_id),
+        mlflow_tracker(job.tracking_uri, job.experiment_id, credentials),
         cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
         tags=job.tags,
         device=job.device,

@@ -6,9 +6,11 @@ the run directory holds everything and the driver brings the tracking server up 
 start of the next.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from crystalframer.orchestration.tracking.experiment import MlflowTracker, is_away
 from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker
@@ -89,11 +91,15 @@ class PatientTracker:
             del self._left[0]
 
 
-def mlflow_tracker(tracking_uri: str, experiment_id: str) -> PatientTracker:
+def mlflow_tracker(
+    tracking_uri: str, experiment_id: str, credentials: Mapping[str, str] = MappingProxyType({})
+) -> PatientTracker:
     """Return what a trial records with in MLflow, on whichever machine it runs.
 
     Args:
         tracking_uri: the server, or a database.
         experiment_id: of an experiment that exists.
+        credentials: what the driver signs in with (`gate.credentials`), for a machine whose environment lacks it.
     """
+    os.environ |= credentials
     return PatientTracker(MlflowTracker(tracking_uri, experiment_id), is_away)

@@ -78,7 +78,7 @@ def sign_in() -> str:
 
 
 def credentials() -> dict[str, str]:
-    """Return what this process's MLflow clients sign in with, for the environment of processes elsewhere."""
+    """Return what this process's MLflow clients sign in with, for the environment of processes elsewhere; secret."""
     return {name: value for name in _CREDENTIALS if (value := os.environ.get(name))}
 
 
