@@ -62,7 +62,7 @@ class Listed:
     crystals: list[int]
     """Training, validation and test crystals."""
     minutes: float
-    """Minutes of training, of all members together."""
+    """Minutes of training, of all members together, by the median epoch."""
     bytes: int
     """Size of the packed file."""
     sha256: str

@@ -1,6 +1,7 @@
 """Finished trainings become a model with a name: an ensemble of seeds, its intervals, errors, curves, card, example."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,7 +200,11 @@ def _example(predictor: Predictor, data: TaskData) -> Example | None:
 
 
 def _minutes(run: Finished) -> float:
-    return sum(epoch.values.get("seconds_per_epoch", 0.0) for epoch in run.directory.records()) / 60
+    """Return the minutes of a training by its median epoch, so that a machine busy or asleep meanwhile counts little."""
+    seconds = [
+        epoch.values["seconds_per_epoch"] for epoch in run.directory.records() if "seconds_per_epoch" in epoch.values
+    ]
+    return len(seconds) * statistics.median(seconds) / 60 if seconds else 0.0
 
 
 def _licence(dataset: str) -> str:
