@@ -200,7 +200,7 @@ def _example(predictor: Predictor, data: TaskData) -> Example | None:
 
 
 def _minutes(run: Finished) -> float:
-    """Return the minutes of a training by its median epoch, so that a machine busy or asleep meanwhile counts little."""
+    """Return the minutes of a training by its median epoch: a machine busy or asleep meanwhile counts little."""
     seconds = [
         epoch.values["seconds_per_epoch"] for epoch in run.directory.records() if "seconds_per_epoch" in epoch.values
     ]
