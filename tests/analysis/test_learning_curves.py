@@ -83,4 +83,4 @@ def test_labels_keep_their_order_and_their_distance(positions: list[float]) -> N
 
 def test_without_results_it_exits_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert learning_curves.ITEM.main(["--runs", str(tmp_path)]) == 2
-    assert "pipelines/ablate_frames.py" in capsys.readouterr().err
+    assert "run `crystalframer sweep" in capsys.readouterr().err

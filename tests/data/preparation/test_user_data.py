@@ -337,7 +337,7 @@ def test_the_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert prepare_data.main([str(folder), "--name", "set_1", "--unit", "target=eV/atom", "--split", "5"]) == 0
     out = capsys.readouterr().out
     assert "data set set_1: 30 crystals" in out
-    assert "train.py --dataset set_1 --task target" in out
+    assert "crystalframer train --dataset set_1 --task target" in out
     assert store.read_manifest(registry.data_directory() / "set_1")["split"]["seed"] == 5
     assert prepare_data.main([str(folder), "--unit", "target"]) == 2
     assert "expected TASK=UNIT" in capsys.readouterr().err

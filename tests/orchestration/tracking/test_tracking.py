@@ -8,6 +8,7 @@ import pytest
 
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, connect
+from crystalframer.orchestration.tracking.first_screen import run_title
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker, NullTracker, StepMetrics, Tracker
 
 READERS = ("memory", "mlflow")
@@ -39,7 +40,7 @@ def read_mlflow(uri: str, experiment_id: str, *, artifacts: bool = True) -> dict
     for run in client.search_runs([experiment_id]):
         key = run.data.tags["run_key"]
         assert key not in found
-        assert run.info.run_name == key
+        assert run.info.run_name == run_title(key, run.data.params)
         metrics: dict[tuple[str, int], float] = {}
         for name in run.data.metrics:
             for entry in client.get_metric_history(run.info.run_id, name):
