@@ -1,5 +1,6 @@
 """The CPU kernel equals the reference, on outputs and every gradient."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -56,6 +57,14 @@ def test_equals_the_reference_from_one_to_five_hundred_neighbours(frame: FrameNa
     neighbours = make_batch(crystals, config.cutoff).first_edge.diff() - 1
     assert {0.0005: neighbours.min() == 0, 0.06: neighbours.min() > 30, 0.5: neighbours.max() > 400}[density]
     assert_parity(crystals, config)
+
+
+@pytest.mark.parametrize("tie_seed", [None, 7])
+@pytest.mark.parametrize(("width", "heads"), [(128, 16), (60, 12), (45, 3)])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_any_number_of_heads_of_any_width(frame: FrameName, width: int, heads: int, tie_seed: int | None) -> None:
+    config = dataclasses.replace(config_for(frame, "lightweight", cutoff=4.5), width=width, num_heads=heads)
+    assert_parity([random_crystal(n) for n in (2, 9)], config, tie_seed)
 
 
 def test_a_cell_of_257_atoms() -> None:
