@@ -43,20 +43,17 @@ def run(arguments: argparse.Namespace) -> int:
 def evaluate(path: Path, arguments: argparse.Namespace) -> int:
     """Evaluate the model of a file; return the exit code."""
     from crystalframer.prediction.evaluation import data_of, evaluate_model, evaluate_predictor, one_line
-    from crystalframer.prediction.loading import load_predictor
-    from crystalframer.prediction.packed import is_packed
+    from crystalframer.prediction.loading import predictor_of, read_model
     from crystalframer.prediction.report import write_report
     from crystalframer.training.devices import check_device
-    from crystalframer.training.trained_model import load_model
 
     check_device(arguments.device)
-    packed = load_predictor(path, device=arguments.device) if is_packed(path) else None
-    trained = load_model(path, device=arguments.device) if packed is None else packed.members[0]
-    data = data_of(trained, dataset=arguments.dataset, allow_other_data=arguments.allow_other_data)
-    if packed is None:
-        evaluations = evaluate_model(trained, data, arguments.split, arguments.seed)
+    model = read_model(path, device=arguments.device)
+    data = data_of(model.members[0], dataset=arguments.dataset, allow_other_data=arguments.allow_other_data)
+    if len(model.members) == 1 and model.calibration is None:
+        evaluations = evaluate_model(model.members[0], data, arguments.split, arguments.seed)
     else:
-        evaluations = evaluate_predictor(packed, data, arguments.split, arguments.seed)
+        evaluations = evaluate_predictor(predictor_of([model]), data, arguments.split, arguments.seed)
     local = Path(arguments.model).exists()
     folder = arguments.output or (path.parent if local else Path()) / f"evaluation_{arguments.split}"
     try:

@@ -14,11 +14,12 @@ from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.nn.model import count_parameters
 from crystalframer.prediction.cutoff import TruncationError, truncation_error
 from crystalframer.prediction.evaluation import data_of
-from crystalframer.prediction.packed import is_packed, read_packed
+from crystalframer.prediction.packed import is_packed, packed_of
 from crystalframer.published import PUBLISHED
 from crystalframer.training.inference import evaluate_split
 from crystalframer.training.metrics import TaskErrors
-from crystalframer.training.trained_model import TrainedModel, load_model
+from crystalframer.training.safe_files import read_archive
+from crystalframer.training.trained_model import TrainedModel, load_model, model_of
 
 NAME = "model_card.md"
 MEASURED_CRYSTALS = 8
@@ -65,15 +66,16 @@ def card_of(model: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: the model cannot be read, or the card not be written.
     """
-    if is_packed(model):
+    content = read_archive(model)
+    if is_packed(content):
         path = output or Path(NAME)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(path, read_packed(model).card)
+            replace_text(path, packed_of(model, content, "cpu").card)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
         return path
-    trained = load_model(model)
+    trained = model_of(model, content, "cpu")
     try:
         data = data_of(trained)
     except UserError as error:

@@ -1,13 +1,15 @@
 """Predictors from files: checkpoints, model files, packed models, and folders of these."""
 
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 
 from crystalframer.errors import UserError
 from crystalframer.prediction.calibration import COVERAGE
-from crystalframer.prediction.packed import PackedModel, is_packed, read_packed
+from crystalframer.prediction.packed import PackedModel, is_packed, packed_of
 from crystalframer.prediction.predictor import Predictor
-from crystalframer.training.trained_model import TrainedModel, load_model
+from crystalframer.training.safe_files import read_archive
+from crystalframer.training.trained_model import model_of
 
 TOLERANCE = 1e-3
 """Of the prediction for a packed model's example, in standard deviations of its targets: machines round differently."""
@@ -27,18 +29,28 @@ def load_predictor(*models: str | Path, device: str = "cpu", coverage: float = C
     Raises:
         UserError: there is no such model, or it cannot be read.
     """
-    paths = [path for model in models for path in model_files(model)]
-    members: list[TrainedModel] = []
-    calibration = None
-    for path in paths:
-        if is_packed(path):
-            packed = read_packed(path, device=device)
-            _check_example(path, packed)
-            members += packed.members
-            calibration = packed.calibration
-        else:
-            members.append(load_model(path, device=device))
-    return Predictor(members, calibration=calibration if len(paths) == 1 else None, coverage=coverage)
+    found = [read_model(path, device=device) for model in models for path in model_files(model)]
+    return predictor_of(found, coverage)
+
+
+def read_model(path: Path, *, device: str = "cpu") -> PackedModel:
+    """Read a packed model; any other model is one with a single member and nothing else.
+
+    Raises:
+        UserError: it cannot be read, or does not predict its example.
+    """
+    content = read_archive(path)
+    if not is_packed(content):
+        return PackedModel((model_of(path, content, device),))
+    packed = packed_of(path, content, device)
+    _check_example(path, packed)
+    return packed
+
+
+def predictor_of(models: Sequence[PackedModel], coverage: float = COVERAGE) -> Predictor:
+    """Return what predicts with the members of all models; the intervals are those of a model by itself."""
+    members = [member for model in models for member in model.members]
+    return Predictor(members, calibration=models[0].calibration if len(models) == 1 else None, coverage=coverage)
 
 
 def _check_example(path: Path, packed: PackedModel) -> None:

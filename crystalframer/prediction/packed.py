@@ -50,9 +50,8 @@ class PackedModel:
     """The model card, Markdown."""
 
 
-def is_packed(path: Path) -> bool:
-    """Return whether a file is a packed model, whole or damaged; raises what `read_archive` raises."""
-    content = read_archive(path)
+def is_packed(content: Any) -> bool:
+    """Return whether what `read_archive` read is a packed model, whole or damaged."""
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
@@ -93,8 +92,13 @@ def read_packed(path: Path, *, device: str | torch.device = "cpu") -> PackedMode
         UserError: there is no such file, it is damaged, something else, or of another version.
     """
     content = read_archive(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not is_packed(content):
         raise UserError(f"{path} is no packed model; expected a file that `crystalframer pack` wrote")
+    return packed_of(path, content, device)
+
+
+def packed_of(path: Path, content: Mapping[str, Any], device: str | torch.device) -> PackedModel:
+    """Return the packed model that `read_archive` read from a file; see `read_packed`."""
     if content.get("version") != VERSION:
         raise UserError(
             f"packed model {path} has format version {content.get('version')}, expected {VERSION}; "

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from crystalframer.errors import UserError
 from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.intervals import check_coverage
-from crystalframer.prediction.loading import load_predictor
-from crystalframer.prediction.packed import is_packed, read_packed
-from crystalframer.prediction.predictor import Embedded, Predictor
+from crystalframer.prediction.loading import predictor_of, read_model
+from crystalframer.prediction.packed import PackedModel
+from crystalframer.prediction.predictor import Embedded
 from crystalframer.prediction.structures import StructureLike, named_structures
 
 Structures = StructureLike | Iterable[StructureLike]
@@ -22,27 +22,27 @@ Structures = StructureLike | Iterable[StructureLike]
 class Model:
     """A trained model, or an ensemble of them, ready to predict; `crystalframer.load` makes one."""
 
-    def __init__(self, predictor: Predictor, files: Sequence[Path]) -> None:
-        """Take over a predictor that was made of these files."""
-        self.predictor = predictor
+    def __init__(self, models: Sequence[PackedModel], files: Sequence[Path]) -> None:
+        """Take over the models that these files hold."""
+        self.predictor = predictor_of(models)
         self.files = tuple(files)
-        self._packed = read_packed(files[0]) if len(files) == 1 and is_packed(files[0]) else None
+        self._packed = models[0] if len(models) == 1 else PackedModel(())
 
     @property
     def about(self) -> dict[str, Any]:
         """Property, data, licence, sizes and errors of a packed model; empty for any other."""
-        return dict(self._packed.about) if self._packed else {}
+        return dict(self._packed.about)
 
     @property
     def card(self) -> str:
         """The model card of a packed model, Markdown; empty for any other."""
-        return self._packed.card if self._packed else ""
+        return self._packed.card
 
     @property
     def curves(self) -> pd.DataFrame:
         """The epochs of a packed model's trainings, a row each with the member's number."""
-        curves = self._packed.curves if self._packed else ()
-        return pd.DataFrame([{"member": number, **epoch} for number, curve in enumerate(curves) for epoch in curve])
+        curves = enumerate(self._packed.curves)
+        return pd.DataFrame([{"member": number, **epoch} for number, curve in curves for epoch in curve])
 
     def predict(self, structures: Structures, *, coverage: float = COVERAGE, processes: int = 1) -> pd.DataFrame:
         """Predict structures.
@@ -124,4 +124,4 @@ def model_of(files: Sequence[Path], device: str = "cpu") -> Model:
     Raises:
         UserError: one cannot be read.
     """
-    return Model(load_predictor(*files, device=device), files)
+    return Model([read_model(file, device=device) for file in files], files)

@@ -100,7 +100,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: there is no such file, it is damaged or cut short, or it is not a checkpoint of this program or
             one of a newer version.
     """
-    content = read_archive(path)
+    return checkpoint_of(path, read_archive(path))
+
+
+def checkpoint_of(path: Path, content: Any) -> Checkpoint:
+    """Return the checkpoint that `read_archive` read from a file; see `read_checkpoint`."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this program; expected a file that its training wrote")
     if content["version"] == 1:

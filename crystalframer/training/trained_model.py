@@ -17,7 +17,7 @@ from crystalframer.config import KernelName, TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
-from crystalframer.training.checkpoint import Checkpoint, evaluated_weights, read_checkpoint
+from crystalframer.training.checkpoint import Checkpoint, checkpoint_of, evaluated_weights
 from crystalframer.training.metrics import Target as Target
 from crystalframer.training.metrics import TargetScale, restore
 from crystalframer.training.safe_files import read_archive, write_archive
@@ -77,11 +77,15 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Train
     Raises:
         UserError: the file is missing, damaged or none of these.
     """
-    content = read_archive(Path(path))
+    return model_of(Path(path), read_archive(Path(path)), device)
+
+
+def model_of(path: Path, content: Any, device: str | torch.device) -> TrainedModel:
+    """Return the model that `read_archive` read from a file; see `load_model`."""
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        return from_content(Path(path), content, device)
+        return from_content(path, content, device)
     if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT:
-        return _from_checkpoint(Path(path), read_checkpoint(Path(path)), device)
+        return _from_checkpoint(path, checkpoint_of(path, content), device)
     if isinstance(content, dict) and "pytorch-lightning_version" in content:
         raise UserError(
             f"{path} is a Lightning checkpoint, perhaps one of the authors'; "

@@ -28,6 +28,7 @@ from crystalframer.pretrained.listing import (
     own_folder,
     read_list,
 )
+from crystalframer.training.safe_files import read_archive
 from tests.fixtures.file_server import serve
 
 
@@ -35,7 +36,7 @@ def test_the_list_of_the_package_fits_its_files() -> None:
     entries = read_list(PACKAGE)
     assert {path.name for path in PACKAGE.glob("*.pt")} == {entry.file for entry in entries.values() if entry.file}
     for name in entries:
-        assert is_packed(find_model(name))
+        assert is_packed(read_archive(find_model(name)))
     assert sum(entry.bytes for entry in entries.values() if entry.file) < 25e6
 
 
