@@ -71,12 +71,17 @@ def to_markdown(document: Document) -> str:
     for table in document.tables:
         notes = [_sentence(note, for_markdown, "`{}`") for note in table.notes]
         lines += ["", f"## {for_markdown(table.title)}", "", *notes, *[""] * bool(notes)]
-        rule = ["---", *["---:"] * (len(table.headings) - 1)]
-        rows = [list(map(for_markdown, table.headings)), rule, *table.marked(for_markdown, "**{}**")]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+        lines += markdown_rows(table)
     if document.remarks:
         lines += ["", f"{document.remarks_title}:", "", *(f"- {for_markdown(entry)}" for entry in document.remarks)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_rows(table: Table) -> list[str]:
+    """Return the lines of the table itself."""
+    rule = ["---", *["---:"] * (len(table.headings) - 1)]
+    rows = [list(map(for_markdown, table.headings)), rule, *table.marked(for_markdown, "**{}**")]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def to_latex(document: Document) -> str:

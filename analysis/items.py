@@ -149,6 +149,19 @@ class Context:
         with style.context(dict(STYLE)):
             yield
 
+    def draw_each(
+        self, draw: "Callable[[Comparison], Figure]", name: str, of: Sequence[Comparison] | None = None
+    ) -> Product | Missing:
+        """Draw and save a figure for every data set and task of the sweep, or for some."""
+        comparisons = self.comparisons if of is None else of
+        if not comparisons:
+            return self.no_runs()
+        product = Product()
+        for comparison in comparisons:
+            with self.style():
+                product.pictures.append(self.save(draw(comparison), f"{name}_{comparison.file_name}"))
+        return product
+
     def save(self, figure: "Figure", name: str) -> Path:
         """Write a figure as PDF and PNG, the same bytes each time; return the PNG's path."""
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from analysis.comparison import Comparison, Row, compare
-from analysis.documents import Document, to_markdown
+from analysis.documents import Document, Table, markdown_rows, to_markdown
 from analysis.exported import SWEEP, Exported, check, read
 from analysis.results import shown
 from analysis.tables import ablation_table
@@ -68,8 +68,10 @@ def _study(content: Exported) -> str:
     body = to_markdown(Document("", document.tables, document.notes)).split("\n", 1)[1]
     lines.append(body.replace("\n## ", "\n### ").strip())
     for comparison in compare(results):
-        lines.append("\n".join(["| frames | trials | hours | core hours |", "| --- | ---: | ---: | ---: |"]
-                               + [_cost(content, row) for row in comparison.finished]))  # fmt: skip
+        costs = Table(
+            "", ("frames", "trials", "hours", "core hours"), [_cost(content, row) for row in comparison.finished]
+        )
+        lines.append("\n".join(markdown_rows(costs)))
         if lacking := _lacking(comparison):
             lines.append(f"Not run: {', '.join(lacking)}.")
     commits = sorted({trial.tags.get("git_commit", "unknown")[:12] for trial in record.trials})
@@ -77,13 +79,13 @@ def _study(content: Exported) -> str:
     return "\n\n".join(lines)
 
 
-def _cost(content: Exported, row: Row) -> str:
+def _cost(content: Exported, row: Row) -> Sequence[str]:
     keys = {trial.run_key for trial in row.trials}
     found = [trial for trial in content.record.trials if trial.run_key in keys]
     hours = sum(trial.hours for trial in found)
     cores = [trial.hours * trial.cores for trial in found if trial.cores is not None]
     core_hours = f"{sum(cores):.2f}" if len(cores) == len(found) else "unknown"
-    return f"| {for_markdown(row.label)} | {len(found)} | {hours:.2f} | {core_hours} |"
+    return row.label, str(len(found)), f"{hours:.2f}", core_hours
 
 
 def _lacking(comparison: Comparison) -> Iterable[str]:

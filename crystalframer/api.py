@@ -11,9 +11,6 @@ from crystalframer.pretrained.listing import model_paths, models_table
 if TYPE_CHECKING:
     from crystalframer.pretrained.ready import Model
 
-MLFLOW = ("runs:/", "models:/")
-"""How addresses of models in MLflow begin."""
-
 
 def load(model: str | Path, *, device: str = "cpu", tracking_uri: str | None = None) -> "Model":
     """Load a model to predict with.
@@ -43,6 +40,8 @@ def models() -> str:
 @contextmanager
 def local_models(models: Sequence[str], tracking_uri: str | None) -> Iterator[list[Path]]:
     """Yield the files of models: names and paths found, those recorded in MLflow fetched for the context."""
+    from crystalframer.prediction.loading import MLFLOW  # it imports torch, which takes seconds
+
     with tempfile.TemporaryDirectory() as folder:
         found: list[Path] = []
         for number, model in enumerate(models):

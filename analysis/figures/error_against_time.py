@@ -28,13 +28,11 @@ OTHERS = ("ALIGNN", "PotNet", "coGN", "max frames", "GSMNet")
 
 
 def produce(context: Context) -> Product | Missing:
-    """Draw every data set and task of the sweep."""
-    product = Product()
-    for comparison in context.comparisons:
-        if any(cores_of(trial) is not None for trial in comparison.trials):
-            with context.style():
-                product.pictures.append(context.save(draw(comparison), f"error_against_time_{comparison.file_name}"))
-    return product if product.pictures else context.no_runs("no trial that recorded its threads")
+    """Draw every data set and task of the sweep that has trials with recorded threads."""
+    found = [one for one in context.comparisons if any(cores_of(trial) is not None for trial in one.trials)]
+    if not found:
+        return context.no_runs("no trial that recorded its threads")
+    return context.draw_each(draw, "error_against_time", of=found)
 
 
 def cores_of(trial: FinishedTrial) -> int | None:

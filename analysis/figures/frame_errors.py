@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 def produce(context: Context) -> Product | Missing:
     """Draw every data set and task of the sweep."""
-    if not context.comparisons:
-        return context.no_runs()
-    product = Product()
-    for comparison in context.comparisons:
-        with context.style():
-            product.pictures.append(context.save(draw(comparison), f"frame_errors_{comparison.file_name}"))
-    return product
+    return context.draw_each(draw, "frame_errors")
 
 
 def draw(comparison: Comparison) -> "Figure":

@@ -29,13 +29,7 @@ LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1
 
 def produce(context: Context) -> Product | Missing:
     """Draw every data set and task of the sweep."""
-    if not context.comparisons:
-        return context.no_runs()
-    product = Product()
-    for comparison in context.comparisons:
-        with context.style():
-            product.pictures.append(context.save(draw(comparison), f"learning_curves_{comparison.file_name}"))
-    return product
+    return context.draw_each(draw, "learning_curves")
 
 
 def draw(comparison: Comparison) -> "Figure":

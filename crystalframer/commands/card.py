@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the card of a model."""
-    from crystalframer.api import MLFLOW
     from crystalframer.prediction.card import NAME, card_of
+    from crystalframer.prediction.loading import MLFLOW
 
     with one_model(arguments.model, arguments.tracking_uri) as model:
         fetched = arguments.model.startswith(MLFLOW)

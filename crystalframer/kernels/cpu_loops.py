@@ -121,6 +121,15 @@ def _clear(array, rows):
 
 
 @part_of_loop()
+def _longest(first, base, end):
+    """Return the most rows of one atom of a crystal, where atom i has first[i] to first[i + 1]."""
+    longest = 0
+    for i in range(base, end):
+        longest = max(longest, first[i + 1] - first[i])
+    return longest
+
+
+@part_of_loop()
 def _whole_groups(count):
     """Return the length of an atom's angular rows: its neighbours without itself, filled up to whole groups."""
     return (count - 1 + GROUP - 1) // GROUP * GROUP
@@ -193,10 +202,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
         moments = num_dist + 3 * terms
         for s in prange(len(offsets) - 1):
             base, end = offsets[s], offsets[s + 1]
-            widest = most = 0
-            for i in range(base, end):
-                widest = max(widest, first_edge[i + 1] - first_edge[i])
-                most = max(most, first_distinct[i + 1] - first_distinct[i])
+            widest, most = _longest(first_edge, base, end), _longest(first_distinct, base, end)
             room = (widest + GROUP) * LANES
             keys, values = np.empty((end - base) * row, np.float32), np.empty((end - base) * row, np.float32)
             query, value = np.empty(row, np.float32), np.empty(row, np.float32)
@@ -254,9 +260,9 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
                     elif kind == STATIC_LOCAL_FRAME:
                         nearest = -_TWO * half_sq[first + 1] if count > 1 else _ZERO
                         for e in range(count):
-                            score = fill(-_TWO * half_sq[first + e])
-                            store(logit, e * LANES, score)
-                            store(near, e * LANES, exponential(fill(min(-_TWO * half_sq[first + e] - nearest, _ZERO))))
+                            log_weight = -_TWO * half_sq[first + e]
+                            store(logit, e * LANES, fill(log_weight))
+                            store(near, e * LANES, exponential(fill(min(log_weight - nearest, _ZERO))))
                         max_frames(
                             logit, near, unit, columns, first, count, axes[s], key_1, key_2, index, true_heads,
                             gap, pick, bits, frame,
@@ -307,10 +313,7 @@ def backward_loop(sizes: Sizes) -> Callable[..., None]:
         moments = num_dist + 3 * terms
         for s in prange(len(offsets) - 1):
             base, end = offsets[s], offsets[s + 1]
-            widest = most = 0
-            for i in range(base, end):
-                widest = max(widest, first_edge[i + 1] - first_edge[i])
-                most = max(most, first_distinct[i + 1] - first_distinct[i])
+            widest, most = _longest(first_edge, base, end), _longest(first_distinct, base, end)
             size = (end - base) * row
             keys, values = np.empty(size, np.float32), np.empty(size, np.float32)
             key_grads, value_grads = np.empty(size, np.float32), np.empty(size, np.float32)

@@ -11,6 +11,8 @@ from crystalframer.prediction.predictor import Predictor
 from crystalframer.training.safe_files import read_archive
 from crystalframer.training.trained_model import model_of
 
+MLFLOW = ("runs:/", "models:/")
+"""How addresses of models in MLflow begin."""
 TOLERANCE = 1e-3
 """Of the prediction for a packed model's example, in standard deviations of its targets: machines round differently."""
 
@@ -73,7 +75,7 @@ def model_files(model: str | Path) -> list[Path]:
         UserError: there is none.
     """
     text = str(model)
-    if text.startswith(("runs:/", "models:/")):
+    if text.startswith(MLFLOW):
         raise UserError(
             f"{text} is an address in MLflow: use crystalframer.orchestration.tracking.models.load_registered there, "
             "or give the path of a checkpoint"

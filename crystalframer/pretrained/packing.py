@@ -86,10 +86,11 @@ def pack_runs(
     say(f"{name}: predicting {len(data.rows['test']):,} test crystals")
     test = predict_split(predictor, data, "test")
     targets, errors, coverages = measure_test(predictor, data, test)
+    published = PUBLISHED.get(config.data.dataset)
     entry = Listed(
         targets=targets,
-        data=about or PUBLISHED_TITLES.get(config.data.dataset, config.data.dataset),
-        licence=licence or _licence(config.data.dataset),
+        data=about or (published.title if published else config.data.dataset),
+        licence=licence or (published.licence if published else "your own data; the weights inherit what they ask for"),
         frame=config.model.frame,
         members=len(finished),
         crystals=[len(data.rows[split]) for split in ("train", "val", "test")],
@@ -112,9 +113,6 @@ def pack_runs(
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --folder") from error
     return path
-
-
-PUBLISHED_TITLES = {name: published.title for name, published in PUBLISHED.items()}
 
 
 def calibrate(predictor: Predictor, data: TaskData, say: Say = print) -> Calibration:
@@ -205,11 +203,6 @@ def _minutes(run: Finished) -> float:
         epoch.values["seconds_per_epoch"] for epoch in run.directory.records() if "seconds_per_epoch" in epoch.values
     ]
     return len(seconds) * statistics.median(seconds) / 60 if seconds else 0.0
-
-
-def _licence(dataset: str) -> str:
-    published = PUBLISHED.get(dataset)
-    return published.licence if published else "your own data; the weights inherit what they ask for"
 
 
 def _card(

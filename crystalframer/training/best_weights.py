@@ -16,12 +16,14 @@ class BestWeights:
         self._wanted = wanted
         self._kept: dict[str, Any] | None = None
 
-    @torch.no_grad()
-    def offer(self, epoch: int, error: float, averaged: bool) -> None:
-        """Keep the model's present weights if their validation error is smaller than that of all earlier epochs."""
-        if self._wanted and (self._kept is None or error < self._kept["error"]):
-            weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
-            self._kept = {"epoch": epoch, "error": error, "averaged": averaged, "weights": weights}
+    def wants(self, error: float) -> bool:
+        """Return whether weights with this validation error shall be kept: it is smaller than that of all before."""
+        return self._wanted and (self._kept is None or error < self._kept["error"])
+
+    def keep(self, epoch: int, error: float, averaged: bool) -> None:
+        """Keep the model's present weights."""
+        weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        self._kept = {"epoch": epoch, "error": error, "averaged": averaged, "weights": weights}
 
     @property
     def is_there(self) -> bool:

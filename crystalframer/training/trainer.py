@@ -337,8 +337,9 @@ class Trainer:
             **validation.errors_by_task(),
         )
         self.history.append(result)
-        with self._average.applied():
-            self._best.offer(result.epoch, result.val_mae, result.averaged)
+        if self._best.wants(result.val_mae):
+            with self._average.applied():
+                self._best.keep(result.epoch, result.val_mae, result.averaged)
         self.progress = Progress(epoch=result.epoch, step=result.step, parts=done.parts)
         self._shuffle_state = self._shuffle.get_state()
         return result

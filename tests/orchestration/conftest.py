@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from crystalframer.config import TrialConfig, build_trial
@@ -16,6 +15,7 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.orchestration.search.study import StudyExport
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
+from tests.fixtures.threads import one_thread as one_thread
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipelines" / "ablate_frames.py"
@@ -39,15 +39,6 @@ OPENED: list[StudyExport] = []
 """What the fixture `studies_are_closed` closes after the test."""
 
 WriteSweep = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sum in the order of a worker with one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

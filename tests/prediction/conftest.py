@@ -1,6 +1,6 @@
 """A small model with two targets, and crystals of the sample in memory and in files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,10 @@ from crystalframer.prediction.structures import elements_of
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained_model import TrainedModel, write_model
 from tests.fixtures.models import SMALL, loud_model
+from tests.fixtures.threads import one_thread as one_thread
 
 TARGETS = (Target("formation_energy", "eV/atom", -1.2, 0.9), Target("bandgap", "eV", 1.5, 2.0))
 MakeModel = Callable[..., TrainedModel]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let parallel test runs not fight for cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(**model: Any) -> TrialConfig:

@@ -1,11 +1,9 @@
 """Two finished trainings on small crystals of the sample, and the model that they are packed as."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
@@ -15,6 +13,7 @@ from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import NullTracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.trainer import Trainer
+from tests.fixtures.threads import one_thread as one_thread
 
 SETTINGS: dict[str, Any] = {
     "data.train_size": 120,
@@ -33,15 +32,6 @@ SETTINGS: dict[str, Any] = {
     "model.cutoff": 4.0,
 }
 """A training of seconds whose predictions are poor, and whose intervals must say so."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let parallel test runs not fight for cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,16 @@
 """Small trainings on real crystals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from crystalframer.config import DataConfig, TrialConfig, build_trial
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.data.registry import load_task
+from tests.fixtures.threads import one_thread as one_thread
 
 MakeTrial = Callable[[dict[str, Any]], TrialConfig]
 
@@ -28,15 +28,6 @@ SMALL: dict[str, Any] = {
     "train.kernel": "reference",
 }
 """A training of a second: 4 epochs of 4 steps, the last two averaged."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sum in the same order everywhere, and let parallel test runs not fight for cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

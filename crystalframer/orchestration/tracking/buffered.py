@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from crystalframer.orchestration.tracking.experiment import MlflowTracker, is_away
 from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker
@@ -91,9 +90,7 @@ class PatientTracker:
             del self._left[0]
 
 
-def mlflow_tracker(
-    tracking_uri: str, experiment_id: str, credentials: Mapping[str, str] = MappingProxyType({})
-) -> PatientTracker:
+def mlflow_tracker(tracking_uri: str, experiment_id: str, credentials: Mapping[str, str]) -> PatientTracker:
     """Return what a trial records with in MLflow, on whichever machine it runs.
 
     Args:
