@@ -56,14 +56,15 @@ class Calibration:
         scales = tuple(target.std for target in targets)
         local = LocalErrors(domain.places(embeddings).astype(np.float16), errors.astype(np.float32))
         uncalibrated = cls(domain, (), scales, local)
-        strange = np.array([bool(found) for found in domain.all_strange(crystals, embeddings)])
+        distances = domain.distances(embeddings)
+        strange = np.array([bool(found) for found in domain.all_strange(crystals, distances)])
         intervals = []
         for column in range(len(targets)):
             rows = np.flatnonzero(np.isfinite(errors[:, column]))
             own = None if spread is None else spread[rows]
             present = replace(uncalibrated, local=LocalErrors(local.places[rows], local.errors[rows]))
             known = [crystals[int(row)] for row in rows]
-            given = present.features(known, embeddings[rows], own, column, among=True)
+            given = present.features(known, embeddings[rows], distances[rows], own, column, among=True)
             intervals.append(Intervals.fit(errors[rows, column], given, strange[rows]))
         return replace(uncalibrated, intervals=tuple(intervals))
 
@@ -71,13 +72,17 @@ class Calibration:
         self,
         crystals: Sequence[Crystal],
         embeddings: Floats,
+        distances: Floats,
         spread: Floats | None,
         column: int,
         *,
         among: bool = False,
     ) -> Floats:
-        """Return what predicts the errors of a target, (S, F); `among`: of the validation crystals themselves."""
-        distances, rarity = self.domain.distances(embeddings), self.domain.rarity(crystals)
+        """Return what predicts the errors of a target, (S, F); `among`: of the validation crystals themselves.
+
+        `distances` are those of the domain.
+        """
+        rarity = self.domain.rarity(crystals)
         around = self.local.around(self.domain.places(embeddings), column, among=among)
         own = None if spread is None else spread[:, column]
         return features(distances, around, rarity, own, self.scales[column])
@@ -86,10 +91,11 @@ class Calibration:
         self, crystals: Sequence[Crystal], embeddings: Floats, spread: Floats | None, coverage: float = COVERAGE
     ) -> tuple[Floats, list[list[str]]]:
         """Return half the width of the intervals of crystals (S, T), and how each is strange or rare, in words."""
-        words = self.domain.all_strange(crystals, embeddings)
+        distances = self.domain.distances(embeddings)
+        words = self.domain.all_strange(crystals, distances)
         strange = np.array([bool(found) for found in words])
         columns = [
-            interval.half_widths(self.features(crystals, embeddings, spread, column), coverage, strange)
+            interval.half_widths(self.features(crystals, embeddings, distances, spread, column), coverage, strange)
             for column, interval in enumerate(self.intervals)
         ]
         rare = map(self.domain.rare, crystals)

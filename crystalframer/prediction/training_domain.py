@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,13 @@ class TrainingDomain:
         found = np.full(len(places), np.nan)
         if known.any():
             nearest = min(NEIGHBOURS, len(self.points))
-            distance, _ = cKDTree(self.points.astype(np.float64)).query(places[known], k=[*range(1, nearest + 1)])
+            distance, _ = self._tree.query(places[known], k=[*range(1, nearest + 1)])
             found[known] = distance.mean(axis=1)
         return found
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.points.astype(np.float64))
 
     def rarity(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
         """Return the number of training crystals that contain the rarest element of each crystal, (S,)."""
@@ -92,9 +97,8 @@ class TrainingDomain:
             [min(self.crystals[number - 1] for number in elements_of(crystal)) for crystal in crystals], dtype=float
         )
 
-    def all_strange(self, crystals: Sequence[Crystal], embeddings: NDArray[np.float64]) -> list[list[str]]:
-        """Return `strange` for each of the crystals with embeddings (S, W)."""
-        distances = self.distances(embeddings)
+    def all_strange(self, crystals: Sequence[Crystal], distances: NDArray[np.float64]) -> list[list[str]]:
+        """Return `strange` for each of the crystals at these `distances`, (S,)."""
         return [self.strange(crystal, float(distance)) for crystal, distance in zip(crystals, distances, strict=True)]
 
     def strange(self, crystal: Crystal, distance: float) -> list[str]:
