@@ -181,7 +181,7 @@ def test_a_table_that_cannot_be_made_is_no_success(tmp_path: Path, capsys: pytes
     assert "no finished trials of the sweep 'tiny'" in capsys.readouterr().err
 
 
-def test_the_default_sweep_is_the_sample(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--dry-run"]) == 0
+def test_the_default_sweep_is_the_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run", "--runs", str(tmp_path)]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]]
     assert {name.split("-")[1] for name in names} == {"none", "pca", "lattice", "static_local", "weighted_pca", "max"}
