@@ -2,6 +2,7 @@
 
     python analysis/against_peers.py --results results/mbj_frames --peers coGN=coGN.csv.zip ALIGNN=alignn.csv
     python analysis/against_peers.py --sweep mbj_frames --peers contributions/*/AI-*mbj_bandgap*.csv.zip
+    python analysis/against_peers.py --results results/mbj_frames       # with the peers that were recorded there
 
 reads tables with the columns id and prediction (the JARVIS leaderboard's zipped CSV, a plain CSV, a Parquet file), and
 writes analysis/output/<sweep>/against_peers.{md,tex,html,csv}.
@@ -15,8 +16,8 @@ import pandas as pd
 
 from analysis.comparison import Comparison
 from analysis.documents import Document, Table, to_markdown
-from analysis.items import Context, context_of
-from analysis.peers import Against, Group, Method, Peer, against, groups, methods_of, read_peer
+from analysis.items import Context, Item, Missing, Product, context_of
+from analysis.peers import Against, Group, Method, Peer, against, groups, methods_of, read_peer, recorded_peers
 from analysis.results import add_arguments, shown
 from analysis.tables.significance_table import p_text
 from analysis.uncertainty import ALPHA
@@ -36,17 +37,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line says; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     add_arguments(parser)
-    parser.add_argument("--peers", nargs="+", required=True, metavar="[NAME=]FILE", help="tables of id, prediction")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="[NAME=]FILE", help="tables of id, prediction (default: those recorded)"
+    )
     arguments = parser.parse_args(argv)
     context = context_of(arguments)
     if context.results is None:
         raise context.nothing or UserError(f"no results of {context.sweep}: run `{context.command}` first")
-    document = build(context, [read_peer(text) for text in arguments.peers])
+    peers = [read_peer(text) for text in arguments.peers or ()] or recorded_peers(context.results)
+    if not peers:
+        raise UserError(f"{context.sweep} has no other method's predictions recorded: give some with --peers FILE")
+    document = build(context, peers)
     product = context.table(document, NAME)
     print(to_markdown(document))
     for path in product.tables:
         print(f"written: {shown(path)}")
     return 0
+
+
+def produce(context: Context) -> Product | Missing:
+    """Compare with the peers that the results bring along."""
+    peers = recorded_peers(context.results)
+    if not peers:
+        command = f"crystalframer export {context.sweep} --output results/{context.sweep} --peers FILES"
+        return Missing("no other method's predictions are recorded beside these results", command)
+    return context.table(build(context, peers), NAME)
 
 
 def build(context: Context, peers: Sequence[Peer]) -> Document:
@@ -131,6 +146,16 @@ def _record(each: Against, comparison: Comparison) -> dict[str, object]:
         "better_on": found.better_on, "p_sign": found.p_sign, "p_bootstrap": found.p_bootstrap,
         "p_holm": each.corrected, "verdict": verdict(each),
     }  # fmt: skip
+
+
+ITEM = Item(
+    NAME,
+    "Ours against other methods",
+    "Errors of the same test crystals, paired: which differences are real, and where they are.",
+    "how sure",
+    produce,
+    __doc__,
+)
 
 
 if __name__ == "__main__":

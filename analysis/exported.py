@@ -4,6 +4,7 @@
     epochs.parquet         trial, step, time_ms, metric, value: every metric of every epoch
     predictions.parquet    trial, id, target, prediction: the whole test set, unrounded
     crystals.parquet       dataset, id, formula: the test crystals, where the data set was at hand
+    peers.parquet          peer, id, prediction: other methods' predictions of the test crystals, where there are any
     SHA256SUMS             of these files, as `sha256sum --check` reads it
 
 `crystalframer export` writes them, `crystalframer figures --results` makes tables and figures of them,
@@ -15,7 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from crystalframer.errors import UserError
 
 FORMAT = 1
 SWEEP, EPOCHS, PREDICTIONS, CRYSTALS = "sweep.json", "epochs.parquet", "predictions.parquet", "crystals.parquet"
+PEERS = "peers.parquet"
 SUMS = "SHA256SUMS"
 HISTORY = {
     "train_loss": "train/loss",
@@ -110,6 +112,7 @@ class Exported:
     epochs: pd.DataFrame
     predictions: pd.DataFrame
     crystals: pd.DataFrame
+    peers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"peer": [], "id": [], "prediction": []}))
 
     def steps(self, trial: TrialRecord) -> dict[int, tuple[int, dict[str, float]]]:
         """Return a trial's metrics by epoch: when they were measured (ms since 1970), and their values."""
@@ -136,6 +139,10 @@ class Exported:
             description=record.description,
             subsets={name: dataset.subset_of for name, dataset in record.datasets.items()},
             formulas=dict(zip(self.crystals["id"], self.crystals["formula"], strict=True)),
+            peers={
+                str(name): rows.set_index("id")["prediction"]
+                for name, rows in self.peers.groupby("peer", observed=True)
+            },
         )
 
     def _finished(self, trial: TrialRecord) -> FinishedTrial:
@@ -167,12 +174,19 @@ def write(folder: Path, content: Exported) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / SWEEP, json.dumps(asdict(content.record), indent=1, ensure_ascii=False) + "\n")
     tables = {EPOCHS: content.epochs, PREDICTIONS: content.predictions, CRYSTALS: content.crystals}
+    if len(content.peers):
+        tables[PEERS] = content.peers
     for name, table in tables.items():
         with replacing(folder / name) as temporary:
             table.to_parquet(temporary, index=False, compression="zstd")
     names = [SWEEP, *tables]
     replace_text(folder / SUMS, "".join(f"{_sha256(folder / name)}  {name}\n" for name in names))
     return [folder / name for name in [*names, SUMS]]
+
+
+def _tables(folder: Path) -> tuple[str, ...]:
+    """Return the names of a folder's tables; only those of other methods may be missing."""
+    return EPOCHS, PREDICTIONS, CRYSTALS, *([PEERS] if (folder / PEERS).exists() else [])
 
 
 @functools.lru_cache(maxsize=4)
@@ -190,7 +204,7 @@ def read(folder: Path) -> Exported:
         )
     try:
         record = pydantic.TypeAdapter(SweepRecord).validate_json(path.read_bytes())
-        tables = [pd.read_parquet(folder / name) for name in (EPOCHS, PREDICTIONS, CRYSTALS)]
+        tables = [pd.read_parquet(folder / name) for name in _tables(folder)]
     except (OSError, ValueError) as error:
         raise UserError(
             f"the recorded results in {folder} are damaged ({' '.join(str(error).split())[:200]}): restore them"
@@ -212,7 +226,10 @@ def check(folder: Path) -> str:
     content = read(folder)
     lines = (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
     sums = {name: digest for digest, name in lines}
-    for name in (SWEEP, EPOCHS, PREDICTIONS, CRYSTALS):
+    if lost := [name for name in sums if not (folder / name).exists()]:
+        raise UserError(f"{folder / lost[0]} is missing, {SUMS} names it: restore it, or export the results again")
+    names = (SWEEP, *_tables(folder))
+    for name in names:
         if sums.get(name) != (found := _sha256(folder / name)):
             raise UserError(
                 f"{folder / name} has the SHA-256 {found[:16]}…, {SUMS} says {str(sums.get(name))[:16]}…: it was "
@@ -220,9 +237,8 @@ def check(folder: Path) -> str:
             )
     for trial in content.record.trials:
         _check_trial(content, trial, folder)
-    tests = len(content.predictions)
-    numbers = len(content.record.trials)
-    return f"{folder}: 4 hashes, and the MAE, RMSE and last epoch of {numbers} trials from {tests:,} predictions agree"
+    numbers = f"{len(content.record.trials)} trials from {len(content.predictions):,} predictions"
+    return f"{folder}: {len(names)} hashes, and the MAE, RMSE and last epoch of {numbers} agree"
 
 
 def _check_trial(content: Exported, trial: TrialRecord, folder: Path) -> None:

@@ -2,14 +2,17 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import gcd
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.comparison import compare
 from analysis.exported import FORMAT, DatasetRecord, Exported, SweepRecord, TrialRecord, check, write
+from analysis.material_errors import material_errors
+from analysis.peers import Peer, read_peer
 from crystalframer import __version__
 from crystalframer.config import DataConfig, TrialConfig, trial_from_dict
 from crystalframer.data.dataset import TaskData
@@ -43,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Export as the command line says; return the exit code."""
     folders = arguments.folders or run_directories(arguments.runs / arguments.name)
     asked = _asked(arguments.sweep or Path("sweeps") / f"{arguments.name}.yaml", arguments.sweep is not None)
-    paths = write(arguments.output, collect(arguments.name, folders, asked, arguments.cores))
+    peers = [read_peer(text) for text in arguments.peers]
+    content = with_peers(collect(arguments.name, folders, asked, arguments.cores), peers)
+    paths = write(arguments.output, content)
     size = sum(path.stat().st_size for path in paths) / 1e6
     print(f"{check(arguments.output)}; {size:.2f} MB")
     print(f"tables and figures: crystalframer figures --results {arguments.output}")
@@ -117,6 +122,31 @@ def collect(
     predictions = pd.concat([trial.tested.assign(trial=trial.key) for trial in trials], ignore_index=True)
     predictions = predictions[["trial", "id", "target", "prediction"]].astype({"trial": "category"})
     return Exported(record, epochs.astype({"trial": "category", "metric": "category"}), predictions, crystals)
+
+
+def with_peers(content: Exported, peers: Sequence[Peer]) -> Exported:
+    """Return results with other methods' predictions of the same test crystals.
+
+    Raises:
+        UserError: the results are of several tasks, or a peer predicts none of the crystals or another property.
+    """
+    if not peers:
+        return content
+    tasks = {(trial.config.data.dataset, trial.config.data.task) for trial in content.record.trials}
+    if len(tasks) > 1:
+        raise UserError(
+            f"--peers: the results are of {len(tasks)} tasks, other methods' predictions belong to one: "
+            "export each task by itself"
+        )
+    (comparison,) = compare(content.results())
+    errors = material_errors(comparison.finished[0])
+    assert errors is not None, "recorded trials have predictions"
+    tables = []
+    for peer in peers:
+        found = peer.errors(errors)
+        tables.append(pd.DataFrame({"peer": peer.name, "id": found.ids, "prediction": found.predictions[:, 0]}))
+    table = pd.concat(tables, ignore_index=True).sort_values(["peer", "id"], ignore_index=True)
+    return replace(content, peers=table.astype({"peer": "category"}))
 
 
 def _read(directory: RunDirectory, asked: Asked | None) -> _Finished | str:

@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -164,11 +164,19 @@ class Context:
 
     def save(self, figure: "Figure", name: str) -> Path:
         """Write a figure as PDF and PNG, the same bytes each time; return the PNG's path."""
+        self._save(figure, name, "pdf", {"CreationDate": None})
+        return self.save_picture(figure, name)
+
+    def save_picture(self, figure: "Figure", name: str) -> Path:
+        """Write a figure as PNG; return its path."""
+        return self._save(figure, name, "png", {})
+
+    def _save(self, figure: "Figure", name: str, suffix: str, metadata: Mapping[str, None]) -> Path:
+        path = self.folder / f"{name}.{suffix}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-            with replacing(self.folder / f"{name}.{suffix}") as temporary:
-                figure.savefig(temporary, format=suffix, metadata=metadata, dpi=200)
-        return self.folder / f"{name}.png"
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=suffix, metadata=metadata, dpi=200)
+        return path
 
     def save_page(self, figure: Any, name: str) -> Path:
         """Write a plotly figure as a page that needs ``plotly.min.js`` beside it, and no network."""

@@ -26,6 +26,7 @@ ORDER = (
     "tables.ablation_table",
     "figures.frame_errors",
     "tables.significance_table",
+    "against_peers",
     "figures.learning_curves",
     "figures.error_against_time",
     "figures.parity_plot",

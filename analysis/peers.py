@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.comparison import Comparison
 from analysis.material_errors import MaterialErrors, material_errors
 from analysis.pairs import difference
+from analysis.results import Results
 from analysis.uncertainty import Difference, holm
 from crystalframer.errors import UserError
 
@@ -105,6 +106,11 @@ def read_peer(text: str) -> Peer:
     table = table.assign(id=table["id"].astype(str)).drop_duplicates("id").set_index("id")
     numbers = table.apply(pd.to_numeric, errors="coerce").dropna(subset=["prediction"])
     return Peer(name, numbers["prediction"], numbers.get("target"))
+
+
+def recorded_peers(results: Results | None) -> list[Peer]:
+    """Return the peers that results bring along."""
+    return [Peer(name, predictions, None) for name, predictions in results.peers.items()] if results else []
 
 
 def methods_of(comparison: Comparison) -> list[Method]:

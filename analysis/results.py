@@ -106,6 +106,8 @@ class Results:
     """By data set and task: the published data set and task, ``jarvis:bandgap_mbj``, that it is a part of."""
     formulas: Mapping[str, str] = field(default_factory=dict)
     """Of test crystals by id, such as ``Mg1 O1``, where the results bring them."""
+    peers: Mapping[str, pd.Series] = field(default_factory=dict)
+    """Other methods' predictions of the test crystals, by name, each by id, where the results bring them."""
 
     def progress(self) -> str:
         """Say how much of the sweep is finished."""

@@ -10,9 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from analysis import against_peers
 from analysis.comparison import Comparison, Row, compare
 from analysis.documents import Document, Table, markdown_rows, to_markdown
 from analysis.exported import SWEEP, Exported, check, read
+from analysis.figures import error_against_time
+from analysis.items import Context
+from analysis.peers import recorded_peers
 from analysis.results import shown
 from analysis.tables import ablation_table
 from crystalframer.atomic_files import replace_text
@@ -30,6 +34,10 @@ again without training, `--check` compares hashes and recomputes the errors. Wha
 [analysis.md](analysis.md). Single-task results and transfer never share a table."""
 
 
+IMAGES = "images"
+"""Folder of the page's pictures, beside the page."""
+
+
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page; return the exit code."""
@@ -39,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HOME / "docs" / "results.md", help="the page")
     arguments = parser.parse_args(argv)
     replace_text(arguments.output, page(arguments.results, arguments.sweeps))
-    print(f"written: {shown(arguments.output)}")
+    pictures = draw(arguments.results, arguments.output.parent / IMAGES)
+    for path in [arguments.output, *pictures]:
+        print(f"written: {shown(path)}")
     return 0
 
 
@@ -49,13 +59,34 @@ def page(results: Path, sweeps: Path) -> str:
     Raises:
         UserError: a recorded result is damaged, or its numbers do not follow from its predictions.
     """
-    folders = sorted(path.parent for path in results.glob(f"*/{SWEEP}"))
+    folders = _recorded(results)
     parts = [INTRODUCTION]
     for folder in folders:
         check(folder)
         parts.append(_study(read(folder)))
     parts.append(_not_run(sweeps, {folder.name for folder in folders}))
     return "\n\n".join(parts) + "\n"
+
+
+def draw(results: Path, folder: Path) -> list[Path]:
+    """Draw error against time of every study that other methods are recorded beside; return the pictures."""
+    drawn = []
+    for content in map(read, _recorded(results)):
+        if len(content.peers):
+            context = Context(content.results(), content.record.sweep, folder)
+            with context.style():
+                picture = error_against_time.draw(context.comparisons[0], recorded_peers(context.results))
+                drawn.append(context.save_picture(picture, _picture(content)))
+    return drawn
+
+
+def _picture(content: Exported) -> str:
+    """Return the name of a study's picture, without suffix."""
+    return f"{content.record.sweep}_error_against_time"
+
+
+def _recorded(results: Path) -> list[Path]:
+    return sorted(path.parent for path in results.glob(f"*/{SWEEP}"))
 
 
 def _study(content: Exported) -> str:
@@ -74,6 +105,13 @@ def _study(content: Exported) -> str:
         lines.append("\n".join(markdown_rows(costs)))
         if lacking := _lacking(comparison):
             lines.append(f"Not run: {', '.join(lacking)}.")
+    if len(content.peers):
+        context = Context(results, record.sweep, Path())
+        (table, *_) = against_peers.build(context, recorded_peers(results)).tables
+        lines.append(f"![Error against core minutes, others' errors as lines]({IMAGES}/{_picture(content)}.png)")
+        lines.append(
+            "\n".join(["### Beside other methods", "", *map(for_markdown, table.notes), "", *markdown_rows(table)])
+        )
     commits = sorted({trial.tags.get("git_commit", "unknown")[:12] for trial in record.trials})
     lines.append(f"Hours are wall-clock time of the epochs. Trained at {', '.join(commits)}.")
     return "\n\n".join(lines)

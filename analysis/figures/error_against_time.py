@@ -1,12 +1,14 @@
-"""Test error against core minutes: what training time buys, with other methods' published errors as lines.
+"""Test error against core minutes: what training time buys, with other methods' errors as lines.
 
     python analysis/figures/error_against_time.py --results results/NAME
 
 reads the recorded epochs and writes analysis/output/<sweep>/error_against_time_<dataset>_<task>.{pdf,png}. A line is
-the validation error after each epoch, a dot the test error at the end of a training.
+the validation error after each epoch, a dot the test error at the end of a training. Other methods' errors are those on
+the same test crystals where their predictions are recorded, else the published ones.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,8 @@ import numpy as np
 from analysis.comparison import Comparison
 from analysis.figures.learning_curves import line_style, spread_out
 from analysis.items import Context, Item, Missing, Product
+from analysis.material_errors import material_errors
+from analysis.peers import Peer, recorded_peers
 from analysis.published_errors import published_beside
 from analysis.results import FinishedTrial
 from crystalframer.escaping import for_figures
@@ -32,7 +36,8 @@ def produce(context: Context) -> Product | Missing:
     found = [one for one in context.comparisons if any(cores_of(trial) is not None for trial in one.trials)]
     if not found:
         return context.no_runs("no trial that recorded its threads")
-    return context.draw_each(draw, "error_against_time", of=found)
+    peers = recorded_peers(context.results)
+    return context.draw_each(lambda comparison: draw(comparison, peers), "error_against_time", of=found)
 
 
 def cores_of(trial: FinishedTrial) -> int | None:
@@ -40,8 +45,8 @@ def cores_of(trial: FinishedTrial) -> int | None:
     return int(trial.tags["threads"]) if "threads" in trial.tags else None
 
 
-def draw(comparison: Comparison) -> "Figure":
-    """Return the figure of one task."""
+def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
+    """Return the figure of one task, beside peers' errors on its test crystals if there are any."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -63,7 +68,7 @@ def draw(comparison: Comparison) -> "Figure":
             axes.plot(minutes[-1], trial.test_mae, "o", color=colour, markersize=4, label=label)
             named.add(row.label)
     axes.legend(fontsize=6.5, frameon=False)
-    _published(axes, comparison)
+    _draw_others(axes, _measured(comparison, peers) or _published(comparison))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -71,26 +76,37 @@ def draw(comparison: Comparison) -> "Figure":
     return figure
 
 
-def _published(axes: "Axes", comparison: Comparison) -> None:
-    """Draw published errors as lines with their names, moved apart where they are close."""
+def _measured(comparison: Comparison, peers: Sequence[Peer]) -> dict[str, float]:
+    """Return the errors of peers on the same test crystals, by what the figure calls them."""
+    errors = [found for row in comparison.finished if (found := material_errors(row)) is not None]
+    return {peer.name: float(peer.errors(errors[0]).absolute.mean()) for peer in peers} if errors else {}
+
+
+def _published(comparison: Comparison) -> dict[str, float]:
+    """Return published errors, by what the figure calls them."""
     beside = published_beside(comparison)
     if beside is None:
-        return
+        return {}
     published, task = beside
-    found = {method.name: mae for method in published.methods if method.name in OTHERS and (mae := method.mae[task])}
+    found = [method for method in published.methods if method.name in OTHERS]
+    return {f"{method.name} (published)": mae for method in found if (mae := method.mae[task])}
+
+
+def _draw_others(axes: "Axes", found: Mapping[str, float]) -> None:
+    """Draw errors of other methods as lines with their names, moved apart where they are close."""
     for mae in found.values():
         axes.axhline(mae, color=QUIET, linewidth=0.7, linestyle=":")
     low, high = np.log(axes.get_ylim())
     heights = [(np.log(mae) - low) / (high - low) for mae in found.values()]
     for name, mae, place in zip(found, found.values(), spread_out(heights, gap=0.05, low=0.0), strict=True):
-        text = f"{name} {mae:g} (published)"
+        text = f"{name} {mae:.3g}"
         axes.text(1.01, place, text, transform=axes.transAxes, color=QUIET, va="center", fontsize=6.5)
 
 
 ITEM = Item(
     "error_against_time",
     "What training time buys",
-    "Validation error against core minutes, and test error at the end; published errors of other methods as lines.",
+    "Validation error against core minutes, and test error at the end; errors of other methods as lines.",
     "how sure",
     produce,
     __doc__,

@@ -16,6 +16,7 @@ EPILOG = """\
 examples:
   crystalframer export ablation_sample --output results/ablation_sample
   crystalframer export mbj_frames --output results/mbj_frames --from runs/single/mbj-*
+  crystalframer export mbj_frames --output results/mbj_frames --peers coGN=coGN.csv.zip ALIGNN=alignn.csv
 """
 
 
@@ -29,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", type=Path, nargs="+", dest="folders", metavar="DIR", help="run directories instead of runs/NAME/*"
     )
     parser.add_argument("--sweep", type=Path, metavar="FILE", help="the sweep's file (default: sweeps/NAME.yaml)")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="other methods' predictions to record beside ours: tables of id, prediction",
+    )
     parser.add_argument("--cores", type=int, metavar="N", help="threads of trials that did not record theirs")
 
 

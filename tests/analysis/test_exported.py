@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import make_all
+from analysis import make_all, results_page
 from analysis.comparison import compare
-from analysis.exported import EPOCHS, PREDICTIONS, SWEEP, Exported, check, read, write
+from analysis.exported import EPOCHS, PEERS, PREDICTIONS, SWEEP, Exported, check, read, write
 from analysis.exporting import Asked, collect, formula, run_directories
 from analysis.results import read_sweep
 from analysis.tables import ablation_table, significance_table
@@ -155,3 +155,41 @@ def test_import_into_mlflow_gives_the_same_results_and_nothing_twice(recorded: P
         assert tested is not None
         assert again is not None
         pd.testing.assert_frame_equal(tested, again)
+
+
+def test_other_methods_predictions_are_recorded_and_compared(
+    trained_runs: Path, recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tested = read(recorded).predictions.drop_duplicates("id")[["id", "target"]]
+    foreign = pd.DataFrame({"id": ["elsewhere"], "target": [0.0]})
+    table = pd.concat([tested, foreign]).assign(prediction=lambda rows: rows["target"] + 0.25)
+    table.to_csv(tmp_path / "shifted.csv", index=False)
+    folder = tmp_path / NAME
+    arguments = [
+        NAME,
+        "--runs",
+        str(trained_runs),
+        "--output",
+        str(folder),
+        "--peers",
+        f"Shifted={tmp_path}/shifted.csv",
+    ]
+    assert export_results.main(arguments) == 0
+    assert "5 hashes, and the MAE, RMSE" in capsys.readouterr().out
+    recorded_peers = read(folder).results().peers
+    assert set(recorded_peers["Shifted"].index) == set(tested["id"])  # of our test crystals alone
+    output = tmp_path / "output"
+    assert make_all.main(["--results", str(folder), "--output", str(output)]) == 0
+    compared = pd.read_csv(output / NAME / "against_peers.csv")
+    assert set(compared["peer"]) == {"Shifted"}
+    assert compared["peer_mae"].to_numpy() == pytest.approx(0.25)
+    pictures = results_page.draw(tmp_path, tmp_path / "images")
+    assert [path.name for path in pictures] == [f"{NAME}_error_against_time.png"]
+    text = results_page.page(tmp_path, tmp_path / "no_sweeps")
+    assert f"(images/{NAME}_error_against_time.png)" in text
+    assert "### Beside other methods" in text
+    assert "Shifted" in text
+    (folder / PEERS).unlink()
+    read.cache_clear()
+    with pytest.raises(UserError, match=r"peers\.parquet is missing, SHA256SUMS names it"):
+        check(folder)
