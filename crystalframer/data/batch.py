@@ -1,5 +1,6 @@
 """Crystals as one flat batch of tensors, neighbours and static frames included."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -9,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crystalframer.config import FrameName
 from crystalframer.data.dataset import TaskData
 from crystalframer.geometry.occupancies import Mixture
 from crystalframer.geometry.prepared import Geometry, prepare_geometry
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,9 +134,12 @@ def collate(
     edges = np.array([geometry.num_edges for geometry in geometries])
     edge_offsets = np.concatenate([[0], np.cumsum(edges)])
     lists = [geometry.neighbours for geometry in geometries]
-    vector = np.concatenate([entry.vector for entry in lists])
+    neighbour = np.concatenate([entry.index for entry in lists], dtype=np.int64)
+    neighbour += np.repeat(offsets[:-1], edges)
+    first_edge = np.concatenate([*(entry.first[:-1] for entry in lists), [0]])
+    first_edge += np.append(np.repeat(edge_offsets[:-1], sizes), edge_offsets[-1])
 
-    def real(values: NDArray[np.float64]) -> Tensor:
+    def real(values: NDArray[np.floating]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
 
     numbers = np.concatenate([geometry.atomic_numbers for geometry in geometries])
@@ -142,16 +149,10 @@ def collate(
         atomic_numbers=torch.from_numpy(numbers),
         offsets=torch.from_numpy(offsets),
         crystal_of_atom=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
-        first_edge=torch.from_numpy(
-            np.concatenate(
-                [*(e.first[:-1] + start for e, start in zip(lists, edge_offsets[:-1], strict=True)), edge_offsets[-1:]]
-            )
-        ),
-        neighbour=torch.from_numpy(
-            np.concatenate([e.index + start for e, start in zip(lists, offsets[:-1], strict=True)])
-        ),
-        vector=real(vector),
-        distance=real(np.linalg.norm(vector, axis=1)),
+        first_edge=torch.from_numpy(first_edge),
+        neighbour=torch.from_numpy(neighbour),
+        vector=real(np.concatenate([entry.vector for entry in lists])),
+        distance=real(np.concatenate([entry.distance for entry in lists])),
         lattice_frames=real(np.stack([geometry.lattice_frame for geometry in geometries])),
         lattice_axes=real(np.stack([geometry.lattice_axes for geometry in geometries])),
         pca_frames=real(np.stack([geometry.pca_frame for geometry in geometries])),
@@ -166,31 +167,50 @@ def collate(
 class BatchLoader:
     """Makes batches of a task's crystals by row, and remembers their geometry, which never changes.
 
+    A neighbour entry is remembered in 20 bytes: index, vector and distance, the last two as the model reads them.
+
     Args:
         data: the task.
         cutoff: radius of the neighbour sphere in Å.
         dtype: of every floating-point tensor.
-        max_cached_bytes: memory for remembered geometry; crystals beyond it are prepared anew each time.
+        max_cached_bytes: memory for remembered geometry; crystals beyond it are prepared anew each time, which one
+            line in the log says.
+        frame: the frame of the model that reads the batches; None makes all static frames.
     """
 
     def __init__(
-        self, data: TaskData, cutoff: float, dtype: torch.dtype = torch.float32, max_cached_bytes: int = 4 * 2**30
+        self,
+        data: TaskData,
+        cutoff: float,
+        dtype: torch.dtype = torch.float32,
+        max_cached_bytes: int = 4 * 2**30,
+        frame: FrameName | None = None,
     ) -> None:
         self.data = data
         self.cutoff = cutoff
         self.dtype = dtype
-        self._free_bytes = max_cached_bytes
+        self.frame = frame
+        self._most_bytes = self._free_bytes = max_cached_bytes
         self._cache: dict[int, Geometry] = {}
+        self._is_full = False
 
     def geometry(self, row: int) -> Geometry:
         """Return the prepared crystal of one data set row."""
         if row in self._cache:
             return self._cache[row]
-        geometry = prepare_geometry(self.data.dataset[row], self.cutoff)
+        kept = np.float32 if self.dtype == torch.float32 else np.float64
+        geometry = prepare_geometry(self.data.dataset[row], self.cutoff, self.frame, dtype=kept)
         size = geometry.num_bytes
         if size <= self._free_bytes:
             self._free_bytes -= size
             self._cache[row] = geometry
+        elif not self._is_full:
+            self._is_full = True
+            _log.warning(
+                "the %.1f GiB for remembered neighbour lists hold %d of %d crystals: those of the others are made "
+                "again in every epoch; a smaller model.cutoff makes them fit",
+                self._most_bytes / 2**30, len(self._cache), sum(len(rows) for rows in self.data.rows.values()),
+            )  # fmt: skip
         return geometry
 
     def batch(self, rows: NDArray[np.int64]) -> CrystalBatch:

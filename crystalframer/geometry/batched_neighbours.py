@@ -91,7 +91,7 @@ def _one_by_cells(crystal: Crystal, cutoff: float) -> BatchedNeighbours:
         degree=torch.from_numpy(np.diff(found.first)),
         index=torch.from_numpy(found.index),
         vector=torch.from_numpy(found.vector),
-        distance=torch.from_numpy(np.linalg.norm(found.vector, axis=1)),
+        distance=torch.from_numpy(found.distance),
     )
 
 

@@ -18,6 +18,8 @@ MIN_DISTANCE = 0.1
 MIN_VOLUME = MIN_DISTANCE**3
 """Smallest cell volume in Å³: a cube of `MIN_DISTANCE`."""
 
+FEW = 64
+"""Sites up to which all pairs are tried."""
 CROWD = 1000
 """Sites beyond which it is looked for crowds before pairs are listed."""
 
@@ -195,12 +197,12 @@ def close_pair(
 
     Of more than `CROWD` sites that crowd upon one another it returns two near ones; the pairs are too many to list.
     """
-    from pymatgen.optimization.neighbors import find_points_in_spheres
-
     volume = abs(float(np.linalg.det(lattice)))
     spacing = max(limit, (volume / len(frac_coords)) ** (1 / 3))
     inverse = np.linalg.inv(lattice)
     lowest = 1 / float(np.sqrt((inverse * inverse).sum(axis=0).max()))  # distance of the nearest two opposite faces
+    if len(frac_coords) <= FEW and lowest > 2 * limit:
+        return _nearest_pair(lattice, frac_coords, limit)
     cart_coords = (frac_coords - np.floor(frac_coords)) @ lattice
     if spacing / lowest > 20:
         lattice = _reduced(lattice)
@@ -209,21 +211,31 @@ def close_pair(
             return 0, 0, shortest
     if len(cart_coords) > CROWD and (crowded := _crowded_pair(cart_coords, limit)) is not None:
         return crowded
-    i, j, images, distances = find_points_in_spheres(
-        cart_coords,
-        cart_coords,
-        r=limit,
-        pbc=np.ones(3, dtype=np.int64),
-        lattice=lattice,
-        tol=1e-8,
-        min_r=spacing,
-    )
-    itself = (i == j) & (images == 0).all(axis=1)
-    near = np.flatnonzero(~itself & (distances < limit))
-    if not near.size:
+    import vesin
+
+    finder = vesin.NeighborList(cutoff=limit, full_list=False, n_threads=1)
+    i, j, distances = finder.compute(points=cart_coords, box=lattice, periodic=True, quantities="ijd")
+    if not len(distances):
         return None
-    nearest = near[np.argmin(distances[near])]
+    nearest = np.argmin(distances)
     return int(min(i[nearest], j[nearest])), int(max(i[nearest], j[nearest])), float(distances[nearest])
+
+
+def _nearest_pair(
+    lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], limit: float
+) -> tuple[int, int, float] | None:
+    """Return the nearest two sites within `limit` by trying all pairs.
+
+    In a cell whose opposite faces are more than twice the limit apart, only that image of a pair can be within it
+    whose fractional coordinates differ by at most one half, and no site is near an image of its own.
+    """
+    between = frac_coords[:, None] - frac_coords
+    vector = (between - np.rint(between)) @ lattice
+    squared = np.einsum("ijx,ijx->ij", vector, vector)
+    np.fill_diagonal(squared, np.inf)
+    i, j = divmod(int(squared.argmin()), len(frac_coords))
+    distance = float(np.sqrt(squared[i, j]))
+    return (i, j, distance) if distance < limit else None
 
 
 def _crowded_pair(cart_coords: NDArray[np.float64], limit: float) -> tuple[int, int, float] | None:
@@ -238,6 +250,6 @@ def _crowded_pair(cart_coords: NDArray[np.float64], limit: float) -> tuple[int, 
 
 def _reduced(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return another basis of the same lattice with short vectors; only for extremely skewed cells (slow import)."""
-    from pymatgen.core.lattice import Lattice
+    from crystalframer.geometry.lattice_frame import reducing_coefficients
 
-    return np.ascontiguousarray(Lattice(lattice).get_lll_reduced_lattice().matrix, dtype=np.float64)
+    return np.asarray(reducing_coefficients(lattice) @ lattice)

@@ -4,18 +4,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from crystalframer.config import FrameName
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.lattice_frame import lattice_frame, orthonormal_axes
 from crystalframer.geometry.neighbours import Neighbours, find_neighbours
 from crystalframer.geometry.occupancies import Mixture
 from crystalframer.geometry.principal_axes import principal_axes
 
+_NOT_MADE = np.full((3, 3), np.nan)
+_NOT_MADE.setflags(write=False)
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """A crystal's neighbours and static frames, in float64."""
+    """A crystal's neighbours and its static frames, these in float64."""
 
     atomic_numbers: NDArray[np.int64]
     """(N,)"""
@@ -43,27 +47,47 @@ class Geometry:
     def num_bytes(self) -> int:
         """Memory of the neighbour list."""
         lists = self.neighbours
-        return lists.first.nbytes + lists.index.nbytes + lists.vector.nbytes + lists.image.nbytes
+        return sum(int(array.nbytes) for array in vars(lists).values())
 
 
-def prepare_geometry(crystal: Crystal, cutoff: float) -> Geometry:
-    """Compute neighbours within `cutoff` (Å) and the static frames of a crystal."""
-    frame, axes, pca = static_frames(crystal)
+def prepare_geometry(
+    crystal: Crystal,
+    cutoff: float,
+    frame: FrameName | None = None,
+    *,
+    dtype: DTypeLike = np.float64,
+    images: bool = False,
+) -> Geometry:
+    """Compute neighbours within `cutoff` (Å) and the static frames of a crystal.
+
+    Args:
+        crystal: the crystal.
+        cutoff: radius of the neighbour sphere in Å.
+        frame: the frame of the model that will read it: what the model does not read is not made and is NaN. None:
+            everything.
+        dtype: of neighbour vectors and distances, which are computed in float64.
+        images: whether to keep the neighbours' lattice images, which no model reads.
+    """
+    lattice, axes, pca = static_frames(crystal, frame)
     return Geometry(
         atomic_numbers=crystal.atomic_numbers,
-        neighbours=find_neighbours(crystal.lattice, crystal.cart_coords, cutoff),
-        lattice_frame=frame,
+        neighbours=find_neighbours(crystal.lattice, crystal.cart_coords, cutoff, dtype=dtype, images=images),
+        lattice_frame=lattice,
         lattice_axes=axes,
         pca_frame=pca,
         mixture=crystal.mixture,
     )
 
 
-def static_frames(crystal: Crystal) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return `lattice_frame`, `lattice_axes` and `pca_frame` of a `Geometry`, each (3, 3)."""
-    frame = lattice_frame(crystal.lattice)
-    axes = orthonormal_axes(frame)
-    return frame, axes, pca_frame(crystal.cart_coords, axes)
+def static_frames(
+    crystal: Crystal, frame: FrameName | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return `lattice_frame`, `lattice_axes` and `pca_frame` of a `Geometry`, each (3, 3), as far as `frame` asks."""
+    if frame == "none":
+        return _NOT_MADE, _NOT_MADE, _NOT_MADE
+    lattice = lattice_frame(crystal.lattice)
+    axes = orthonormal_axes(lattice)
+    return lattice, axes, pca_frame(crystal.cart_coords, axes) if frame in (None, "pca") else _NOT_MADE
 
 
 def pca_frame(cart_coords: NDArray[np.float64], lattice_axes: NDArray[np.float64]) -> NDArray[np.float64]:

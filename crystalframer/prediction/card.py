@@ -88,7 +88,7 @@ def errors_on_test(trained: TrainedModel, data: TaskData) -> tuple[TaskErrors, .
     """Return the errors on the test split."""
     from crystalframer.data.batch import BatchLoader
 
-    loader = BatchLoader(data, cutoff=trained.trial.model.cutoff)
+    loader = BatchLoader(data, cutoff=trained.trial.model.cutoff, frame=trained.trial.model.frame)
     return evaluate_split(trained.model, loader, data, "test", trained.targets).by_task
 
 

@@ -88,7 +88,7 @@ def attention_of(model: CrystalFramer, crystal: Crystal, block: int = 0) -> Atte
         UserError: there is no such block, or the model does not know one of the crystal's elements.
     """
     _require_index("block", block, model.config.num_blocks)
-    geometry = prepare_geometry(crystal, model.config.cutoff)
+    geometry = prepare_geometry(crystal, model.config.cutoff, model.config.frame, images=True)
     batch = collate([geometry], model.config.cutoff).to(model.embedding.weight.device)
     state = model.atom_states(batch)[block]
     attention = model.levels[block].attention
@@ -101,10 +101,10 @@ def attention_of(model: CrystalFramer, crystal: Crystal, block: int = 0) -> Atte
         frames=None if frames is None else frames.double().cpu().numpy(),
         sigma=attention.sigma(state).double().cpu().numpy(),
         first=near.first,
-        neighbour=near.index,
-        image=near.image,
+        neighbour=near.index.astype(np.int64),
+        image=near.image.astype(np.int64),
         vector=near.vector,
-        distance=np.linalg.norm(near.vector, axis=1),
+        distance=near.distance,
     )
 
 

@@ -224,7 +224,9 @@ class Predictor:
 
     @torch.no_grad()  # not inference_mode: kernels keep tensors that a training in this process uses, too
     def _predict_batch(self, crystals: Sequence[Crystal], cutoff: float, members: NDArray[np.int64]) -> _Outcome:
-        batch = collate([prepare_geometry(crystal, cutoff) for crystal in crystals], cutoff)
+        frames = {self.members[index].trial.model.frame for index in members}
+        frame = frames.pop() if len(frames) == 1 else None
+        batch = collate([prepare_geometry(crystal, cutoff, frame, dtype=np.float32) for crystal in crystals], cutoff)
         predicted = []
         first = self.members[members[0]].model
         with watched(first) as seen:

@@ -99,7 +99,7 @@ class Trainer:
         freeze_blocks(self.model, trial.train.frozen_blocks)
         self.history: list[EpochResult] = []
         self.progress = Progress()
-        self._loader = BatchLoader(data, cutoff=trial.model.cutoff)
+        self._loader = BatchLoader(data, cutoff=trial.model.cutoff, frame=trial.model.frame)
         self._schedule = Schedule.of(trial.train, self.steps_per_epoch)
         self._parameters = trainable_parameters(self.model)
         self._optimizer = build_optimizer(self.model, trial.train)

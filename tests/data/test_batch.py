@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crystalframer.config import DataConfig
+from crystalframer.config import FRAMES, DataConfig, FrameName
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import CrystalDataset, Task, TaskData, select_task
 from crystalframer.geometry.prepared import prepare_geometry
@@ -80,11 +80,36 @@ def test_loader_prepares_a_crystal_once_within_its_memory() -> None:
     generous, stingy = BatchLoader(task_data(), cutoff=5.0), BatchLoader(task_data(), cutoff=5.0, max_cached_bytes=0)
     assert generous.geometry(1) is generous.geometry(1)
     assert stingy.geometry(1) is not stingy.geometry(1)
-    one = BatchLoader(task_data(), cutoff=5.0, max_cached_bytes=GEOMETRIES[1].num_bytes)
+    size = generous.geometry(1).num_bytes
+    assert size == GEOMETRIES[1].num_edges * 20 + (GEOMETRIES[1].num_atoms + 1) * 8
+    one = BatchLoader(task_data(), cutoff=5.0, max_cached_bytes=size)
     first = one.geometry(1)
     assert one.geometry(2) is not one.geometry(2)
     assert one.geometry(1) is first
-    assert GEOMETRIES[1].num_bytes >= GEOMETRIES[1].num_edges * 7 * 8
+
+
+def test_loader_says_once_that_geometry_does_not_fit(caplog: pytest.LogCaptureFixture) -> None:
+    loader = BatchLoader(task_data(), cutoff=5.0, max_cached_bytes=0)
+    for _ in range(2):
+        loader.batch(np.array([3, 0, 1]))
+    (line,) = caplog.messages
+    assert "hold 0 of 5 crystals" in line
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_only_what_a_model_reads_is_made_and_its_bits_are_the_same(frame: FrameName) -> None:
+    everything = c.batch_of(*CRYSTALS, cutoff=5.0)
+    batch = BatchLoader(task_data(), cutoff=5.0, frame=frame).batch(np.arange(5))
+    for name in ("first_edge", "neighbour", "vector", "distance"):
+        assert torch.equal(getattr(batch, name), getattr(everything, name)), name
+    made = {
+        "lattice_frames": frame != "none",
+        "lattice_axes": frame != "none",
+        "pca_frames": frame == "pca",
+    }
+    for name, is_made in made.items():
+        values = getattr(batch, name)
+        assert torch.equal(values, getattr(everything, name)) if is_made else values.isnan().all(), name
 
 
 def test_to_moves_everything_and_leaves_derived_values_behind() -> None:

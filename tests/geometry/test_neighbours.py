@@ -7,7 +7,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from crystalframer.geometry.crystal import Crystal
-from crystalframer.geometry.neighbours import DISTANCE_GRAIN, Neighbours, find_neighbours
+from crystalframer.geometry.neighbours import DISTANCE_GRAIN, Neighbours, find_neighbours, sorting_order
 from tests.fixtures import crystals as c
 
 ORIGIN = [[0.0, 0.0, 0.0]]
@@ -54,7 +54,7 @@ def entries_of_pymatgen(crystal: Crystal, cutoff: float) -> NDArray[np.float64]:
 @pytest.mark.parametrize("name", CELLS)
 def test_neighbours_equal_those_of_pymatgen(name: str, cutoff: float) -> None:
     crystal = CELLS[name]
-    ours = entries_of(find_neighbours(crystal.lattice, crystal.cart_coords, cutoff))
+    ours = entries_of(find_neighbours(crystal.lattice, crystal.cart_coords, cutoff, images=True))
     theirs = entries_of_pymatgen(crystal, cutoff)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=1e-8)
@@ -63,7 +63,7 @@ def test_neighbours_equal_those_of_pymatgen(name: str, cutoff: float) -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_vector_leads_from_an_atom_to_the_image_of_its_neighbour(name: str) -> None:
     crystal = CELLS[name]
-    found = find_neighbours(crystal.lattice, crystal.cart_coords, 6.0)
+    found = find_neighbours(crystal.lattice, crystal.cart_coords, 6.0, images=True)
     centre = np.repeat(np.arange(crystal.num_atoms), np.diff(found.first))
     position = crystal.cart_coords
     expected = position[found.index] + found.image @ crystal.lattice - position[centre]
@@ -73,7 +73,7 @@ def test_vector_leads_from_an_atom_to_the_image_of_its_neighbour(name: str) -> N
 @pytest.mark.parametrize("name", CELLS)
 def test_order_is_the_atom_itself_then_distance_index_image(name: str) -> None:
     crystal = CELLS[name]
-    found = find_neighbours(crystal.lattice, crystal.cart_coords, 6.0)
+    found = find_neighbours(crystal.lattice, crystal.cart_coords, 6.0, images=True)
     assert found.first[0] == 0
     assert found.first[-1] == len(found.index) == len(found.vector) == len(found.image)
     for atom, (start, stop) in enumerate(zip(found.first[:-1], found.first[1:], strict=True)):
@@ -94,9 +94,34 @@ def test_rounding_does_not_reorder_equal_distances(edge: float) -> None:
     """Edges of few decimals: half of 4.00001 lies where grains of 1e-5 would meet."""
     fcc = edge * np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     rocksalt = c.crystal(fcc, [*ORIGIN, [0.5, 0.5, 0.5]], [3, 8])
-    expected = find_neighbours(rocksalt.lattice, rocksalt.cart_coords, 7.5)
+    expected = find_neighbours(rocksalt.lattice, rocksalt.cart_coords, 7.5, images=True)
     for seed in range(10):
         moved = c.translated(c.rotated(rocksalt, c.random_rotation(seed)), seed)
-        found = find_neighbours(moved.lattice, moved.cart_coords, 7.5)
+        found = find_neighbours(moved.lattice, moved.cart_coords, 7.5, images=True)
         np.testing.assert_array_equal(found.index, expected.index)
         np.testing.assert_array_equal(found.image, expected.image)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_one_key_and_five_keys_sort_alike(name: str) -> None:
+    crystal = CELLS[name]
+    found = find_neighbours(crystal.lattice, crystal.cart_coords, 6.0, images=True)
+    shuffled = np.random.default_rng(0).permutation(len(found.index))
+    centre = np.repeat(np.arange(crystal.num_atoms), np.diff(found.first))
+    expected = np.argsort(shuffled)
+    index, image, distance = found.index[shuffled].astype(np.int64), found.image[shuffled], found.distance[shuffled]
+    by_one = sorting_order(centre[shuffled], index, image, distance)
+    by_five = sorting_order(centre[shuffled], index, image, distance, room=0)
+    np.testing.assert_array_equal(by_one, expected)
+    np.testing.assert_array_equal(by_five, expected)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_single_precision_rounds_what_double_precision_lists(name: str) -> None:
+    crystal = CELLS[name]
+    expected = find_neighbours(crystal.lattice, crystal.cart_coords, 6.0)
+    found = find_neighbours(crystal.lattice, crystal.cart_coords, 6.0, dtype=np.float32)
+    np.testing.assert_array_equal(found.index, expected.index)
+    np.testing.assert_array_equal(found.vector, expected.vector.astype(np.float32))
+    np.testing.assert_array_equal(found.distance, expected.distance.astype(np.float32))
+    np.testing.assert_array_equal(expected.distance, np.linalg.norm(expected.vector, axis=1))
