@@ -1,11 +1,12 @@
-"""What a predictor accepts as a structure, turned into crystals with a name and a source."""
+"""What a predictor accepts as a structure, turned into crystals with a name and a source.
+
+What reads files is imported where a file is read: training and predicting crystals of a store need no such library.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from crystalframer.data.structures.files import find_structure_files, read_structures
-from crystalframer.data.structures.formats import ReadLimits, from_atoms, parse_structure
 from crystalframer.data.structures.reading import Reading, with_own_names
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
@@ -13,6 +14,8 @@ from crystalframer.geometry.crystal import Crystal
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core.structure import Structure
+
+    from crystalframer.data.structures.formats import ReadLimits
 
 StructureLike: TypeAlias = Union[Crystal, "Structure", "Atoms", str, Path]
 """A crystal of ours, of pymatgen or of ASE, the path of a file of structures, or the text of one (several lines)."""
@@ -40,22 +43,28 @@ def named_structures(structures: StructureLike | Iterable[StructureLike], proces
     yield from from_files(paths, processes)
 
 
-def from_files(paths: Sequence[Path], processes: int = 1, limits: ReadLimits | None = None) -> Iterator[Reading]:
+def from_files(paths: Sequence[Path], processes: int = 1, limits: "ReadLimits | None" = None) -> Iterator[Reading]:
     """Yield the structures of files in order, what cannot be read with its reason."""
     if paths:
+        from crystalframer.data.structures.files import read_structures
+
         yield from with_own_names(read_structures(paths, processes=processes, limits=limits))
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
     """Return the structure files that paths name: folders are walked; what else there is, is taken as it is."""
+    from crystalframer.data.structures.files import find_structure_files
+
     found: list[Path] = []
     for path in paths:
         found += (find_structure_files(path) if path.is_dir() else []) or [path]
     return found
 
 
-def from_text(text: str, id: str = "", limits: ReadLimits | None = None) -> Reading:
+def from_text(text: str, id: str = "", limits: "ReadLimits | None" = None) -> Reading:
     """Return the structure that a CIF, a POSCAR or a pymatgen dictionary in JSON describes."""
+    from crystalframer.data.structures.formats import ReadLimits, parse_structure
+
     limits = limits or ReadLimits()
     if len(text) > limits.max_bytes:
         return Reading(id, reason=f"the text has more than {limits.max_bytes} characters")
@@ -79,6 +88,8 @@ def _in_memory(entry: Any, position: int) -> Reading:
     if isinstance(entry, Crystal):
         return Reading(entry.id or name, crystal=entry)
     if _is_atoms(entry):
+        from crystalframer.data.structures.formats import ReadLimits, from_atoms
+
         reading = from_atoms(entry, ReadLimits(max_atoms=len(entry)))
         return reading.renamed(reading.name or name)
     if not _is_structure(entry):
