@@ -24,6 +24,7 @@ from crystalframer.validation import STRICT, Positive, Real, Whole, number, quot
 
 FrameName = Literal["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
 KernelName = Literal["auto", "reference", "cpu", "triton"]
+Ties = Literal["first", "mean"]
 Precision = Literal["float32", "tf32", "bf16"]
 Kept = Literal["last", "best"]
 
@@ -112,6 +113,9 @@ class ModelConfig:
     """Width of the angular Gaussians in units of their spacing."""
     c_angl: Annotated[Real, Field(ge=-1e6, le=1e6)] = 1.0
     """Coefficient of the angular encoding."""
+    ties: Ties = "first"
+    """Evaluation where symmetry leaves a frame open: the first frame in the neighbour list, as published, or the mean
+    over all, which does not depend on how the crystal is written down; see docs/ties.md."""
 
     def __post_init__(self) -> None:
         _require(self.width % self.num_heads == 0, "model.width", self.width, "a multiple of model.num_heads")
@@ -227,8 +231,8 @@ class TrialConfig:
         """Return 8 hexadecimal digits of the SHA-256 of the resolved settings.
 
         Where the weights that training starts from are kept does not count, what they are does. Settings of
-        fine-tuning, precision and choice by validation count only where they are used, so that other trials keep the
-        names they had before these existed.
+        fine-tuning, precision, choice by validation and ties count only where they are used, so that other trials keep
+        the names they had before these existed.
         """
         settings = self.to_dict()
         settings["train"].pop("start_from")
@@ -237,6 +241,8 @@ class TrialConfig:
         for key, value in _UNUSED.items():
             if settings["train"].get(key) == value:
                 settings["train"].pop(key)
+        if self.model.ties == "first":
+            settings["model"].pop("ties")
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crystalframer.commands.model_argument import add_model, one_model
+from crystalframer.commands.model_argument import add_model, add_ties, one_model
 from crystalframer.errors import UserError
 
 EPILOG = """\
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-other-data", action="store_true", help="evaluate although the data are not those of the training"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add_ties(parser)
     parser.add_argument("--device", default="cpu", help="torch device, e.g. cpu or cuda (default: cpu)")
 
 
@@ -48,7 +49,7 @@ def evaluate(path: Path, arguments: argparse.Namespace) -> int:
     from crystalframer.training.devices import check_device
 
     check_device(arguments.device)
-    model = read_model(path, device=arguments.device)
+    model = read_model(path, device=arguments.device, ties=arguments.ties)
     data = data_of(model.members[0], dataset=arguments.dataset, allow_other_data=arguments.allow_other_data)
     if len(model.members) == 1 and model.calibration is None:
         evaluations = evaluate_model(model.members[0], data, arguments.split, arguments.seed)

@@ -21,6 +21,16 @@ def add_ensemble(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ensemble", nargs="+", default=[], metavar="MODEL", help="further models: mean and spread")
 
 
+def add_ties(parser: argparse.ArgumentParser) -> None:
+    """Add what is done where symmetry leaves a frame open."""
+    parser.add_argument(
+        "--ties",
+        choices=("first", "mean"),
+        help="where symmetry ties: the first frame, or the mean over all, the same however the crystal is written down "
+        "(default: the model's setting)",
+    )
+
+
 @contextmanager
 def one_model(model: str, tracking_uri: str | None) -> Iterator[Path]:
     """Yield the file of one model for the context.

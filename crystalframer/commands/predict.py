@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crystalframer.commands.model_argument import add_ensemble, add_model
+from crystalframer.commands.model_argument import add_ensemble, add_model, add_ties
 
 DESCRIPTION = """\
 Predict the properties of structures: CIF, POSCAR, extended XYZ, ASE databases, pymatgen JSON.
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="share of true values within the intervals (default: 0.9)",
     )
+    add_ties(parser)
     picture = parser.add_argument_group("a picture instead of a table")
     picture.add_argument(
         "--explain", type=Path, metavar="FIGURE", help="draw an atom's frame and attention (.png, .pdf, .svg, .html)"
@@ -69,4 +70,5 @@ def run(arguments: argparse.Namespace) -> int:
             processes=arguments.processes,
             device=arguments.device,
             coverage=arguments.coverage,
+            ties=arguments.ties,
         )

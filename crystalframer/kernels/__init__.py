@@ -10,10 +10,11 @@ from functools import cache
 
 import torch
 
-from crystalframer.config import KERNELS, KernelName
+from crystalframer.config import KERNELS, KernelName, Ties
 from crystalframer.errors import UserError
 from crystalframer.kernels import cpu, reference
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
+from crystalframer.kernels.ties import mean_over_ties
 
 __all__ = ["AttentionInputs", "AttentionKernel", "get_kernel", "resolve_kernel"]
 
@@ -41,8 +42,13 @@ def resolve_kernel(name: KernelName, device: torch.device) -> KernelName:
     return picked
 
 
-def get_kernel(name: KernelName) -> AttentionKernel:
-    """Return an implementation by its resolved name."""
+def get_kernel(name: KernelName, ties: Ties = "first") -> AttentionKernel:
+    """Return an implementation by its resolved name, and by what it does in evaluation where symmetry ties."""
+    kernel = _kernel(name)
+    return kernel if ties == "first" else mean_over_ties(kernel, name)
+
+
+def _kernel(name: KernelName) -> AttentionKernel:
     match name:
         case "cpu":
             return cpu.attend

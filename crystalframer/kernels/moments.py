@@ -50,10 +50,16 @@ def project(value: Tensor, moments: Tensor, inputs: AttentionInputs, config: Mod
     """
     projection = config.c_dist * inputs.w_dist
     if inputs.w_angl is not None:
-        series = _series(config, inputs.w_angl.dtype, inputs.w_angl.device)
-        projection = torch.cat([projection, *(config.c_angl * (inputs.w_angl @ series))], dim=-1)
+        projection = torch.cat([projection, projection_of_angles(inputs, config)], dim=-1)
     out: Tensor = value + torch.bmm(moments, projection.mT).transpose(0, 1)
     return out
+
+
+def projection_of_angles(inputs: AttentionInputs, config: ModelConfig) -> Tensor:
+    """Return c_angl W_t C of the three axes side by side, (H, d, 3M): what angular moments are multiplied by."""
+    assert inputs.w_angl is not None, "a frame has angles"
+    series = _series(config, inputs.w_angl.dtype, inputs.w_angl.device)
+    return torch.cat([*(config.c_angl * (inputs.w_angl @ series))], dim=-1)
 
 
 @lru_cache(maxsize=16)

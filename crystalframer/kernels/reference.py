@@ -30,7 +30,7 @@ def attend(
 ) -> Tensor:
     """Compute the attention; see `AttentionKernel`."""
     outputs = []
-    for start, stop in _chunks(batch, config, inputs.query.element_size()):
+    for start, stop in chunks(batch, config, inputs.query.element_size()):
         args = (inputs, batch, config, tie_seed, frames, start, stop)
         if torch.is_grad_enabled():
             outputs.append(checkpoint(_attend_chunk, *args, use_reentrant=False, preserve_rng_state=False))
@@ -45,9 +45,9 @@ def attention_state(
     """Return every neighbour's softmax weight, (E, H), and the frames, (N, H, 3, 3) or None: for pictures and tests."""
     weights, frames = [], []
     with torch.no_grad():
-        for start, stop in _chunks(batch, config, inputs.query.element_size()):
-            near, is_real = _surroundings(batch, start, stop)
-            logits = _logits(inputs, batch, near, is_real, start, stop)
+        for start, stop in chunks(batch, config, inputs.query.element_size()):
+            near, is_real = surroundings(batch, start, stop)
+            logits = log_weights(inputs, batch, near, is_real, start, stop)
             weight = torch.softmax(logits, dim=1)
             weights.append(weight[is_real])
             if config.frame != "none":
@@ -64,8 +64,8 @@ def _attend_chunk(
     start: int,
     stop: int,
 ) -> Tensor:
-    near, is_real = _surroundings(batch, start, stop)
-    logits = _logits(inputs, batch, near, is_real, start, stop)
+    near, is_real = surroundings(batch, start, stop)
+    logits = log_weights(inputs, batch, near, is_real, start, stop)
     weight = torch.softmax(logits, dim=1)
 
     value = _gather(inputs.value, batch, near)
@@ -85,7 +85,7 @@ def _attend_chunk(
     return out + config.c_angl * torch.einsum("thdb,ahtb->ahd", inputs.w_angl, moments)
 
 
-def _logits(
+def log_weights(
     inputs: AttentionInputs, batch: CrystalBatch, near: Surroundings, is_real: Tensor, start: int, stop: int
 ) -> Tensor:
     """Return q_i·k_j/√d − |r|²/2σ_i² as (A, K, H), −∞ for padding."""
@@ -124,7 +124,7 @@ def _frames(
     return frames.expand(-1, num_heads, -1, -1)
 
 
-def _surroundings(batch: CrystalBatch, start: int, stop: int) -> tuple[Surroundings, Tensor]:
+def surroundings(batch: CrystalBatch, start: int, stop: int) -> tuple[Surroundings, Tensor]:
     """Lay the neighbours of atoms start..stop out as rectangles, and tell the real entries from padding."""
     first, last = batch.first_edge[start:stop], batch.first_edge[start + 1 : stop + 1]
     slot = torch.arange(int((last - first).max()), device=first.device)
@@ -152,7 +152,7 @@ def _gather(per_atom: Tensor, batch: CrystalBatch, near: Surroundings) -> Tensor
     return per_atom.index_select(0, neighbour.flatten()).view(*neighbour.shape, *per_atom.shape[1:])
 
 
-def _chunks(batch: CrystalBatch, config: ModelConfig, bytes_per_number: int) -> list[tuple[int, int]]:
+def chunks(batch: CrystalBatch, config: ModelConfig, bytes_per_number: int) -> list[tuple[int, int]]:
     """Split the atoms into runs whose largest tensor stays within `CHUNK_BYTES`."""
     width = config.width if config.frame == "none" else max(config.width, 3 * config.num_heads * config.num_angl)
     longest = int((batch.first_edge[1:] - batch.first_edge[:-1]).max())

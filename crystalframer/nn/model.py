@@ -6,10 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from crystalframer.config import KernelName, ModelConfig
+from crystalframer.config import KernelName, ModelConfig, Ties
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.errors import UserError
-from crystalframer.kernels import get_kernel, resolve_kernel
+from crystalframer.kernels import AttentionKernel, get_kernel, resolve_kernel
 from crystalframer.kernels.noise import TieSeed, level_seed
 from crystalframer.nn.attention import Block
 
@@ -24,7 +24,7 @@ class CrystalFramer(nn.Module):
     Args:
         config: architecture, frame and encodings.
         kernel: attention implementation; `auto` picks by device, wherever the model is moved. The attribute of this
-            name can be changed any time and is not state.
+            name, and `ties`, can be changed any time and are not state.
         generator: source of the initial weights; the global one if None.
     """
 
@@ -39,6 +39,7 @@ class CrystalFramer(nn.Module):
         self.head_out = nn.Linear(config.width, config.num_targets)
         _initialise(self, generator)
         self.kernel: KernelName = kernel
+        self.ties: Ties = config.ties
         self._was_calibrated = False
         self.register_load_state_dict_post_hook(_forget_calibration)  # type: ignore[no-untyped-call]
 
@@ -61,7 +62,7 @@ class CrystalFramer(nn.Module):
         """
         self._require_calibrated()
         x = self._embed(batch)
-        kernel = get_kernel(self.kernel_name)
+        kernel = self._attend
         for level, block in enumerate(self.levels):
             seed = None if tie_seed is None else level_seed(tie_seed, level)
             x = block(x, batch, kernel, seed, None if frames is None else frames[level])
@@ -76,7 +77,7 @@ class CrystalFramer(nn.Module):
             ValueError: the batch is too uniform to measure a standard deviation.
         """
         x = self._embed(batch)
-        kernel = get_kernel(self.kernel_name)
+        kernel = self._attend
         for block in self.levels:
             block.attention.calibrate(x)
             x = block(x, batch, kernel)
@@ -89,6 +90,10 @@ class CrystalFramer(nn.Module):
             UserError: it does not run there.
         """
         return resolve_kernel(self.kernel, self.embedding.weight.device)
+
+    @property
+    def _attend(self) -> AttentionKernel:
+        return get_kernel(self.kernel_name, self.ties)
 
     @property
     def is_calibrated(self) -> bool:
@@ -106,7 +111,7 @@ class CrystalFramer(nn.Module):
         self._require_calibrated()
         states = [self._embed(batch)]
         for block in self.levels:
-            states.append(block(states[-1], batch, get_kernel(self.kernel_name)))
+            states.append(block(states[-1], batch, self._attend))
         return states
 
     def _require_calibrated(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crystalframer.config import Ties
 from crystalframer.data.parallel import usable_processors
 from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
@@ -54,6 +55,7 @@ def predict_files(
     processes: int | None = None,
     device: str = "cpu",
     coverage: float = COVERAGE,
+    ties: Ties | None = None,
 ) -> int:
     """Predict the structures of files and folders; return the exit code: 0 if any was predicted, else 2.
 
@@ -66,7 +68,7 @@ def predict_files(
         require_suffix(output)
     check_device(device)
     check_coverage(coverage)
-    predictor = load_predictor(*models, device=device, coverage=coverage)
+    predictor = load_predictor(*models, device=device, coverage=coverage, ties=ties)
     files = expand(paths)
     if all(path.is_dir() for path in files):
         raise UserError(

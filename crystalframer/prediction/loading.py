@@ -4,6 +4,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from crystalframer.config import Ties
 from crystalframer.errors import UserError
 from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.packed import PackedModel, is_packed, packed_of
@@ -17,7 +18,9 @@ TOLERANCE = 1e-3
 """Of the prediction for a packed model's example, in standard deviations of its targets: machines round differently."""
 
 
-def load_predictor(*models: str | Path, device: str = "cpu", coverage: float = COVERAGE) -> Predictor:
+def load_predictor(
+    *models: str | Path, device: str = "cpu", coverage: float = COVERAGE, ties: Ties | None = None
+) -> Predictor:
     """Load a model to predict with, or several as an ensemble.
 
     A packed model by itself brings its intervals along; together with others it is part of an ensemble without them.
@@ -27,25 +30,31 @@ def load_predictor(*models: str | Path, device: str = "cpu", coverage: float = C
             it), or a pattern of these such as ``"runs/mine/max-seed*"``.
         device: where the models shall live.
         coverage: share of true values that intervals shall hold.
+        ties: what to do where symmetry leaves a frame open, if not what a model's own setting says.
 
     Raises:
         UserError: there is no such model, or it cannot be read.
     """
-    found = [read_model(path, device=device) for model in models for path in model_files(model)]
+    found = [read_model(path, device=device, ties=ties) for model in models for path in model_files(model)]
     return predictor_of(found, coverage)
 
 
-def read_model(path: Path, *, device: str = "cpu") -> PackedModel:
+def read_model(path: Path, *, device: str = "cpu", ties: Ties | None = None) -> PackedModel:
     """Read a packed model; any other model is one with a single member and nothing else.
+
+    A packed model's example is checked with its own setting for ties, whatever is asked for.
 
     Raises:
         UserError: it cannot be read, or does not predict its example.
     """
     content = read_archive(path)
-    if not is_packed(content):
-        return PackedModel((model_of(path, content, device),))
-    packed = packed_of(path, content, device)
-    _check_example(path, packed)
+    if is_packed(content):
+        packed = packed_of(path, content, device)
+        _check_example(path, packed)
+    else:
+        packed = PackedModel((model_of(path, content, device),))
+    for member in packed.members:
+        member.model.ties = ties or member.model.ties
     return packed
 
 

@@ -1,0 +1,110 @@
+"""The mean over ties: in evaluation, an output that does not depend on how the crystal is written down.
+
+Where symmetry leaves a frame open - several neighbours are equally good, a third moment is zero, eigenvalues coincide -
+the order of atoms or the cell decides which frame an atom gets by the rule `first`. By the rule `mean` the attention
+takes the mean over all of them: its output is linear in the angular moments Σ p T_m(e_t·r̄), so that the moments are
+averaged, each axis by itself. Geometry alone decides which frames take part.
+
+A tie is not a matter of yes or no. Frames take part with a weight that is 1 up to a first difference (what the digits
+of a structure file leave), falls smoothly, and is 0 from a second one on (`Closeness`). So predictions are continuous
+where symmetry breaks.
+
+Which frames, per atom and head, with w the softmax weights:
+
+max, static_local   every first axis × every second axis given it, each with the share of its log-weight's difference
+                    from the largest; e3 = e1 × e2.
+weighted_pca        both signs of e1 and e2 where their third moments vanish; where two eigenvalues coincide, every
+                    direction of the circle around the third axis, where three do, of the sphere. The means of T_m over
+                    these have closed forms: with c = n·r̄ for the circle around n and P_k the Legendre polynomials
+                    (P_k(1 − 2c²) − P_k−1(1 − 2c²))/2 for m = 2k > 0, on the sphere 1/(1 − m²), 0 for odd m.
+
+A kernel needs no change: atoms and heads whose frame is decided get that frame, through the argument `frames`. The open
+ones get axes of zero length, whose moments are Σ p T_m(0), and the difference of the mean from these is added.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crystalframer.config import KernelName, ModelConfig
+from crystalframer.data.batch import CrystalBatch
+from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
+from crystalframer.kernels.moments import projection_of_angles
+from crystalframer.kernels.noise import TieSeed
+
+OPEN_FRAMES = ("static_local", "weighted_pca", "max")
+"""Frames that symmetry can leave open; the others are what the description of the cell makes them."""
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """When a difference counts as none, and when as a decision."""
+
+    full: float
+    """differences up to this do not count"""
+    none: float
+    """from this difference on, only the better one counts"""
+
+    def share(self, difference: Tensor) -> Tensor:
+        """Return 1 up to `full`, 0 from `none` on, and a cubic between them with no slope at either end."""
+        way = ((difference - self.full) / (self.none - self.full)).clamp(0.0, 1.0)
+        return 1.0 - way * way * (3.0 - 2.0 * way)
+
+
+LOG_WEIGHTS = Closeness(2e-3, 2e-2)
+"""Of log-weights (`static_local`: of squared distances in Å²) from the largest."""
+EIGENVALUES = Closeness(1e-3, 1e-2)
+"""Of neighbouring eigenvalues of Σ w r̄ r̄ᵀ, in units of their sum."""
+SKEWS = Closeness(1e-3, 1e-2)
+"""Of a third moment Σ w (e·r̄)³ from zero, in units of Σ w."""
+SAME_LINE = 5e-8
+"""Axes with 1 − |e·e'| below this (0.02°) are computed once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Averaged:
+    """What the mean over ties asks of a kernel, and what is added to the kernel's output."""
+
+    frames: Tensor
+    """(N, H, 3, 3) rows e1, e2, e3 where the frame is decided, zeros where it is open"""
+    moments: Tensor
+    """(H, N, 3M) mean of Σ p T_m(e_t·r̄) less Σ p T_m(0) where the frame is open, zeros elsewhere"""
+
+
+Averaging = Callable[[AttentionInputs, CrystalBatch, ModelConfig], Averaged]
+
+
+def mean_over_ties(kernel: AttentionKernel, name: KernelName) -> AttentionKernel:
+    """Return a kernel that takes the mean over ties where it is given neither a seed nor frames.
+
+    Args:
+        kernel: the one that computes everything else.
+        name: its name; beside `cpu` the mean is compiled, too, unless gradients are asked for.
+    """
+
+    def attend(
+        inputs: AttentionInputs,
+        batch: CrystalBatch,
+        config: ModelConfig,
+        tie_seed: TieSeed | None = None,
+        frames: Tensor | None = None,
+    ) -> Tensor:
+        if tie_seed is not None or frames is not None or config.frame not in OPEN_FRAMES:
+            return kernel(inputs, batch, config, tie_seed, frames)
+        averaged = _averaging(name)(inputs, batch, config)
+        out = kernel(inputs, batch, config, None, averaged.frames)
+        return out + torch.bmm(averaged.moments, projection_of_angles(inputs, config).mT).transpose(0, 1)
+
+    return attend
+
+
+def _averaging(name: KernelName) -> Averaging:
+    if name == "cpu" and not torch.is_grad_enabled():
+        from crystalframer.kernels import ties_cpu
+
+        return ties_cpu.average
+    from crystalframer.kernels import ties_reference
+
+    return ties_reference.average
