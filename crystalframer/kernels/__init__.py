@@ -14,7 +14,7 @@ from crystalframer.config import KERNELS, KernelName, Ties
 from crystalframer.errors import UserError
 from crystalframer.kernels import cpu, reference
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
-from crystalframer.kernels.ties import mean_over_ties
+from crystalframer.kernels.mean_over_ties import mean_over_ties
 
 __all__ = ["AttentionInputs", "AttentionKernel", "get_kernel", "resolve_kernel"]
 

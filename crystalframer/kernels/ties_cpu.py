@@ -11,9 +11,9 @@ import torch
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import ties_loop
+from crystalframer.kernels.closeness import Averaged
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import num_terms
-from crystalframer.kernels.ties import Averaged
 
 _KINDS = {
     "max": ties_loop.MAX,

@@ -1,23 +1,24 @@
-"""The loop of `kernels.ties_cpu`, compiled by Numba; the definitions are in `kernels.ties` and `ties_reference`."""
+"""The loop of `kernels.ties_cpu`, compiled by Numba; the definitions: `kernels.closeness`, `ties_reference`."""
 
 import hashlib
 import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
 
-from crystalframer.kernels import cpu_math, frames, ties
+from crystalframer.kernels import closeness, cpu_math, frames
+from crystalframer.kernels.closeness import EIGENVALUES, LOG_WEIGHTS, SAME_LINE, SKEWS
 from crystalframer.kernels.cpu_math import jacobi
 from crystalframer.kernels.frames import COLLINEAR_TOLERANCE
-from crystalframer.kernels.ties import EIGENVALUES, LOG_WEIGHTS, SAME_LINE, SKEWS
 
 MAX, STATIC_LOCAL, WEIGHTED_PCA = range(3)
 """What makes a frame: the largest weights, the shortest distances, or the principal axes."""
 FAST = {"contract", "reassoc", "nsz", "arcp"}
-LEAST_WEIGHT = np.float32(1e-9)
+LEAST_WEIGHT = np.float32(3e-8)
 """Neighbours of less weight do not enter the moments."""
 FEW_LINES = 64
 """Lines that there is room for at first; it grows."""
@@ -34,7 +35,7 @@ _SKEW_FULL, _SKEW_NONE = SKEWS.full, SKEWS.none
 
 def _source_digest() -> int:
     """Return a number that changes with the source of anything compiled in: part of the key of Numba's cache."""
-    files = [__file__, cpu_math.__file__, frames.__file__, ties.__file__]
+    files = [__file__, cpu_math.__file__, frames.__file__, closeness.__file__]
     text = b"".join(Path(file).read_bytes() for file in files)
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
@@ -42,22 +43,22 @@ def _source_digest() -> int:
 _DIGEST = _source_digest()
 
 
-def _inlined(fastmath: bool | set[str] = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _inlined(fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return njit(fastmath=fastmath, error_model="numpy", forceinline=True)
 
 
-def _called(fastmath: bool | set[str] = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _called(fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return njit(fastmath=fastmath, error_model="numpy", inline="never")
 
 
 @_inlined()
 def _share(difference, full, none):
-    """See `ties.Closeness.share`."""
+    """See `closeness.Closeness.share`."""
     way = min(max((difference - full) / (none - full), 0.0), 1.0)
     return 1.0 - way * way * (3.0 - 2.0 * way)
 
 
-@_inlined({"contract"})
+@_inlined(FAST)
 def _softmax(x, bits, count):
     """Replace log-weights x[:count], the largest of which is 0, by weights that add up to 1; `bits` is scratch."""
     for e in range(count):
@@ -344,7 +345,7 @@ def _line_moments(kept, near, size, x, y, z, terms, twice_x, low, high, out):
 
 @_called(FAST)
 def _circle_moments(kept, near, size, x, y, z, terms, argument, low, high, out):
-    """Write Σ w times the mean of T_m over the circle around an axis into out; see `ties`."""
+    """Write Σ w times the mean of T_m over the circle around an axis into out; see `closeness`."""
     m0 = _ZERO
     for e in range(size):
         cosine = x * near[0, e] + y * near[1, e] + z * near[2, e]
@@ -388,7 +389,7 @@ def average_loop() -> Callable[..., None]:
     """Return the compiled loop."""
     digest = _DIGEST
 
-    @njit(parallel=True, cache=True, error_model="numpy")
+    @njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy")
     def average(
         kind, terms, q, k, inv_sigma_sq, logit_scale, offsets, first_edge, neighbour, half_sq, unit, lattice_axes,
         out_frame, out_moment,
@@ -478,16 +479,16 @@ def average_loop() -> Callable[..., None]:
                                     )  # fmt: skip
                     else:
                         for t in range(3):
-                            x, y, z = np.float32(frame[t, 0]), np.float32(frame[t, 1]), np.float32(frame[t, 2])
+                            u, v, w = np.float32(frame[t, 0]), np.float32(frame[t, 1]), np.float32(frame[t, 2])
                             if shares[3 + t] > 0.0:
-                                _line_moments(kept, near, size, x, y, z, terms, work[0], work[1], work[2], part)
+                                _line_moments(kept, near, size, u, v, w, terms, work[0], work[1], work[2], part)
                                 _add_moments(
                                     part, terms, np.float32(shares[3 + t]), np.float32(shares[6 + t]),
                                     out[t * terms : (t + 1) * terms],
                                 )  # fmt: skip
                             around = shares[0] if t == 2 else (shares[1] if t == 0 else 0.0)
                             if around > 0.0:
-                                _circle_moments(kept, near, size, x, y, z, terms, work[0], work[1], work[2], part)
+                                _circle_moments(kept, near, size, u, v, w, terms, work[0], work[1], work[2], part)
                                 for n in range(3):
                                     if n != t:
                                         _add_moments(

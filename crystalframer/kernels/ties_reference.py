@@ -1,5 +1,6 @@
-"""The mean over ties in plain torch, on any device and in any precision: the definition; see `kernels.ties`."""
+"""The mean over ties in plain torch, on any device and in any precision: the definition; see `kernels.closeness`."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +9,14 @@ from torch import Tensor
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.geometry.principal_axes import right_handed
+from crystalframer.kernels.closeness import EIGENVALUES, LOG_WEIGHTS, SKEWS, Averaged
 from crystalframer.kernels.frames import COLLINEAR_TOLERANCE, Surroundings
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import num_terms
 from crystalframer.kernels.reference import CHUNK_BYTES, chunks, log_weights, surroundings
-from crystalframer.kernels.ties import EIGENVALUES, LOG_WEIGHTS, SKEWS, Averaged
+
+Polynomials = Callable[[Tensor, int], Iterator[Tensor]]
+"""From cosines and a number M: M tensors of their shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +109,7 @@ def _of_neighbours(scores: Tensor, near: Surroundings) -> _Means:
         even=weight,
         odd=weight,
     )
-    return _Means(frames.unflatten(0, (atoms, heads)), (count > 1).view(atoms, heads), axes)
+    return _Means(frames.view(atoms, heads, 3, 3), (count > 1).view(atoms, heads), axes)
 
 
 def _of_principal_axes(weight: Tensor, near: Surroundings) -> _Means:
@@ -115,7 +119,7 @@ def _of_principal_axes(weight: Tensor, near: Surroundings) -> _Means:
     total = wide.sum(-1).flatten()
     values, vectors = torch.linalg.eigh(covariance / torch.where(total > 0, total, 1.0)[:, None, None])
     axes = right_handed(vectors[..., 0], vectors[..., 1])
-    along = torch.einsum("ahtx,akx->ahtk", axes.unflatten(0, weight.shape[:2]), unit)
+    along = torch.einsum("ahtx,akx->ahtk", axes.view(*weight.shape[:2], 3, 3), unit)
     skew = (along[:, :, :2] ** 3 * wide[:, :, None]).sum(-1).flatten(0, 1) / total[:, None].clamp_min(1e-300)
     low = EIGENVALUES.share(values[:, 1] - values[:, 0])
     high = EIGENVALUES.share(values[:, 2] - values[:, 1])
@@ -150,7 +154,7 @@ def _of_principal_axes(weight: Tensor, near: Surroundings) -> _Means:
         odd=torch.zeros_like(on_circle),
     )
     spheres = (low * high).masked_fill(~is_open, 0.0).to(weight.dtype)
-    return _Means(frames.unflatten(0, weight.shape[:2]), is_open.view(weight.shape[:2]), lines, circles, spheres)
+    return _Means(frames.view(*weight.shape[:2], 3, 3), is_open.view(weight.shape[:2]), lines, circles, spheres)
 
 
 def _moments(means: _Means, weight: Tensor, near: Surroundings, terms: int) -> Tensor:
@@ -171,15 +175,15 @@ def _moments(means: _Means, weight: Tensor, near: Surroundings, terms: int) -> T
     return (out - total * at_zero).permute(1, 0, 2, 3).flatten(2)
 
 
-def _add(flat: Tensor, axes: Axes, weight: Tensor, near: Surroundings, polynomials) -> Tensor:  # type: ignore[no-untyped-def]
+def _add(flat: Tensor, axes: Axes, weight: Tensor, near: Surroundings, polynomials: Polynomials) -> Tensor:
     """Add the moments of axes that count to flat, (A·H·3, M)."""
-    atoms, heads, longest = weight.shape
+    heads, longest = weight.shape[1:]
     terms = flat.shape[1]
     rows = weight.flatten(0, 1)
     is_even = torch.arange(terms, device=weight.device) % 2 == 0
     counts = ((axes.even != 0) | (axes.odd != 0)).nonzero().squeeze(-1)
     step = max(1, CHUNK_BYTES // (longest * 8 * weight.element_size()))
-    for part in counts.split(step):
+    for part in torch.split(counts, step):
         row = axes.row[part]
         cosine = torch.einsum("lkx,lx->lk", near.unit[row // heads], axes.axis[part]).clamp(-1.0, 1.0)
         moments = torch.stack([(rows[row] * values).sum(-1) for values in polynomials(cosine, terms)], dim=-1)
@@ -188,7 +192,7 @@ def _add(flat: Tensor, axes: Axes, weight: Tensor, near: Surroundings, polynomia
     return flat
 
 
-def _chebyshev(x: Tensor, terms: int):  # type: ignore[no-untyped-def]
+def _chebyshev(x: Tensor, terms: int) -> Iterator[Tensor]:
     """Yield T_m(x), m < terms."""
     low, high = torch.ones_like(x), x
     for _ in range(terms):
@@ -196,7 +200,7 @@ def _chebyshev(x: Tensor, terms: int):  # type: ignore[no-untyped-def]
         low, high = high, 2.0 * x * high - low
 
 
-def _circle(c: Tensor, terms: int):  # type: ignore[no-untyped-def]
+def _circle(c: Tensor, terms: int) -> Iterator[Tensor]:
     """Yield the mean of T_m over the circle around an axis with which the neighbours' cosine is c."""
     x = 1.0 - 2.0 * c * c
     low, high = torch.ones_like(x), x

@@ -25,14 +25,11 @@ ones get axes of zero length, whose moments are Σ p T_m(0), and the difference 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from crystalframer.config import KernelName, ModelConfig
+from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
-from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
-from crystalframer.kernels.moments import projection_of_angles
-from crystalframer.kernels.noise import TieSeed
+from crystalframer.kernels.interface import AttentionInputs
 
 OPEN_FRAMES = ("static_local", "weighted_pca", "max")
 """Frames that symmetry can leave open; the others are what the description of the cell makes them."""
@@ -74,37 +71,3 @@ class Averaged:
 
 
 Averaging = Callable[[AttentionInputs, CrystalBatch, ModelConfig], Averaged]
-
-
-def mean_over_ties(kernel: AttentionKernel, name: KernelName) -> AttentionKernel:
-    """Return a kernel that takes the mean over ties where it is given neither a seed nor frames.
-
-    Args:
-        kernel: the one that computes everything else.
-        name: its name; beside `cpu` the mean is compiled, too, unless gradients are asked for.
-    """
-
-    def attend(
-        inputs: AttentionInputs,
-        batch: CrystalBatch,
-        config: ModelConfig,
-        tie_seed: TieSeed | None = None,
-        frames: Tensor | None = None,
-    ) -> Tensor:
-        if tie_seed is not None or frames is not None or config.frame not in OPEN_FRAMES:
-            return kernel(inputs, batch, config, tie_seed, frames)
-        averaged = _averaging(name)(inputs, batch, config)
-        out = kernel(inputs, batch, config, None, averaged.frames)
-        return out + torch.bmm(averaged.moments, projection_of_angles(inputs, config).mT).transpose(0, 1)
-
-    return attend
-
-
-def _averaging(name: KernelName) -> Averaging:
-    if name == "cpu" and not torch.is_grad_enabled():
-        from crystalframer.kernels import ties_cpu
-
-        return ties_cpu.average
-    from crystalframer.kernels import ties_reference
-
-    return ties_reference.average
