@@ -20,8 +20,9 @@ def record_finished(tracker: Tracker, name: str, config: TrialConfig, directory:
     """Record a finished trial in a tracker that may lack it, from its run directory alone."""
     result = directory.result()
     assert result is not None, "the trial is done"
-    tracker.start(name, config.to_flat_dict(), result["tags"])
-    tracker.log_metrics(directory.records())
+    records = directory.records()
+    tracker.start(name, config.to_flat_dict(), result["tags"], records)
+    tracker.log_metrics(records)
     conclude_tracking(tracker, directory, StepMetrics(**result["final"]))
 
 

@@ -6,7 +6,8 @@ its key and never made twice, and a (metric, step) that a run already holds is n
 which resumes may simply replay what it knows.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -27,11 +28,46 @@ class StepMetrics:
     """By metric name, e.g. ``val/mae_eV_per_atom``."""
 
 
+def is_of_another_training(held: Mapping[tuple[str, int], float], history: Sequence[StepMetrics]) -> bool:
+    """Return whether a run's metrics cannot be those of the training with this history.
+
+    A metric is recorded only after its epoch is on disk, so that a training without a history has nothing recorded,
+    and what is recorded of any other repeats its history; only the errors on the test set are not part of it.
+
+    Args:
+        held: values by metric and step.
+        history: all that the training has measured so far.
+    """
+    if not history:
+        return bool(held)
+    return any(
+        value != held.get((name, entry.step), value)
+        for entry in history
+        for name, value in entry.values.items()
+        if math.isfinite(value)  # a database keeps others as the largest number, or as 0
+    )
+
+
 class Tracker(Protocol):
     """Records one run: a trial from its start, or a later attempt's resume, to its end."""
 
-    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """Find the run with this key or create it, with its settings and tags; its status is RUNNING."""
+    def start(
+        self,
+        key: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        history: Sequence[StepMetrics] | None = None,
+    ) -> None:
+        """Find the run with this key or create it, with its settings and tags; its status is RUNNING.
+
+        A run that holds another training's numbers (`is_of_another_training`) loses its key and a fresh one is made.
+
+        Args:
+            key: what the run is found by.
+            params: settings.
+            tags: what else is known of it.
+            history: all that this training has measured so far; None where that is not known.
+        """
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
         """Record the metrics of some steps, but none that the run already holds for its step."""
@@ -67,9 +103,17 @@ class MemoryTracker:
         self.runs = runs
         self._key = ""
 
-    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        key: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        history: Sequence[StepMetrics] | None = None,
+    ) -> None:
         """See `Tracker.start`."""
         self._key = key
+        if key in self.runs and history is not None and is_of_another_training(self.runs[key].metrics, history):
+            del self.runs[key]
         run = self.runs.setdefault(key, MemoryRun())
         run.params |= {name: str(value) for name, value in params.items()}
         run.tags |= {**tags, "run_key": key}
@@ -101,7 +145,13 @@ class MemoryTracker:
 class NullTracker:
     """Records nothing."""
 
-    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        key: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        history: Sequence[StepMetrics] | None = None,
+    ) -> None:
         """See `Tracker.start`."""
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:

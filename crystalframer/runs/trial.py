@@ -231,7 +231,7 @@ class _Run:
             "machine": platform.node(),
         }
         self._tags = {**tags, **own}
-        self._tracker.start(self._trial.name, self._trial.config.to_flat_dict(), self._tags)
+        self._tracker.start(self._trial.name, self._trial.config.to_flat_dict(), self._tags, kept)
         self._tracker.log_metrics(kept)
         self._tracked = True
 

@@ -8,7 +8,7 @@ start of the next.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from crystalframer.orchestration.tracking.experiment import MlflowTracker, is_away
@@ -45,9 +45,15 @@ class PatientTracker:
         """How many entries the server has not got yet."""
         return len(self._left)
 
-    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        key: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        history: Sequence[StepMetrics] | None = None,
+    ) -> None:
         """See `Tracker.start`."""
-        self._say(lambda: self._tracker.start(key, params, tags))
+        self._say(lambda: self._tracker.start(key, params, tags, history))
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
         """See `Tracker.log_metrics`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.first_screen import VIEW_TAG, overview, overview_page, run_title
-from crystalframer.runs.tracker import RunStatus, StepMetrics
+from crystalframer.runs.tracker import RunStatus, StepMetrics, is_of_another_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,22 +69,28 @@ class MlflowTracker:
         self._run_id = ""
         self._held: set[tuple[str, int]] = set()
 
-    def start(self, key: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        key: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        history: Sequence[StepMetrics] | None = None,
+    ) -> None:
         """See `Tracker.start`; the run's name is made for people."""
         from mlflow.entities import Param
 
         run = self._find(key)
+        held = {} if run is None else self._metrics(run)
+        if run is not None and history is not None and is_of_another_training(held, history):
+            self._set_aside(run, key)
+            run, held = None, {}
         if run is None:
             title = run_title(key, params)
             run = self._client.create_run(self._experiment_id, tags={**tags, "run_key": key}, run_name=title)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
         self._run_id = run.info.run_id
-        self._held = {
-            (metric, entry.step)
-            for metric in run.data.metrics
-            for entry in self._client.get_metric_history(self._run_id, metric)
-        }
+        self._held = set(held)
         missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
         for batch in _batches(missing, 100):
             self._client.log_batch(self._run_id, params=batch)
@@ -118,6 +124,25 @@ class MlflowTracker:
     def finish(self, status: RunStatus) -> None:
         """See `Tracker.finish`."""
         self._client.set_terminated(self._run_id, status)
+
+    def _metrics(self, run: "Run") -> dict[tuple[str, int], float]:
+        """Return all values of a run by metric and step."""
+        return {
+            (metric, entry.step): entry.value
+            for metric in run.data.metrics
+            for entry in self._client.get_metric_history(run.info.run_id, metric)
+        }
+
+    def _set_aside(self, run: "Run", key: str) -> None:
+        """Keep the run of an earlier training, but so that nothing takes it for the present one."""
+        from mlflow.entities import RunTag
+
+        run_id = run.info.run_id
+        if run.info.status == "RUNNING":
+            self._client.set_terminated(run_id, "KILLED")
+        self._client.update_run(run_id, name=f"{key} (earlier)")
+        self._client.log_batch(run_id, tags=[RunTag("current", "false"), RunTag("earlier_run_of", key)])
+        self._client.delete_tag(run_id, "run_key")  # last: until here, a broken connection lets all be repeated
 
     def _find(self, key: str) -> "Run | None":
         found = self._client.search_runs(

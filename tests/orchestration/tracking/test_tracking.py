@@ -110,6 +110,47 @@ def test_resuming_finds_the_run_and_fills_exactly_the_gap(place: Place) -> None:
     assert runs["a"].metrics == {**expected, ("new", 4): 1.0}
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_trial_made_anew_has_none_of_an_earlier_ones_numbers(epochs: int, mlflow_runs: tuple[Path, str]) -> None:
+    """Its run directory was moved away; the second time, the server came back only after two epochs."""
+    _, uri = mlflow_runs
+    experiment = MlflowExperiment(uri, f"anew-{uuid.uuid4().hex}")
+    earlier = experiment.tracker()
+    earlier.start("a", {"x": 1}, {"current": "true", "dataset_fingerprint": "old"}, [])
+    earlier.log_metrics(steps(1, 3))
+    old_id = experiment.runs()["a"].run_id
+    anew = [StepMetrics(step, 50, {"loss": 5.0 + step}) for step in (1, 2)]
+    tracker = experiment.tracker()
+    tracker.start("a", {"x": 2}, {"current": "true", "dataset_fingerprint": "new"}, anew[:epochs])
+    tracker.log_metrics(anew)
+    tracker.finish("FINISHED")
+    client = connect(uri)
+    new = client.get_run(experiment.runs()["a"].run_id)
+    assert new.info.run_id != old_id
+    assert new.data.params == {"x": "2"}
+    assert new.data.tags["dataset_fingerprint"] == "new"
+    history = client.get_metric_history(new.info.run_id, "loss")
+    assert {(each.step, each.value) for each in history} == {(1, 6.0), (2, 7.0)}
+    old = client.get_run(old_id)
+    assert (old.info.status, old.info.run_name) == ("KILLED", "a (earlier)")
+    assert old.data.metrics["loss"] == 1 / 3
+    assert "run_key" not in old.data.tags
+    assert (old.data.tags["current"], old.data.tags["earlier_run_of"]) == ("false", "a")
+
+
+def test_a_resumed_trial_keeps_its_run(place: Place) -> None:
+    """Also one that ended between its last words to the tracker and its last file."""
+    first = place.make()
+    first.start("a", {}, {}, [])
+    first.log_metrics([*steps(1, 2), StepMetrics(2, 3, {"bad": float("nan"), "test": 1.0})])
+    second = place.make()
+    second.start("a", {}, {}, [*steps(1, 2), StepMetrics(2, 3, {"bad": float("nan")})])
+    second.log_metrics(steps(3, 3))
+    metrics = place.read()["a"].metrics
+    assert metrics["test", 2] == 1.0
+    assert [metrics["loss", step] for step in (1, 2, 3)] == [1, 1 / 2, 1 / 3]
+
+
 def test_runs_with_other_keys_are_kept_apart(place: Place) -> None:
     for key in ("a", "b"):
         tracker = place.make()
