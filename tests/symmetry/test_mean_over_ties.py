@@ -78,9 +78,10 @@ def model(frame: FrameName, kernel: KernelName) -> CrystalFramer:
     return loud_model(small_config(frame, ties="mean"), kernel)
 
 
-@torch.no_grad()
 def predict(frame: FrameName, kernel: KernelName, *entries: Crystal) -> Tensor:
-    return model(frame, kernel)(c.batch_of(*entries, cutoff=6.0))[:, 0]
+    with torch.no_grad():
+        predicted: Tensor = model(frame, kernel)(c.batch_of(*entries, cutoff=6.0))[:, 0]
+    return predicted
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -170,8 +171,6 @@ def test_gradients_are_those_of_the_definition() -> None:
     config = small_config("max")
     batch = c.batch_of(CRYSTALS["rocksalt"], cutoff=6.0)
     inputs = make_inputs(batch, config)
-    grads = [
-        torch.autograd.grad(mean_over_ties(kernel, name)(inputs, batch, config).square().sum(), inputs.value)[0]
-        for kernel, name in ((reference.attend, "reference"), (cpu.attend, "cpu"))
-    ]
+    kernels = (mean_over_ties(reference.attend, "reference"), mean_over_ties(cpu.attend, "cpu"))
+    grads = [torch.autograd.grad(kernel(inputs, batch, config).square().sum(), inputs.value)[0] for kernel in kernels]
     assert relative_rms(grads[1], grads[0]) < 1e-5
