@@ -1,6 +1,7 @@
 """With `ties: mean` predictions do not depend on how a crystal is written down, however symmetric it is."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -56,7 +57,7 @@ def quartz(hand: int) -> Crystal:
 
 
 CRYSTALS = symmetric_crystals()
-CHANGES = {
+CHANGES: dict[str, Callable[[Crystal, int], Crystal]] = {
     "rotation": lambda crystal, seed: c.rotated(crystal, c.random_rotation(seed)),
     "origin": c.translated,
     "order of atoms": c.permuted,
