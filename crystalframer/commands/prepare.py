@@ -55,10 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="make the store again though nothing changed")
     own = parser.add_argument_group("your own crystals (PATH)")
     own.add_argument("--name", help="name of the data set (default: that of the file or folder)")
-    own.add_argument("--targets", type=Path, metavar="FILE.csv", help="targets by file or id (default: id_prop.csv)")
+    own.add_argument(
+        "--targets", type=Path, metavar="FILE", help="table of targets by file or id, .csv or .xlsx (default: found)"
+    )
     own.add_argument("--unit", action="append", default=[], metavar="TASK=UNIT", help="unit of a task; may be repeated")
     own.add_argument(
-        "--split", default="0", metavar="SEED|FILE.csv", help="seed of the split by formula, or a table `id,split`"
+        "--split", default="0", metavar="SEED|FILE", help="seed of the split by formula, or a table `id,split`"
     )
     own.add_argument("--train", type=float, default=0.8, metavar="SHARE", help="of the formulas (default: 0.8)")
     own.add_argument("--val", type=float, default=0.1, metavar="SHARE", help="of the formulas (default: 0.1)")

@@ -1,4 +1,4 @@
-"""Tables of targets: ALIGNN's headerless ``id_prop.csv``, or a CSV whose header names the targets."""
+"""Tables of targets: ALIGNN's headerless ``id_prop.csv``, a CSV or a spreadsheet whose header names the targets."""
 
 import codecs
 import csv
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crystalframer.data.preparation.cell_values import number_of
+from crystalframer.data.preparation.spreadsheet import OLD, SPREADSHEET, read_sheet
 from crystalframer.data.structures.formats import ID_KEYS
 from crystalframer.errors import UserError
 
 MAX_BYTES = 2**30
 """Largest table of targets that is read."""
-MAX_TARGET = 1e15
-"""Largest target; single precision, in which models are trained, cannot square much more."""
 SPLIT_COLUMN = "split"
 SPLIT_CODES = {
     "train": 0,
@@ -39,7 +39,6 @@ ALIGNN = "id_prop.csv"
 MAX_LIST = 32
 """Most targets in one cell, ``"0.1, 0.2"`` or ``[0.1, 0.2]``."""
 _ABSENT = ("", "na", "n/a", "nan", "none", "null", "-")
-_WORDS = {"true": "1", "false": "0"}
 _UNNAMED = re.compile(r"(Unnamed_[\d.]+(_level_\d+)?)?")
 _THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d*)?")
 Line = tuple[int, list[str], str]
@@ -70,7 +69,9 @@ class TargetTable:
 
 
 def read_targets(path: Path) -> TargetTable:
-    """Read a CSV (commas, semicolons or tabs), the first column or one named `id` saying which structure a row is of.
+    """Read a table whose first column, or one named `id`, says which structure a row is of.
+
+    It is a CSV (commas, semicolons or tabs) or a spreadsheet (.xlsx).
 
     Without a header the targets are called `target`, or `target_1`, `target_2` and so on, as are several in one cell. A
     target that is no finite number is absent, true and false are 1 and 0; a row that does not fit the table is kept
@@ -79,8 +80,8 @@ def read_targets(path: Path) -> TargetTable:
     Raises:
         UserError: the file cannot be read, or a column's name occurs twice.
     """
-    table, separator = _lines(path, "targets")
-    header, notes = _header(path, table), []
+    table, separator, notes = _lines(path, "targets")
+    header = _header(path, table)
     if header is None:
         widths = Counter(len(cells) for _, cells, problem in table if not problem and len(cells) > 1)
         width = widths.most_common(1)[0][0] - 1 if widths else 1
@@ -111,7 +112,7 @@ def read_targets(path: Path) -> TargetTable:
 
 
 def read_splits(path: Path) -> dict[str, int]:
-    """Read a CSV of ids and splits, with or without a header.
+    """Read a table of ids and splits, with or without a header.
 
     Raises:
         UserError: the file cannot be read, or a row does not hold an id and a split.
@@ -125,18 +126,6 @@ def read_splits(path: Path) -> dict[str, int]:
         except UserError as error:
             raise UserError(f"{path}, line {number}: expected `id,split`: {error}") from error
     return found
-
-
-def number_of(value: Any) -> float:
-    """Return a value as a number, true as 1, false as 0; NaN where it is none, not finite or beyond `MAX_TARGET`."""
-    if isinstance(value, str):
-        text = value.strip().replace("\N{MINUS SIGN}", "-")
-        value = _WORDS.get(text.lower(), text)
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-    return number if abs(number) <= MAX_TARGET else math.nan
 
 
 def split_code(value: Any) -> int:
@@ -158,17 +147,20 @@ def task_name(text: str) -> tuple[str, str]:
     return re.sub(r"[^0-9A-Za-z_.+-]+", "_", name.strip()).strip("_") or "target", unit.strip()
 
 
-def _lines(path: Path, what: str) -> tuple[list[Line], str]:
-    """Return the lines of a table that are not empty, and the separator; a quoted cell may hold line breaks."""
+def _lines(path: Path, what: str) -> tuple[list[Line], str, list[str]]:
+    """Return the lines of a table that are not empty, the separator and notes; a quoted cell may hold line breaks."""
+    if path.suffix.lower() in (SPREADSHEET, *OLD):
+        sheet = read_sheet(path)
+        return [(number, cells, "") for number, cells in sheet.lines], ",", sheet.notes
     text = _text(path, what)
     separator = next((mark for mark in (",", ";", "\t") if mark in text.lstrip().partition("\n")[0]), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells], "") for cells in reader]
-        return [line for line in lines if any(line[1])], separator
+        return [line for line in lines if any(line[1])], separator, []
     except csv.Error:  # found line by line
         numbered = enumerate(text.splitlines(), start=1)
-        return [_line(number, line, separator) for number, line in numbered if line.strip()], separator
+        return [_line(number, line, separator) for number, line in numbered if line.strip()], separator, []
 
 
 def _line(number: int, line: str, separator: str) -> Line:

@@ -19,13 +19,13 @@ from crystalframer import __version__
 from crystalframer.atomic_files import replace_text
 from crystalframer.data import registry, store
 from crystalframer.data.dataset import CrystalDataset, Task, unit_token
+from crystalframer.data.preparation.cell_values import number_of
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
 from crystalframer.data.preparation.splits import split_by_formula
 from crystalframer.data.preparation.subsets import find_subsets
 from crystalframer.data.preparation.targets import (
     SPLIT_COLUMN,
     TargetTable,
-    number_of,
     read_splits,
     read_targets,
     split_code,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from crystalframer.data.preparation.spreadsheet import SPREADSHEET, read_sheet
 from crystalframer.data.preparation.targets import SPLIT_COLUMN, TargetRow, TargetTable, encoding_of
 from crystalframer.data.structures.files import look_through, read_structures
 from crystalframer.data.structures.formats import ID_KEYS, ReadLimits, describe, name_in, parse_structure
@@ -13,7 +14,7 @@ from crystalframer.data.structures.json_layouts import STRUCTURE_KEYS, structure
 from crystalframer.data.structures.reading import Reading, with_own_names
 from crystalframer.errors import UserError
 
-TABLES = ("id_prop.csv", "targets.csv")
+TABLES = ("id_prop.csv", "targets.csv", "targets.xlsx")
 """Tables of targets that are found by themselves beside the structures, in this order."""
 ONE_FILE = ReadLimits(max_bytes=4 * 2**30)
 """A file that the user names may be larger than one of many in a folder."""
@@ -53,7 +54,7 @@ def read_user_structures(source: Path, table: TargetTable | None, processes: int
     elif not source.is_file():
         what = "is not a file or folder" if source.exists() else "does not exist"
         raise UserError(f"{source} {what}: give a folder or file of structures")
-    elif source.suffix.lower() in (".parquet", ".csv"):
+    elif source.suffix.lower() in (".parquet", ".csv", SPREADSHEET):
         readings = with_own_names(_read_table(source, notes))
     else:
         readings = with_own_names(read_structures([source], limits=ONE_FILE))
@@ -61,15 +62,16 @@ def read_user_structures(source: Path, table: TargetTable | None, processes: int
 
 
 def find_table(source: Path) -> Path | None:
-    """Return the table of targets that lies in a folder: `id_prop.csv`, `targets.csv`, or the only CSV there."""
+    """Return the table of targets that lies in a folder: one of `TABLES`, or the only CSV or spreadsheet there."""
     if not source.is_dir():
         return None
     for name in TABLES:
         if (source / name).is_file():
             return source / name
-    tables = sorted(source.glob("*.csv"))
+    tables = [path for path in sorted(source.iterdir()) if path.suffix.lower() in (".csv", SPREADSHEET)]
+    tables = [path for path in tables if not path.name.startswith((".", "~$"))]  # what a spreadsheet program locks with
     if len(tables) > 1:
-        raise UserError(f"{source} holds {len(tables)} CSV files: say with --targets which one holds the targets")
+        raise UserError(f"{source} holds {len(tables)} tables: say with --targets which one holds the targets")
     return tables[0] if tables else None
 
 
@@ -118,9 +120,9 @@ def _refused(reading: Reading, reason: str) -> Reading:
 
 
 def _read_table(path: Path, notes: list[str]) -> Iterator[Reading]:
-    """Read a parquet file or CSV with a structure column, row by row."""
+    """Read a parquet file, CSV or spreadsheet with a structure column, row by row."""
     number = 0
-    for number, record in enumerate(_records(path), start=1):
+    for number, record in enumerate(_records(path, notes), start=1):
         column = structure_key(record)
         if column is None:
             raise UserError(
@@ -141,8 +143,8 @@ def _read_table(path: Path, notes: list[str]) -> Iterator[Reading]:
         raise UserError(f"{path} holds no row")
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield a table's rows, a block of it in memory at a time.
+def _records(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield a table's rows, a block of it in memory at a time, or a whole spreadsheet.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -151,6 +153,12 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if path.suffix.lower() == SPREADSHEET:
+        sheet = read_sheet(path)
+        notes += sheet.notes
+        names = [name or f"Unnamed: {place}" for place, name in enumerate(sheet.lines[0][1])]
+        yield from (dict(zip(names, cells, strict=True)) for _, cells in sheet.lines[1:])
+        return
     try:
         if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(path) as file:

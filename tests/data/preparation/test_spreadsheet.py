@@ -1,0 +1,160 @@
+"""Spreadsheets are read as the same table in CSV is; what they can get wrong has one sentence."""
+
+import datetime as dt
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import openpyxl
+import pytest
+from openpyxl.worksheet.worksheet import Worksheet
+
+from crystalframer import cli
+from crystalframer.data.preparation import spreadsheet
+from crystalframer.data.preparation.targets import read_splits, read_targets
+from crystalframer.data.preparation.user_data import OwnData, prepare_own
+from crystalframer.data.store import read_store
+from crystalframer.errors import UserError
+from tests.fixtures.own_data import cif, energy, poscar, rejects_of, small_crystals
+
+HEADER = ["id", "hardness (GPa)", "gap", "split"]
+
+
+@pytest.fixture(autouse=True)
+def own_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep each test's stores apart."""
+    monkeypatch.setenv("CRYSTALFRAMER_DATA", str(tmp_path / "data"))
+
+
+def sheet(path: Path, *rows: list[object], change: Callable[[openpyxl.Workbook], object] | None = None) -> Path:
+    """Write a file of one sheet, and what else `change` does to it."""
+    book = openpyxl.Workbook()
+    page = book.active
+    assert isinstance(page, Worksheet)
+    for row in rows:
+        page.append(row)
+    if change is not None:
+        change(book)
+    book.save(path)
+    return path
+
+
+def first(book: openpyxl.Workbook) -> Worksheet:
+    return book.worksheets[0]
+
+
+def test_a_spreadsheet_is_read_as_the_same_table_in_csv(tmp_path: Path) -> None:
+    rows = [
+        [7, 12.5, 1, "train"],
+        ["b", None, -3e-4, "test"],
+        ["c", "4", True, None],
+        [None] * 4,
+        ["d", "#N/A", 0.1, "val"],
+    ]
+    found = read_targets(sheet(tmp_path / "t.xlsx", [None] * 4, HEADER, *rows))
+    text = "id,hardness (GPa),gap,split\n7,12.5,1,train\nb,,-3e-4,test\nc,4,true,\nd,,0.1,val\n"
+    (tmp_path / "t.csv").write_text(text)
+    expected = read_targets(tmp_path / "t.csv")
+    assert (found.names, found.units) == (expected.names, expected.units) == (["hardness", "gap"], {"hardness": "GPa"})
+    assert str(found.rows) == str(expected.rows)  # NaN differs from itself
+    assert found.notes == [
+        "t.xlsx: 1 numbers in column B are text (first B5)",
+        "t.xlsx: 1 cells of column B hold no number and count as empty (first B7: '#N/A')",
+    ]
+
+
+def test_a_folder_and_its_spreadsheet_become_the_store_of_its_csv(tmp_path: Path) -> None:
+    crystals = small_crystals(12)
+    rows = [[crystal.id, energy(crystal)] for crystal in crystals[:-1]]
+    fingerprints = []
+    for suffix in ("xlsx", "csv"):
+        folder = tmp_path / suffix / "mine"
+        folder.mkdir(parents=True)
+        for crystal in crystals:
+            (folder / f"{crystal.id}.vasp").write_text(poscar(crystal), encoding="utf-8")
+        if suffix == "xlsx":
+            sheet(folder / "data.xlsx", ["id", "energy"], *rows)
+            (folder / "~$data.xlsx").write_bytes(b"a lock")
+        else:
+            lines = [f"{name},{value!r}" for name, value in rows]
+            (folder / "data.csv").write_text("\n".join(["id,energy", *lines]), encoding="utf-8")
+        directory, manifest = prepare_own(OwnData(folder))
+        assert rejects_of(directory) == {crystals[-1].id: "no row of the targets names this structure"}
+        fingerprints.append(manifest["fingerprint"])
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_a_spreadsheet_may_hold_the_structures_and_the_split(tmp_path: Path) -> None:
+    crystals = small_crystals(6)
+    rows = [[crystal.id, cif(crystal), energy(crystal)] for crystal in crystals]
+    path = sheet(tmp_path / "mine.xlsx", ["id", "cif", "energy"], *rows)
+    parts = ["train", "train", "train", "train", "val", "test"]
+    split = sheet(
+        tmp_path / "split.xlsx", ["id", "split"], *([c.id, part] for c, part in zip(crystals, parts, strict=True))
+    )
+    assert cli.main(["prepare", str(path), "--split", str(split), "--unit", "energy=eV"]) == 0
+    dataset = read_store(tmp_path / "data" / "mine")
+    assert dataset.ids.tolist() == [crystal.id for crystal in crystals]
+    assert dataset.tasks["energy"].split.tolist() == [0, 0, 0, 0, 1, 2]
+    assert dataset.tasks["energy"].targets.tolist() == [energy(crystal) for crystal in crystals]
+    assert read_splits(split)[crystals[4].id] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda book: first(book).merge_cells("B2:B3"), "the cells B2:B3 are merged, expected a value in each cell"),
+        (lambda book: book.create_sheet("more").append([1]), "has 2 sheets that hold something ('Sheet', 'more')"),
+        (lambda book: first(book).delete_rows(1, 9), "has no visible sheet with content, expected one"),
+        (lambda book: setattr(first(book)["B2"], "value", "=1+1"), "holds 1 formulas without a value: open it"),
+        (lambda book: setattr(first(book)["B2"], "value", "3,5"), "cell B2: '3,5' is text with a comma"),
+        (lambda book: setattr(first(book)["XFD1048576"], "value", 1), "reaches to XFD1048576, at most 2,000,000 cells"),
+    ],
+)
+def test_what_a_spreadsheet_gets_wrong_has_one_sentence(
+    change: Callable[[openpyxl.Workbook], object], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.vasp").write_text(poscar(small_crystals(1)[0]), encoding="utf-8")
+    path = sheet(tmp_path / "t.xlsx", ["id", "hardness"], ["a", 1.5], ["b", 2.5], change=change)
+    assert cli.main(["prepare", str(tmp_path / "mine"), "--targets", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert problem in message
+    assert message.count("\n") == 1
+    assert not list((tmp_path / "data").rglob("*"))
+
+
+def test_hidden_sheets_and_dates_do_not_count(tmp_path: Path) -> None:
+    def hide(book: openpyxl.Workbook) -> None:
+        notes = book.create_sheet("notes")
+        notes.append(["do not read"])
+        notes.sheet_state = "hidden"
+
+    path = sheet(tmp_path / "t.xlsx", ["id", "hardness"], ["a", 1.5], [dt.datetime(2024, 1, 2), 2.5], change=hide)  # noqa: DTZ001
+    table = read_targets(path)
+    assert [row.id for row in table.rows] == ["a", "2024-01-02 00:00:00"]
+    assert table.notes == ["t.xlsx: hidden sheets are passed over: 'notes'"]
+
+
+def test_files_that_are_no_spreadsheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.xlsx"
+    with pytest.raises(UserError, match=r"cannot read the table .*No such file"):
+        read_targets(path)
+    path.write_text("id,hardness\na,1\n")
+    with pytest.raises(UserError, match=r"is no \.xlsx file, or damaged, or protected by a password"):
+        read_targets(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello.txt", "no workbook")
+    with pytest.raises(UserError, match="cannot be read as a spreadsheet"):
+        read_targets(path)
+    sheet(path, ["id", "hardness"], ["a", 1.5])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"is no \.xlsx file, or damaged"):
+        read_targets(path)
+    with pytest.raises(UserError, match=r"t\.xls is not read: save it as \.xlsx or \.csv"):
+        read_targets(path.with_suffix(".xls"))
+    path.write_bytes(content)
+    monkeypatch.setattr(spreadsheet, "MAX_BYTES", 1000)
+    with pytest.raises(UserError, match=r"MiB unpacked, at most 0 are read: save the table as \.csv"):
+        read_targets(path)
