@@ -11,8 +11,8 @@ from analysis.documents import Document, html_sentence, to_html
 from analysis.items import Context, Group, Item, Missing, Product
 from analysis.pairs import answer
 from crystalframer.escaping import for_html
+from crystalframer.pictures.palette import PAGE_STYLE
 
-STYLE = Path(__file__).with_name("page.css")
 HEADINGS: dict[Group, str] = {
     "how sure": "How sure",
     "why": "Why",
@@ -43,7 +43,7 @@ def render(context: Context, sections: Sequence[Section]) -> str:
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{for_html(context.sweep)}</title>",
-        f"<style>\n{STYLE.read_text(encoding='utf-8')}</style></head><body>",
+        f"<style>\n{PAGE_STYLE.read_text(encoding='utf-8')}</style></head><body>",
         *_navigation(groups, any(section.missing for section in sections)),
         "<main>",
         *_first_screen(context, [section for section in shown if section.item.group == "answer"]),

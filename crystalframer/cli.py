@@ -49,10 +49,9 @@ first steps:
   crystalframer sweep
   crystalframer figures
       train all six frame types on the embedded sample, tabulate and draw their errors
-  crystalframer prepare my_crystals/ --unit gap=eV
-  crystalframer train --dataset my_crystals --task gap
+  crystalframer train my_crystals/ data.xlsx --task gap
   crystalframer predict runs/single/NAME new_crystals/
-      prepare your own crystals, train a model on them, predict others
+      train a model on your own crystals and a table of their gaps, predict others
 
 To have commands, options and files completed by the Tab key, let your shell run this when it starts:
   eval "$(register-python-argcomplete crystalframer)"

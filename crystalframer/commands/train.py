@@ -15,10 +15,15 @@ from crystalframer.errors import UserError
 from crystalframer.yaml_reading import parse_set
 
 if TYPE_CHECKING:
+    from crystalframer.data.dataset import TaskData
     from crystalframer.runs.single import SingleRun
 
 EPILOG = """\
 examples:
+  a folder of structures and a table of one property (.csv or .xlsx): prepared, split, trained on, evaluated, the rows
+  without a value predicted, all of it on one page:
+    crystalframer train my_crystals/ data.xlsx --task hardness
+
   a first look, about a minute (20 epochs on 500 crystals of the embedded sample):
     crystalframer train --set data.train_size=500 --set train.epochs=20 --set train.batch_size=32 \\
         --set train.average_epochs=5 --set model.cutoff=6 --out runs/single/first
@@ -45,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `crystalframer train`."""
     parser.description = "Train one model and report its test error."
     parser.epilog = EPILOG
+    parser.add_argument(
+        "own", nargs="*", type=Path, metavar="PATH", help="your structures (a folder or file) and your table of values"
+    )
     parser.add_argument("--preset", help=f"published training of a data set: {', '.join(TRAIN_PRESETS)}")
     parser.add_argument("--dataset", help="prepared data set (default: sample, which comes with the package)")
     parser.add_argument("--task", help="target property, or several joined by commas (default: formation_energy)")
@@ -84,23 +92,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @outliving_the_screen()
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says; return the exit code."""
+    if arguments.own:
+        return _train_on_table(arguments)
     config = build_trial(overrides(arguments))
 
     from crystalframer.data.registry import load_task_once
+    from crystalframer.orchestration.cluster.surroundings import default_runs
+    from crystalframer.training.devices import check_device
+
+    check_device(arguments.device)
+    folder = arguments.out or default_runs() / "single" / _default_name(config)
+    return _train(config, load_task_once(config.data), folder.absolute(), arguments)
+
+
+def _train_on_table(arguments: argparse.Namespace) -> int:
+    """Prepare a folder and a table, train on them, and leave a page; return the exit code."""
+    if arguments.dataset is not None or arguments.preset is not None:
+        raise UserError("a folder and a table are the data set: leave out --dataset and --preset, or the paths")
+    build_trial(overrides(arguments))  # mistakes show before anything is written
+
+    from crystalframer.data.progress import on_stderr
+    from crystalframer.orchestration.cluster.surroundings import default_runs
+    from crystalframer.pretrained.own_table import conclude, prepare_table, source_and_table
+    from crystalframer.training.devices import check_device
+
+    check_device(arguments.device)
+    source, table = source_and_table(arguments.own)
+    own, data = prepare_table(source, table, arguments.task, on_stderr)
+    chosen = {**overrides(arguments), "data.task": own.data.task}
+    config = build_trial({**own.settings(len(data.rows["train"])), **chosen})
+    folder = (arguments.out or default_runs() / "single" / own.name).absolute()
+    code = _train(config, data, folder, arguments)
+    if code == 0:
+        print(f"open {conclude(own, data, folder)}")
+    return code
+
+
+def _train(config: TrialConfig, data: "TaskData", folder: Path, arguments: argparse.Namespace) -> int:
+    """Train or resume in a folder as the command line says; return the exit code."""
     from crystalframer.orchestration.cluster.surroundings import default_runs
     from crystalframer.runs.console import on_console
     from crystalframer.runs.recording import git_commit
     from crystalframer.runs.run_directory import RunDirectory, SupersededError
     from crystalframer.runs.single import SingleRun, check_single, error_lines, list_single, train_single
     from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial
-    from crystalframer.training.devices import check_device, idle_gpu
+    from crystalframer.training.devices import idle_gpu
     from crystalframer.training.launch import launch
     from crystalframer.training.optimizer import TrainingDivergedError
     from crystalframer.training.processes import LostProcessError
 
-    check_device(arguments.device)
-    directory = RunDirectory((arguments.out or default_runs() / "single" / _default_name(config)).absolute())
-    data = load_task_once(config.data)
+    directory = RunDirectory(folder)
     check_single(config, directory, data)
     run = SingleRun(
         settings=config.to_dict(),

@@ -1,11 +1,15 @@
 """The colours, the font and the camera that all pictures share: a frame looks the same in every one of them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from crystalframer.config import FrameName
 
 FONT = "DejaVu Sans"
 """Of still pictures, which carry it along, and where it is installed of turning ones and of pages."""
+
+PAGE_STYLE = Path(__file__).with_name("page.css")
+"""Of pages that stand by themselves."""
 
 STYLE: Mapping[str, object] = {
     "font.family": FONT,

@@ -100,7 +100,7 @@ def model_files(model: str | Path) -> list[Path]:
 def _file_of(path: Path) -> Path:
     if not path.is_dir():
         return path
-    for name in ("checkpoint.pt", "model.pt"):
+    for name in ("model.pt", "checkpoint.pt"):  # the first with intervals, where a training left both
         if (path / name).is_file():
             return path / name
     raise UserError(f"the folder {path} holds no checkpoint.pt; give the folder of one training, or the file itself")

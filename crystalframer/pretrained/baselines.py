@@ -103,9 +103,14 @@ def composition_features(crystals: Sequence[Crystal]) -> Floats:
     return np.stack(rows)
 
 
+def best_of(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the candidate of smallest validation error."""
+    return min(candidates, key=lambda one: one.val_mae)
+
+
 def table_of(candidates: Sequence[Candidate], unit: str) -> str:
     """Return the candidates as a table, and which one to use: the one of smallest validation error."""
-    best = min(candidates, key=lambda one: one.val_mae)
+    best = best_of(candidates)
     width = max(len(one.name) for one in candidates)
     lines = [f"{'model':<{width}}  {'val MAE':>9}  test MAE [{unit}]", "-" * (width + 45)]
     lines += [

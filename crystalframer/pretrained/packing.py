@@ -72,7 +72,7 @@ def pack_runs(
         raise UserError(f"model name: got {name!r}, expected small letters, digits, '-' and '_'")
     if name in read_list(folder) and not replace_old:
         raise UserError(f"{folder} lists a model {name!r} already; give another name, or --replace")
-    finished = [_finished(run) for run in runs]
+    finished = [finished_run(run) for run in runs]
     _check_alike(finished)
     config = finished[0].config
     data = load_task(config.data)
@@ -81,6 +81,33 @@ def pack_runs(
             f"data set {config.data.dataset!r} is not the one that {runs[0]} was trained on; bring that one back "
             "(CRYSTALFRAMER_DATA), the intervals need its validation crystals"
         )
+    packed, entry = packed_of_runs(finished, data, name, about=about, licence=licence, say=say)
+    path = folder / f"{name}.pt"
+    try:
+        write_packed(path, packed)
+        add_to_list(folder, name, replace(entry, bytes=path.stat().st_size, sha256=sha256_of(path), file=path.name))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --folder") from error
+    return path
+
+
+def packed_of_runs(
+    finished: Sequence[Finished], data: TaskData, name: str, *, about: str = "", licence: str = "", say: Say = print
+) -> tuple[PackedModel, Listed]:
+    """Return trainings as one model with intervals, measured on its test split, and its entry in a list.
+
+    Args:
+        finished: trainings that differ in their seeds alone.
+        data: what they were trained on.
+        name: of the model.
+        about: what it learned from, in words; by default the data set's name.
+        licence: terms of use of that; by default those of the published data set.
+        say: is told how it gets on.
+
+    Raises:
+        UserError: the validation split is too small.
+    """
+    config = finished[0].config
     predictor = Predictor([as_packed(load_model(run.directory.checkpoint)) for run in finished])
     predictor = Predictor(predictor.members, calibration=calibrate(predictor, data, say))
     say(f"{name}: predicting {len(data.rows['test']):,} test crystals")
@@ -106,13 +133,7 @@ def pack_runs(
         curves=[[{"epoch": epoch.step, **epoch.values} for epoch in run.directory.records()] for run in finished],
         card=_card(predictor, data, errors, entry, coverages),
     )
-    path = folder / f"{name}.pt"
-    try:
-        write_packed(path, packed)
-        add_to_list(folder, name, replace(entry, bytes=path.stat().st_size, sha256=sha256_of(path), file=path.name))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --folder") from error
-    return path
+    return packed, entry
 
 
 def calibrate(predictor: Predictor, data: TaskData, say: Say = print) -> Calibration:
@@ -158,7 +179,12 @@ def measure_test(
     return listed, evaluation.by_task, coverages
 
 
-def _finished(run: Path) -> Finished:
+def finished_run(run: Path) -> Finished:
+    """Return the training of a run directory.
+
+    Raises:
+        UserError: it is unfinished, or the folder is none.
+    """
     directory = RunDirectory(run.absolute())
     identity = directory.identity()
     if identity is None or directory.result() is None:

@@ -104,9 +104,9 @@ def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> 
         source = read_user_structures(data.source, table, processes)
         rejects: list[dict[str, str]] = []
         usable = _sift(source.readings, rejects, watch)
-        if not data.keep_duplicates:
-            usable = _without_duplicates(usable, rejects)
         usable, names = _with_targets(usable, table, rejects)
+        if not data.keep_duplicates:  # of those that have a target: one without may come first
+            usable = _without_duplicates(usable, rejects)
         if not usable:
             raise UserError(_nothing_left(directory, rejects))
         unknown = next((task for task in data.units if task not in names), None)

@@ -84,6 +84,15 @@ def test_a_folder_with_a_table_of_several_targets_and_units(tmp_path: Path) -> N
     assert store.read_manifest(registry.data_directory() / "crystals")["split"] == "given in the data"
 
 
+def test_a_crystal_without_a_target_does_not_take_the_place_of_one_that_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "frames.extxyz"
+    twice = [CRYSTALS[0], *CRYSTALS[:6]]
+    values: list[dict[str, Any]] = [{"id": crystal.id, "energy": energy(crystal)} for crystal in twice]
+    values[0] = {"id": "without"}
+    path.write_text(extxyz(twice, values))
+    assert prepared(path).ids.tolist() == [crystal.id for crystal in CRYSTALS[:6]]
+
+
 def test_extended_xyz(tmp_path: Path) -> None:
     path = tmp_path / "frames.extxyz"
     path.write_text(extxyz(CRYSTALS, [{"id": c.id, "energy": energy(c), "config_type": "bulk"} for c in CRYSTALS]))
