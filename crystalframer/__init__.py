@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-__all__ = ["load", "models"]
+__all__ = ["finetune", "load", "models", "train"]
 
 
 def __getattr__(name: str) -> Any:

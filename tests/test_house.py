@@ -35,7 +35,7 @@ pictures                data geometry
 training                nn kernels data geometry
 prediction              pictures training nn kernels data.structures data geometry
 runs                    prediction training nn data
-pretrained              runs prediction training data.preparation data.structures data geometry
+pretrained              runs prediction pictures training data.preparation data.structures data geometry
 orchestration.tracking  runs prediction training nn data
 orchestration.cluster   orchestration.tracking runs training data
 orchestration.sweeps    orchestration.cluster orchestration.tracking runs training data

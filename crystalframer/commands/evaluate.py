@@ -9,8 +9,8 @@ from crystalframer.errors import UserError
 EPILOG = """\
 OUT holds metrics.json (MAE, RMSE, R² with 95 % bootstrap intervals over crystals), predictions.parquet, a parity plot
 and the errors by element (PNG, PDF, CSV); for a model with intervals also the share of true values that they hold, by
-element, cell size and difficulty; for the test splits of jarvis and mp also what the JARVIS leaderboard takes:
-a zipped CSV and a metadata.json to fill in.
+element, cell size and difficulty; for the whole test splits of jarvis and mp also what the JARVIS leaderboard takes:
+a zipped CSV, a metadata.json to fill in, and run.sh.
 
 examples:
   crystalframer evaluate runs/single/first
@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 def evaluate(path: Path, arguments: argparse.Namespace) -> int:
     """Evaluate the model of a file; return the exit code."""
     from crystalframer.prediction.evaluation import data_of, evaluate_model, evaluate_predictor, one_line
+    from crystalframer.prediction.leaderboard import submit
     from crystalframer.prediction.loading import predictor_of, read_model
     from crystalframer.prediction.report import write_report
     from crystalframer.training.devices import check_device
@@ -59,9 +60,12 @@ def evaluate(path: Path, arguments: argparse.Namespace) -> int:
     folder = arguments.output or (path.parent if local else Path()) / f"evaluation_{arguments.split}"
     try:
         write_report(folder, data.dataset, evaluations)
+        said = submit(folder, model.members, data, evaluations)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output") from error
     for evaluation in evaluations:
         print(one_line(evaluation))
     print(f"tables and figures: {folder}")
+    for sentence in said:
+        print(sentence)
     return 0

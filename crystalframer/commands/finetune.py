@@ -3,16 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from crystalframer.command_line import outliving_the_screen
 from crystalframer.commands.model_argument import add_model, one_model
-from crystalframer.errors import UserError
 from crystalframer.yaml_reading import parse_set
-
-if TYPE_CHECKING:
-    from crystalframer.config import TrialConfig
-    from crystalframer.data.dataset import TaskData
 
 EPILOG = """\
 The architecture is the source's; training is short, and ends and is chosen by the validation error (train.keep=best,
@@ -44,77 +38,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @outliving_the_screen()
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune as the command line says; return the exit code."""
-    if arguments.seeds < 1:
-        raise UserError(f"--seeds: got {arguments.seeds}, expected at least 1")
-
-    from crystalframer.config import build_trial
-    from crystalframer.data.registry import load_task
     from crystalframer.orchestration.cluster.surroundings import default_runs
-    from crystalframer.prediction.loading import load_predictor
-    from crystalframer.pretrained.baselines import baselines, inherited, table_of
+    from crystalframer.pretrained.tuning import fine_tune
+    from crystalframer.runs.run_directory import SupersededError
     from crystalframer.training.devices import check_device
-    from crystalframer.training.trained_model import write_model
+    from crystalframer.training.optimizer import TrainingDivergedError
 
     check_device(arguments.device)
     chosen = {"data.dataset": arguments.dataset, "data.task": arguments.task, **parse_set(arguments.settings)}
     name = f"{arguments.dataset}-{arguments.task}-{Path(arguments.model).name}"
     folder = (arguments.out or default_runs() / "finetune" / name).absolute()
-    with one_model(arguments.model, arguments.tracking_uri) as file:
-        predictor = load_predictor(file)
-        data = load_task(build_trial({key: value for key, value in chosen.items() if key.startswith("data.")}).data)
-        candidates = baselines(predictor, data)
-        source = predictor.members[0]
-        start = folder / "start.pt"
-        if not start.exists():
-            write_model(start, source)
-    settings = {**inherited(source.trial, len(data.rows["train"])), **chosen}
-    ways: list[tuple[str, dict[str, Any]]] = [("fine-tuned", {"train.start_from": str(start)})]
-    ways += [("from scratch", {})] if arguments.from_scratch else []
-    for way, own in ways:
-        trials = [build_trial({**settings, **own, "train.seed": seed}) for seed in range(arguments.seeds)]
-        folders = [folder / f"{way.replace(' ', '-')}-seed{trial.train.seed}" for trial in trials]
-        for trial, place in zip(trials, folders, strict=True):
-            if (code := _train(trial, data, place, arguments)) != 0:
-                return code
-        candidates += _measured(way, folders, data)
-    print(table_of(candidates, data.unit))
-    names = " ".join(str(folder / f"fine-tuned-seed{seed}") for seed in range(arguments.seeds))
-    print(f"with intervals and a name: crystalframer pack NAME {names}")
+    try:
+        with one_model(arguments.model, arguments.tracking_uri) as file:
+            tuned = fine_tune(
+                file,
+                chosen,
+                folder,
+                seeds=arguments.seeds,
+                from_scratch=arguments.from_scratch,
+                device=arguments.device,
+                threads=arguments.threads,
+            )
+    except (TrainingDivergedError, SupersededError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(tuned)
+    print(f"with intervals and a name: crystalframer pack NAME {' '.join(map(str, tuned.folders))}")
     return 0
-
-
-def _train(trial: "TrialConfig", data: "TaskData", folder: Path, arguments: argparse.Namespace) -> int:
-    """Train or resume in a folder; return the exit code."""
-    from crystalframer.runs.console import on_console
-    from crystalframer.runs.run_directory import RunDirectory, SupersededError
-    from crystalframer.runs.single import SingleRun, check_single, train_single
-    from crystalframer.training.launch import launch
-    from crystalframer.training.optimizer import TrainingDivergedError
-
-    directory = RunDirectory(folder)
-    check_single(trial, directory, data)
-    if directory.result() is not None:
-        return 0
-    one = SingleRun(settings=trial.to_dict(), directory=folder, threads=arguments.threads)
-    with on_console() as show:
-        try:
-            return launch(train_single, (one,), 1, arguments.device, show)
-        except (TrainingDivergedError, SupersededError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-
-
-def _measured(way: str, folders: list[Path], data: "TaskData") -> list[Any]:
-    """Return the candidates of finished trainings: each seed, and their mean where there are several."""
-    from crystalframer.prediction.loading import load_predictor
-    from crystalframer.pretrained.baselines import measured
-    from crystalframer.runs.run_directory import RunDirectory
-
-    seconds = [sum(epoch.values["seconds_per_epoch"] for epoch in RunDirectory(folder).records()) for folder in folders]
-    found = [
-        measured(f"{way}, seed {seed}", load_predictor(folder), data, took)
-        for seed, (folder, took) in enumerate(zip(folders, seconds, strict=True))
-    ]
-    if len(folders) > 1:
-        found.append(measured(f"{way}, mean of {len(folders)}", load_predictor(*folders), data, sum(seconds)))
-    return found

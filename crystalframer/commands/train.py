@@ -40,6 +40,9 @@ examples:
     crystalframer train --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
     crystalframer train --processes 2      (on the hosts of a Ray cluster: --ray --processes 8)
 
+  a finished training goes on to 60 epochs, in runs/single/first-60-epochs:
+    crystalframer train --lengthen runs/single/first --set train.epochs=60
+
 Ctrl-C stops and saves; the same command resumes where it stopped and ends with the same numbers as a training that
 never stopped (on the same machine with the same --threads and --processes). OUT is a run directory like those of a
 sweep; `crystalframer status single` lists all in runs/single. docs/training.md says more.
@@ -66,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any other setting, e.g. train.epochs=20; crystalframer/config.py explains them all; may be repeated",
     )
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/single/NAME from the settings)")
+    parser.add_argument(
+        "--lengthen", type=Path, metavar="RUN", help="go on from a finished training, with more epochs (--set)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--processes", type=int, default=1, help="processes that train together (default: 1)")
     parser.add_argument(
@@ -92,17 +98,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @outliving_the_screen()
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says; return the exit code."""
+    if arguments.lengthen is not None:
+        return _lengthen(arguments)
     if arguments.own:
         return _train_on_table(arguments)
     config = build_trial(overrides(arguments))
 
     from crystalframer.data.registry import load_task_once
     from crystalframer.orchestration.cluster.surroundings import default_runs
+    from crystalframer.runs.training_here import default_name
     from crystalframer.training.devices import check_device
 
     check_device(arguments.device)
-    folder = arguments.out or default_runs() / "single" / _default_name(config)
+    folder = arguments.out or default_runs() / "single" / default_name(config)
     return _train(config, load_task_once(config.data), folder.absolute(), arguments)
+
+
+def _lengthen(arguments: argparse.Namespace) -> int:
+    """Let a finished training go on in another folder; return the exit code."""
+    if arguments.own or any((arguments.preset, arguments.dataset, arguments.task, arguments.frame)):
+        raise UserError("--lengthen keeps data and model: leave out PATH, --preset, --dataset, --task and --frame")
+
+    from crystalframer.data.registry import load_task_once
+    from crystalframer.runs.lengthening import course, longer_trial
+    from crystalframer.training.devices import check_device
+
+    check_device(arguments.device)
+    parent = arguments.lengthen.absolute()
+    trial = longer_trial(parent, parse_set(arguments.settings))
+    folder = arguments.out or parent.with_name(f"{parent.name}-{trial.train.epochs}-epochs")
+    print(course(trial))
+    return _train(trial, load_task_once(trial.data), folder.absolute(), arguments, parent)
 
 
 def _train_on_table(arguments: argparse.Namespace) -> int:
@@ -128,8 +154,10 @@ def _train_on_table(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _train(config: TrialConfig, data: "TaskData", folder: Path, arguments: argparse.Namespace) -> int:
-    """Train or resume in a folder as the command line says; return the exit code."""
+def _train(
+    config: TrialConfig, data: "TaskData", folder: Path, arguments: argparse.Namespace, parent: Path | None = None
+) -> int:
+    """Train, resume or lengthen `parent` in a folder as the command line says; return the exit code."""
     from crystalframer.orchestration.cluster.surroundings import default_runs
     from crystalframer.runs.console import on_console
     from crystalframer.runs.recording import git_commit
@@ -142,10 +170,11 @@ def _train(config: TrialConfig, data: "TaskData", folder: Path, arguments: argpa
     from crystalframer.training.processes import LostProcessError
 
     directory = RunDirectory(folder)
-    check_single(config, directory, data)
+    check_single(config, directory, data, None if parent is None else RunDirectory(parent))
     run = SingleRun(
         settings=config.to_dict(),
         directory=directory.path,
+        parent=parent,
         tags={"sweep": directory.path.parent.name, "current": "true", "git_commit": git_commit()},
         threads=_threads(arguments),
         checkpoint_seconds=CHECKPOINT_SECONDS if arguments.checkpoint_seconds is None else arguments.checkpoint_seconds,
@@ -229,14 +258,3 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     if (preset := overrides.get("train.preset")) in TRAIN_PRESETS:
         overrides.setdefault("data.dataset", preset)
     return overrides
-
-
-def _default_name(trial: TrialConfig) -> str:
-    parts = (
-        trial.data.dataset,
-        trial.data.task.replace(",", "+"),
-        trial.model.frame,
-        f"seed{trial.train.seed}",
-        trial.fingerprint(),
-    )
-    return "-".join(parts)

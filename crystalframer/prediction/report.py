@@ -1,19 +1,15 @@
-"""What an evaluation leaves behind: tables, figures, and a submission to the JARVIS leaderboard."""
+"""What an evaluation leaves behind: tables and figures."""
 
 import csv
-import io
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, fields
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crystalframer import __version__
 from crystalframer.atomic_files import replace_text, replacing
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.escaping import for_figures
@@ -24,7 +20,6 @@ from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.calibration_plot import calibration_plot
 from crystalframer.prediction.coverage import Coverage, coverage_of
 from crystalframer.prediction.evaluation import TargetEvaluation, element_errors
-from crystalframer.published import PUBLISHED
 from crystalframer.statistics import ElementError
 
 if TYPE_CHECKING:
@@ -34,7 +29,7 @@ if TYPE_CHECKING:
 def write_report(
     folder: Path, dataset: CrystalDataset, evaluations: Sequence[TargetEvaluation], coverage: float = COVERAGE
 ) -> list[Path]:
-    """Write everything into a folder and return the files; `coverage` is what intervals promise to hold.
+    """Write tables and figures into a folder and return the files; `coverage` is what intervals promise to hold.
 
     Raises:
         OSError: a file cannot be written.
@@ -54,46 +49,7 @@ def write_report(
             written.append(_write_coverage(folder / f"coverage_{evaluation.name}.csv", shares))
             draw = partial(calibration_plot, evaluation, shares, coverage)
             written += _save(draw, folder / f"calibration_{evaluation.name}")
-        published = PUBLISHED.get(dataset.name)
-        if published and published.leaderboard and evaluation.split == "test" and evaluation.name in published.fields:
-            quantity = published.fields[evaluation.name]
-            written += write_submission(folder, quantity, published.leaderboard, evaluation)
     return written
-
-
-def write_submission(folder: Path, quantity: str, dataset: str, evaluation: TargetEvaluation) -> list[Path]:
-    """Write what the JARVIS leaderboard takes: id, target, prediction in a zipped CSV, and metadata to fill in.
-
-    Args:
-        folder: where.
-        quantity: the leaderboard's name of the property, e.g. formation_energy_peratom.
-        dataset: its name of the data set, e.g. dft_3d.
-        evaluation: of the test split.
-    """
-    name = f"AI-SinglePropertyPrediction-{quantity}-{dataset}-test-mae.csv"
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "target", "prediction"])
-    rows = zip(evaluation.ids, evaluation.targets.tolist(), evaluation.predictions.tolist(), strict=True)
-    table.writerows([label, repr(target), f"{prediction:.9g}"] for label, target, prediction in rows)
-    with replacing(folder / f"{name}.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(name), text.getvalue(), zipfile.ZIP_DEFLATED)
-    metadata = {
-        "model_name": "crystalframer",
-        "project_url": "",
-        "date_submitted": datetime.now(UTC).strftime("%m-%d-%Y"),
-        "author_email": "",
-        "database_version": "",
-        "team_name": "",
-        "time_taken_seconds": "",
-        "language": "python",
-        "os": "",
-        "software_used": f"crystalframer {__version__}, torch",
-        "hardware_used": "",
-        "git_url": [""],
-    }
-    replace_text(folder / "metadata.json", json.dumps(metadata, indent=4) + "\n")
-    return [folder / f"{name}.zip", folder / "metadata.json"]
 
 
 def parity_plot(evaluation: TargetEvaluation) -> "Figure":

@@ -15,6 +15,7 @@ from crystalframer.config import TrialConfig, epochs_since_best, trial_from_dict
 from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
+from crystalframer.runs.lengthening import require_same_data
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import PLAN, TrialStatus, append_plan, duration, read_plan
 from crystalframer.runs.tracker import NullTracker, Tracker
@@ -43,6 +44,8 @@ class SingleRun:
     threads: int | None = None
     """Of each process, None for torch's own choice."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    parent: Path | None = None
+    """Run directory of the finished training that this one lengthens."""
     make_tracker: Callable[[], Tracker] = NullTracker
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -76,8 +79,10 @@ class Position:
         return f"epoch {self.epoch + 1}/{self.epochs}, batch {self.batch}/{self.batches}{left}"
 
 
-def check_single(config: TrialConfig, directory: RunDirectory, data: TaskData) -> None:
-    """Check that a training can start or resume in a directory, before anything is written.
+def check_single(
+    config: TrialConfig, directory: RunDirectory, data: TaskData, parent: RunDirectory | None = None
+) -> None:
+    """Check that a training can start, resume or lengthen `parent`'s in a directory, before anything is written.
 
     Raises:
         UserError: the settings do not suit the data, the directory holds another training or is in use, or the model
@@ -87,6 +92,8 @@ def check_single(config: TrialConfig, directory: RunDirectory, data: TaskData) -
     directory.check_belongs(config, data.fingerprint)
     if directory.checkpoint.exists():  # version 0.1 left nothing else that says whose it is
         read_checkpoint_of(directory.checkpoint, config, data.fingerprint)
+    elif parent is not None:
+        require_same_data(parent, data.fingerprint)
     elif config.train.start_from is not None:
         start_weights(config, data)
     if directory.is_in_use():
@@ -122,6 +129,7 @@ def train_single(processes: Processes, device: str, channel: Channel, run: Singl
         device=device,
         checkpoint_seconds=run.checkpoint_seconds,
         processes=processes,
+        parent=None if run.parent is None else RunDirectory(run.parent),
     ):
         result = progress.result
     if result is None:

@@ -33,3 +33,10 @@ def train_here(
         code = launch(train_single, (run,), 1, device, show)
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
+
+
+def default_name(trial: TrialConfig) -> str:
+    """Return the name of a training's folder where none is given."""
+    data, train = trial.data, trial.train
+    task = data.task.replace(",", "+")
+    return f"{data.dataset}-{task}-{trial.model.frame}-seed{train.seed}-{trial.fingerprint()}"

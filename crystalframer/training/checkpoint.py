@@ -152,11 +152,21 @@ def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def with_settings(checkpoint: Checkpoint, trial: TrialConfig) -> Checkpoint:
-    """Return a checkpoint to resume from under other settings; the learning rate is set before every step anyway."""
+    """Return a checkpoint to resume from under other settings; the learning rate is set before every step anyway.
+
+    An average that these settings begin later is dropped.
+    """
     decayed, biases = checkpoint.optimizer["param_groups"]  # as training/optimizer.py makes them
     betas = (trial.train.beta_1, trial.train.beta_2)
     groups = [{**decayed, "betas": betas, "weight_decay": trial.train.weight_decay}, {**biases, "betas": betas}]
-    return replace(checkpoint, trial=trial, optimizer={**checkpoint.optimizer, "param_groups": groups})
+    average = checkpoint.average
+    if (
+        checkpoint.progress.epoch <= trial.train.epochs - trial.train.average_epochs
+        and checkpoint.progress.position == 0
+    ):
+        average = {"count": 0, "sums": {name: torch.zeros_like(total) for name, total in average["sums"].items()}}
+    optimizer = {**checkpoint.optimizer, "param_groups": groups}
+    return replace(checkpoint, trial=trial, optimizer=optimizer, average=average)
 
 
 def require_same_training(path: Path, checkpoint: Checkpoint, trial: TrialConfig, data_fingerprint: str) -> None:

@@ -10,16 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig, build_trial, setting_value
 from crystalframer.data.registry import load_task
 from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.prediction import leaderboard
 from crystalframer.prediction.evaluation import (
     TargetEvaluation,
     data_of,
     element_errors,
     evaluate_model,
 )
-from crystalframer.prediction.report import write_submission
+from crystalframer.prediction.leaderboard import submit, write_submission
+from crystalframer.published import PUBLISHED, PublishedTask
 from crystalframer.training.trained_model import TrainedModel, load_model, write_model
 from crystalframer.training.trainer import Trainer
 from pipelines.evaluate import main
@@ -124,15 +126,48 @@ def test_other_data_are_refused_unless_wanted(
     assert capsys.readouterr().out.startswith("formation_energy, 10 crystals of the val split")
 
 
-def test_the_submission_has_the_leaderboards_form(evaluation: TargetEvaluation, tmp_path: Path) -> None:
-    written = write_submission(tmp_path, "formation_energy_peratom", "dft_3d", evaluation)
+def test_the_submission_has_the_leaderboards_form(
+    evaluation: TargetEvaluation, trial: TrialConfig, tmp_path: Path
+) -> None:
+    again = dataclasses.replace(evaluation, ids=(*evaluation.ids[:-1], f"{evaluation.ids[0]}#2"))
+    written = write_submission(tmp_path, "formation_energy_peratom", "dft_3d", again, trial)
     name = "AI-SinglePropertyPrediction-formation_energy_peratom-dft_3d-test-mae.csv"
-    assert [path.name for path in written] == [f"{name}.zip", "metadata.json"]
+    assert [path.name for path in written] == [f"{name}.zip", "metadata.json", "run.sh"]
     with zipfile.ZipFile(written[0]) as archive:
         assert archive.namelist() == [name]
         rows = list(csv.DictReader(archive.read(name).decode().splitlines()))
     assert list(rows[0]) == ["id", "target", "prediction"]
-    assert [row["id"] for row in rows] == list(evaluation.ids)
-    assert [float(row["target"]) for row in rows] == evaluation.targets.tolist()
-    assert np.allclose([float(row["prediction"]) for row in rows], evaluation.predictions, rtol=1e-8)
-    assert {"model_name", "team_name", "author_email", "git_url"} <= set(json.loads(written[1].read_text()))
+    assert [row["id"] for row in rows] == list(evaluation.ids[:-1])  # the leaderboard counts different ids
+    assert [float(row["target"]) for row in rows] == evaluation.targets[:-1].tolist()
+    assert np.allclose([float(row["prediction"]) for row in rows], evaluation.predictions[:-1], rtol=1e-8)
+    keys = {"model_name", "team_name", "author_email", "git_url", "date_submitted", "project_url"}
+    assert keys <= set(json.loads(written[1].read_text()))
+    words = written[2].read_text().replace("\\\n", " ").splitlines()[4].split()
+    assert words[:2] == ["crystalframer", "train"]
+    settings = dict(word.split("=") for word in words if "=" in word)
+    assert build_trial({key: setting_value(key, value) for key, value in settings.items()}) == trial
+
+
+@pytest.mark.parametrize(
+    ("counts", "own", "said"),
+    [
+        ((40, 10, 30), True, "for the JARVIS leaderboard, when metadata.json is filled in"),
+        ((41, 10, 30), True, "it takes whole splits; here are 40 of 41 training, 30 of 30 test crystals of sample:"),
+        ((40, 10, 31), True, "it takes whole splits; here are 40 of 40 training, 30 of 31 test crystals of sample:"),
+        ((40, 10, 30), False, "the model learned from other data than these"),
+    ],
+)
+def test_a_part_of_a_split_gets_a_sentence_and_no_submission(
+    counts: tuple[int, int, int], own: bool, said: str, evaluation: TargetEvaluation, checkpoint: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    task = PublishedTask("eV/atom", counts, "formation_energy_peratom")
+    whole = dataclasses.replace(PUBLISHED["sample"], tasks={"formation_energy": task}, leaderboard="dft_3d")
+    monkeypatch.setattr(leaderboard, "PUBLISHED", {"sample": whole})
+    trained = load_model(checkpoint)
+    data = data_of(trained)
+    members = [trained if own else dataclasses.replace(trained, data_fingerprint="0" * 64)]
+    (sentence,) = submit(tmp_path, members, data, [evaluation])
+    assert said in sentence
+    assert len(list(tmp_path.glob("*.zip"))) == (1 if sentence.startswith("for ") else 0)
+    assert submit(tmp_path, members, data, [dataclasses.replace(evaluation, split="val")]) == []

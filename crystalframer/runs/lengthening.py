@@ -1,0 +1,67 @@
+"""A finished training goes on: more epochs from its last state, in a folder of its own.
+
+Without averaging, the learning rate depends on the step alone, and what follows is bit by bit the training that was
+asked for so many epochs at once. With averaging, the rate stood still over the last epochs and now falls again, and the
+average is taken anew over the new last epochs: a training of nearly the same course.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.errors import UserError
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.training.checkpoint import read_checkpoint
+
+MAY_CHANGE = ("train.epochs", "train.patience", "train.average_epochs")
+"""What a longer training may have otherwise."""
+
+
+def longer_trial(run: Path, settings: Mapping[str, Any]) -> TrialConfig:
+    """Return the settings of a finished training with more epochs.
+
+    Args:
+        run: its folder.
+        settings: dotted settings of the longer one that differ, `MAY_CHANGE` alone.
+
+    Raises:
+        UserError: the training is not finished, another setting is to change, or nothing would be left to do.
+    """
+    directory = RunDirectory(run)
+    identity = directory.identity()
+    if identity is None or directory.result() is None:
+        raise UserError(f"{run} holds no finished training; resume one that was stopped by its own command")
+    if other := [key for key in settings if key not in MAY_CHANGE]:
+        raise UserError(f"a longer training may differ in {', '.join(MAY_CHANGE)}, not in {', '.join(other)}")
+    plain = identity["settings"]
+    changed = {key.partition(".")[2]: value for key, value in settings.items()}
+    trial = trial_from_dict({**plain, "train": {**plain["train"], **changed}})
+    errors = [epoch["val_mae"] for epoch in read_checkpoint(directory.checkpoint).history]
+    if trial.train.is_over(errors):
+        raise UserError(
+            f"{run} is over after {len(errors)} epochs with train.epochs={trial.train.epochs} and "
+            f"train.patience={trial.train.patience}; give a larger --set train.epochs=N, or train.patience=N where "
+            "that ended it"
+        )
+    return trial
+
+
+def course(longer: TrialConfig) -> str:
+    """Say whether a longer training is the one that was asked for so many epochs at once."""
+    if longer.train.average_epochs == 0:
+        return "lengthened: what follows is the training that was asked for so many epochs at once, bit by bit"
+    return (
+        "lengthened: the rate, which stood still while weights were averaged, falls again, and the average is taken "
+        "anew; not quite the training that was asked for so many epochs at once"
+    )
+
+
+def require_same_data(run: RunDirectory, data_fingerprint: str) -> None:
+    """Raise a `UserError` unless a training learned from data of this fingerprint."""
+    identity = run.identity()
+    if identity is not None and (got := identity["dataset_fingerprint"]) != data_fingerprint:
+        raise UserError(
+            f"{run.path} was trained on other data (fingerprint {got[:12]}, now {data_fingerprint[:12]}); prepare the "
+            "data set as it was"
+        )
