@@ -53,7 +53,7 @@ class FineTuned:
 
     def _repr_html_(self) -> str:
         """Return the table, for notebooks."""
-        html: str = self.table.to_html(index=False, float_format="%.4g")
+        html = self.table.to_html(index=False, float_format="{:.4g}".format)
         return f"{html}<p>use: {self.best}, whose validation error is smallest</p>"
 
 

@@ -42,6 +42,7 @@ def test_the_page_on_python_runs(
     tuned, model = namespace["tuned"], namespace["model"]
     assert f"use: {tuned.best}, whose validation error is smallest" in printed
     assert tuned.table["model"].tolist()[-1] == "fine-tuned, seed 0"
+    assert f"<p>use: {tuned.best}," in tuned._repr_html_()
     assert namespace["better"].predictor.names == ("bulk_modulus",)
     assert namespace["table"]["prediction"].notna().all()
     assert namespace["vectors"].shape == (1, 32)

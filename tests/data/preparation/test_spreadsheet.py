@@ -2,7 +2,7 @@
 
 import datetime as dt
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import openpyxl
@@ -26,7 +26,7 @@ def own_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYSTALFRAMER_DATA", str(tmp_path / "data"))
 
 
-def sheet(path: Path, *rows: list[object], change: Callable[[openpyxl.Workbook], object] | None = None) -> Path:
+def sheet(path: Path, *rows: Sequence[object], change: Callable[[openpyxl.Workbook], object] | None = None) -> Path:
     """Write a file of one sheet, and what else `change` does to it."""
     book = openpyxl.Workbook()
     page = book.active
