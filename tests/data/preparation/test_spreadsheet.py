@@ -32,7 +32,7 @@ def sheet(path: Path, *rows: Sequence[object], change: Callable[[openpyxl.Workbo
     page = book.active
     assert isinstance(page, Worksheet)
     for row in rows:
-        page.append(row)
+        page.append(list(row))
     if change is not None:
         change(book)
     book.save(path)
@@ -44,7 +44,7 @@ def first(book: openpyxl.Workbook) -> Worksheet:
 
 
 def test_a_spreadsheet_is_read_as_the_same_table_in_csv(tmp_path: Path) -> None:
-    rows = [
+    rows: list[list[object]] = [
         [7, 12.5, 1, "train"],
         ["b", None, -3e-4, "test"],
         ["c", "4", True, None],
