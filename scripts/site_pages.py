@@ -26,10 +26,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links to docs/ and out of it lead to where the site has these files."""
-    if page.file.src_uri == "index.md":
-        return re.sub(r"\]\(docs/", "](", markdown)
-    if "/" not in page.file.src_uri:
-        return re.sub(r"\]\(\.\./", "](", markdown)
+    if "/" not in page.file.src_uri:  # of docs/, or beside it as the README is
+        return re.sub(r"\]\((\.\./|docs/)", "](", markdown)
     return re.sub(r"\]\(\.\./docs/", "](../", markdown)
 
 
