@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 
 from analysis.exported import Exported, check, read
+from crystalframer.orchestration.sweeps.driver import SweepOptions
+from crystalframer.orchestration.sweeps.sweep import mlflow_of
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.runs.tracker import StepMetrics
 
@@ -12,12 +14,11 @@ from crystalframer.runs.tracker import StepMetrics
 def run(arguments: argparse.Namespace) -> int:
     """Import as the command line says; return the exit code."""
     print(check(arguments.results))
-    content, uri = read(arguments.results), arguments.tracking_uri
-    if uri is None:
-        arguments.runs.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{(arguments.runs / 'mlflow.db').absolute()}"
-    record(content, MlflowExperiment(uri, content.record.sweep))
-    print(f"{len(content.record.trials)} trials recorded in the experiment {content.record.sweep} at {uri}")
+    content = read(arguments.results)
+    with mlflow_of(SweepOptions(arguments.runs, tracking_uri=arguments.tracking_uri)) as tracking:
+        record(content, tracking.experiment(content.record.sweep))
+    where = arguments.tracking_uri or arguments.runs / "mlflow.db"
+    print(f"{len(content.record.trials)} trials recorded in the experiment {content.record.sweep} at {where}")
     return 0
 
 

@@ -4,7 +4,8 @@
 
 reads the recorded epochs and writes analysis/output/<sweep>/error_against_time_<dataset>_<task>.{pdf,png}. A line is
 the validation error after each epoch, a dot the test error at the end of a training. Other methods' errors are those on
-the same test crystals where their predictions are recorded, else the published ones.
+the same test crystals where their predictions are recorded, else the published ones. Every epoch is the same work and
+counts as the median one, so that minutes in which the machine was busy with something else do not.
 """
 
 import sys
@@ -61,7 +62,7 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
         for trial in row.trials:
             if (cores := cores_of(trial)) is None:
                 continue
-            minutes = np.cumsum(trial.history["seconds"].to_numpy(dtype=float)) * cores / 60
+            minutes = np.arange(1, len(trial.history) + 1) * trial.history["seconds"].median() * cores / 60
             colour, label = COLOURS[row.frame], None if row.label in named else row.label
             style = line_style(row, comparison.finished)
             axes.plot(minutes, trial.history["val_mae"].to_numpy(), color=colour, linestyle=style, alpha=0.6, lw=0.9)

@@ -142,9 +142,14 @@ def test_crystals_carry_their_formulas(recorded: Path) -> None:
     assert formula([8, 26, 26, 8, 8]) == "O3 Fe2"
 
 
-def test_import_into_mlflow_gives_the_same_results_and_nothing_twice(recorded: Path, tmp_path: Path) -> None:
+def test_import_into_mlflow_gives_the_same_results_and_nothing_twice(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     for _ in range(2):
         assert import_results.main([str(recorded), "--runs", str(tmp_path)]) == 0
+    assert not list((tmp_path / "here").iterdir())  # predictions are kept with the runs, not where one happens to be
     theirs = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", NAME)
     ours = read(recorded).results()
     assert [trial.run_key for trial in theirs.trials] == [trial.run_key for trial in ours.trials]
