@@ -7,6 +7,7 @@ from pathlib import Path
 from analysis.exported import Exported, check, read
 from crystalframer.orchestration.sweeps.driver import SweepOptions
 from crystalframer.orchestration.sweeps.sweep import mlflow_of
+from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.runs.tracker import StepMetrics
 
@@ -15,9 +16,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Import as the command line says; return the exit code."""
     print(check(arguments.results))
     content = read(arguments.results)
-    with mlflow_of(SweepOptions(arguments.runs, tracking_uri=arguments.tracking_uri)) as tracking:
+    uri = tracking_address(arguments.tracking_uri) if arguments.tracking_uri else None
+    with mlflow_of(SweepOptions(arguments.runs, tracking_uri=uri)) as tracking:
         record(content, tracking.experiment(content.record.sweep))
-    where = arguments.tracking_uri or arguments.runs / "mlflow.db"
+    where = uri or arguments.runs / "mlflow.db"
     print(f"{len(content.record.trials)} trials recorded in the experiment {content.record.sweep} at {where}")
     return 0
 

@@ -8,7 +8,6 @@ Nothing of what is left out reaches a mean.
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from crystalframer.config import TrialConfig, build_trial
 from crystalframer.data.dataset import unit_token
 from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
+from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.experiment import connect
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def read_results(arguments: argparse.Namespace) -> Results:
         UserError: there are no results, MLflow cannot be read, or a trial is recorded twice.
     """
     sweep: str = arguments.sweep
-    uri: str | None = arguments.tracking_uri
+    uri = tracking_address(arguments.tracking_uri) if arguments.tracking_uri else None
     if uri is None:
         database = arguments.runs / "mlflow.db"
         if not database.is_file():
@@ -176,7 +176,6 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
     Raises:
         UserError: there are no finished trials, MLflow cannot be read, or two records of a trial disagree.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a wrong address is an answer within seconds
     client = connect(tracking_uri)
     from mlflow.exceptions import MlflowException
 

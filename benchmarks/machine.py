@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from crystalframer import __version__
+from crystalframer.environment import cores
 
 ROOT = Path(__file__).absolute().parents[1]
 
@@ -23,7 +24,7 @@ def provenance(device: str) -> dict[str, str]:
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
         "machine": _processor(),
-        "cores": str(_cores()),
+        "cores": str(cores()),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,  # says which build, too
@@ -36,11 +37,6 @@ def provenance(device: str) -> dict[str, str]:
 def load() -> str:
     """Return the machine's load over the last minute; well above the threads in use, it was not quiet."""
     return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
-
-
-def _cores() -> int:
-    """Return the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

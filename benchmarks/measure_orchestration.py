@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from crystalframer.environment import cores
+
 ROOT = Path(__file__).absolute().parents[1]
 TRAINER = "benchmarks.waiting_trainer:WaitingTrainer"
 SAMPLE_SECONDS = 2.0
@@ -67,7 +69,7 @@ def _figures(
         json.loads(path.read_text().split("\n", 1)[0])["time_ms"] / 1000 for path in folder.glob("*/metrics.jsonl")
     ]
     began, ended = min(firsts) - options.seconds / options.epochs, max(state["updated"] for state in states)
-    workers = min(os.cpu_count() or 1, options.trials)
+    workers = min(cores(), options.trials)
     bare = options.trials * options.seconds / workers
     running = [size for done, size in memory if options.trials / 10 <= done < options.trials] or [0.0]
     return {

@@ -4,6 +4,8 @@ import importlib
 import os
 from typing import Any
 
+from crystalframer.environment import settle
+
 __version__ = "0.2.0"
 
 # Threads that wait for others spin, by OpenMP's default for milliseconds. Where another program needs the core, the
@@ -11,6 +13,7 @@ __version__ = "0.2.0"
 # A short spin costs little on free cores. It must be set before torch loads OpenMP; a setting of the user's prevails.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+settle()
 
 __all__ = ["finetune", "load", "models", "train"]
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "card": "write the card of a model: data, settings, errors, use",
     "register": "register a model in MLflow, to be served over HTTP",
     "convert": "make a model file of one of the authors' checkpoints",
+    "doctor": "say what is found on this machine, what is wrong, and what mends it",
     "benchmark": "measure the speed of the attention's implementations",
 }
 """Each command and what it does; it is the module of this name in `crystalframer.commands`, unless `ELSEWHERE`."""

@@ -1,9 +1,11 @@
 """What every command-line program of the package shares: how it ends when the user made a mistake or stopped it."""
 
 import argparse
+import errno
 import functools
 import io
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -18,21 +20,52 @@ P = ParamSpec("P")
 
 EXIT_USER_ERROR = 2
 """Exit code of a mistake the user can mend, the one argparse uses as well."""
+EXIT_NOBODY_READS = 141
+"""Exit code where whoever reads the output has left, 128 + SIGPIPE, as shells expect."""
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, 128 + SIGINT, as shells expect."""
+
+
+_CLOSED = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+)
+"""System errors of a place that is full or closed to us."""
+
+
+def _nobody_reads() -> bool:
+    """Return whether standard output is a pipe that nobody reads; what is left for it then goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
     """Make a program's ``main(argv) -> exit code`` end as the user expects.
 
-    A `UserError` becomes one line on stderr and exit code 2, Ctrl-C one line and exit code 130. Every other
-    exception is a defect of ours and keeps its traceback.
+    A `UserError`, or a file that the system keeps from us, becomes one line on stderr and exit code 2, Ctrl-C one line
+    and exit code 130; where nobody reads the output any more, the end is quiet. Every other exception is a defect of
+    ours and keeps its traceback.
     """
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return main(*args, **kwargs)
+            code = main(*args, **kwargs)
+            if sys.stdout is not None:  # closed by the shell
+                sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            if not _nobody_reads():
+                raise
+            return EXIT_NOBODY_READS
+        except OSError as error:
+            if error.errno not in _CLOSED or error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}; make room, or name another place", file=sys.stderr)
+            return EXIT_USER_ERROR
         except UserError as error:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
             return EXIT_USER_ERROR

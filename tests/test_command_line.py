@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from crystalframer.command_line import reports_user_errors
+
 PROGRAM = """
 import signal, sys, time
 from pathlib import Path
@@ -59,3 +63,25 @@ def test_no_output_at_all(tmp_path: Path) -> None:
     arguments = ["sh", "-c", command, sys.executable, "-c", PROGRAM, str(tmp_path / "mark")]
     assert subprocess.run(arguments, stdin=subprocess.DEVNULL, check=False, timeout=60).returncode == 7
     assert (tmp_path / "mark").read_text() == "to its end"
+
+
+def test_a_short_answer_that_nobody_reads_ends_quietly() -> None:
+    command = [sys.executable, "-u", "-m", "crystalframer", "data"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+    assert program.returncode == 141
+
+
+def test_a_place_that_is_closed_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    @reports_user_errors
+    def write(path: str) -> int:
+        Path(path).write_text("x")
+        return 0
+
+    assert write(str(tmp_path)) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory; make room, or name another place\n"
+    with pytest.raises(FileNotFoundError):  # may be a defect of ours
+        write("/no/such/folder/file")

@@ -240,6 +240,20 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
             assert requirement.specifier.contains(version), (requirement, version)
 
 
+def test_one_place_asks_the_system_and_the_environment() -> None:
+    asking = re.compile(
+        r"os\.environ\.get|os\.getenv|\bif .*os\.environ\[|cpu_count|sched_getaffinity|gettempdir|Path\.home|expanduser"
+    )
+    found = [
+        f"{path.relative_to(ROOT)}:{n}: {line.strip()}"
+        for path in SOURCES
+        if path != PACKAGE / "environment.py" and not path.is_relative_to(BENCHMARKS)
+        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if asking.search(line)
+    ]
+    assert found == []
+
+
 def test_the_texts_link_to_what_exists() -> None:
     for text in [path for path in tracked_files() if path.suffix == ".md"]:
         for target in re.findall(r"\]\(([^)#]+)", text.read_text(encoding="utf-8")):

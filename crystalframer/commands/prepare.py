@@ -131,9 +131,9 @@ def is_own(text: str) -> bool:
 def prepare_own_data(arguments: argparse.Namespace) -> int:
     """Prepare a folder, file or table of the user's own crystals."""
     from crystalframer.data import store
-    from crystalframer.data.parallel import usable_processors
     from crystalframer.data.preparation.user_data import UNSPECIFIED, OwnData, prepare_own
     from crystalframer.data.progress import on_stderr
+    from crystalframer.environment import cores
 
     units = [text.partition("=") for text in arguments.unit]
     wrong = next(("".join(parts) for parts in units if not all(parts)), None)
@@ -150,7 +150,7 @@ def prepare_own_data(arguments: argparse.Namespace) -> int:
         keep_duplicates=arguments.keep_duplicates,
         subset_of=arguments.subset_of,
     )
-    processes = arguments.processes or min(8, usable_processors())
+    processes = arguments.processes or min(8, cores())
     directory, manifest = prepare_own(data, processes=processes, watch=on_stderr)
     dataset = store.read_store(directory)
     print(summary(dataset, manifest["rejects"], directory))

@@ -1,6 +1,7 @@
 """Train every frame type on real crystals and tabulate their errors: a sweep, from its file to its table."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -103,6 +104,6 @@ def _say_where(tracking_uri: str | None, runs: Path) -> None:
     from crystalframer.orchestration.tracking.server import ui_command
 
     program = Path(sys.executable).with_name("crystalframer")
-    print(f"MLflow UI: {tracking_uri or f'{program} ui --runs {runs}'}")
+    print(f"MLflow UI: {tracking_uri or shlex.join([str(program), 'ui', '--runs', str(runs)])}")
     if not tracking_uri:
         print(f"     or: {ui_command(runs)}")

@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -214,16 +213,16 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
     from crystalframer.orchestration.sweeps.driver import SweepOptions
     from crystalframer.orchestration.sweeps.sweep import mlflow_of
     from crystalframer.orchestration.tracking import gate
+    from crystalframer.orchestration.tracking.addresses import tracking_address
     from crystalframer.orchestration.tracking.buffered import mlflow_tracker
     from crystalframer.runs.recording import record_finished
     from crystalframer.runs.run_directory import RunDirectory
 
     directory = RunDirectory(run.directory)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or None
     with ExitStack() as stack:
-        place = Surroundings(None, uri)
+        place = Surroundings(None, tracking_address())
         if arguments.ray:
-            place = stack.enter_context(surroundings(None, default_runs(), uri))
+            place = stack.enter_context(surroundings(None, default_runs(), None))
         tracking = stack.enter_context(mlflow_of(SweepOptions(default_runs(), tracking_uri=place.tracking_uri)))
         experiment = tracking.experiment(run.tags["sweep"])
         make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, gate.credentials())
@@ -235,12 +234,12 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
 
 def _threads(arguments: argparse.Namespace) -> int | None:
     """Return the threads of each process: several share the cores."""
-    from crystalframer.data.parallel import usable_processors
+    from crystalframer.environment import cores
 
     if arguments.processes < 1:
         raise UserError(f"--processes: got {arguments.processes}, expected at least 1")
     if arguments.threads is None and arguments.processes > 1:
-        return max(1, usable_processors() // arguments.processes)
+        return max(1, cores() // arguments.processes)
     threads: int | None = arguments.threads
     return threads
 

@@ -1,6 +1,5 @@
 """A function over many items in several processes: results in order, few items under way at a time."""
 
-import math
 import multiprocessing
 import os
 import signal
@@ -9,48 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import TypeVar
 
 from crystalframer.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def usable_processors(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many processors this process may use: by its affinity, Slurm's word and its control group's quota."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    allowed = [here, *([int(slurm)] if slurm.isdecimal() else []), *_quotas(control_groups)]
-    return max(1, min(allowed))
-
-
-def _quotas(root: Path) -> list[int]:
-    """Return how many processors' time the control groups of this process allow (Linux, version 2 or 1), rounded up."""
-    try:
-        names = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-    found = []
-    for group in {line.split(":", 2)[2].lstrip("/") for line in names} | {""}:
-        for folder in (root / group, root / "cpu" / group):
-            for path in (folder, *folder.parents):
-                if path.is_relative_to(root):
-                    found += _quota(path)
-    return found
-
-
-def _quota(group: Path) -> list[int]:
-    try:
-        if (group / "cpu.max").exists():
-            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-        else:
-            quota = (group / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
-            period = (group / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
-    except OSError:
-        return []
-    return [math.ceil(int(quota) / int(period))] if quota.isdecimal() and int(quota) else []
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], processes: int) -> Iterator[R]:

@@ -1,24 +1,18 @@
 """Data sets by name: the embedded `sample`, the prepared stores of `jarvis`, `mp` and `oqmd`, and users' own ones."""
 
 import functools
-import os
-from pathlib import Path
 
 from crystalframer.config import DataConfig
 from crystalframer.data import sample, store
 from crystalframer.data.dataset import CrystalDataset, TaskData, select_task
+from crystalframer.environment import data_folder
 from crystalframer.errors import UserError, near_matches
 from crystalframer.published import PUBLISHED
 
 
-def data_directory() -> Path:
-    """Return the folder of the prepared stores: ``$CRYSTALFRAMER_DATA``, or ``~/.cache/crystalframer``."""
-    return Path(os.environ.get("CRYSTALFRAMER_DATA") or Path.home() / ".cache" / "crystalframer").expanduser()
-
-
 def own_datasets() -> list[str]:
     """Return the names of the prepared data sets that are not published ones, sorted."""
-    folder = data_directory()
+    folder = data_folder()
     if not folder.is_dir():
         return []
     found = [path.name for path in folder.iterdir() if store.is_store(path)]
@@ -34,7 +28,7 @@ def tasks_of(name: str) -> dict[str, str]:
     check_dataset(name)
     if name in PUBLISHED:
         return PUBLISHED[name].units
-    units: dict[str, str] = store.read_manifest(data_directory() / name)["units"]
+    units: dict[str, str] = store.read_manifest(data_folder() / name)["units"]
     return units
 
 
@@ -43,9 +37,9 @@ def subset_of(name: str) -> dict[str, str]:
 
     Empty where that was not stated in the preparation, or the data set is not prepared here.
     """
-    if name in PUBLISHED or not store.is_store(data_directory() / name):
+    if name in PUBLISHED or not store.is_store(data_folder() / name):
         return {}
-    found: dict[str, str] = store.read_manifest(data_directory() / name).get("subset_of", {})
+    found: dict[str, str] = store.read_manifest(data_folder() / name).get("subset_of", {})
     return found
 
 
@@ -84,7 +78,7 @@ def load_dataset(name: str) -> CrystalDataset:
     check_dataset(name)
     if name == "sample":
         return sample.load_sample()
-    directory = data_directory() / name
+    directory = data_folder() / name
     if not store.is_store(directory):
         raise UserError(
             f"data set {name!r} is not prepared: expected {directory}; prepare it with "

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
+from crystalframer.environment import keep_kernels
 from crystalframer.geometry import principal_axes
 from crystalframer.kernels import cpu_frames, cpu_math, frames, lanes
 from crystalframer.kernels.cpu_frames import max_frames, weighted_pca_frames
@@ -73,6 +74,7 @@ def _source_digest() -> int:
 
 
 _DIGEST = _source_digest()
+keep_kernels()
 
 
 @part_of_loop()

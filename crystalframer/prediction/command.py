@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crystalframer.config import Ties
-from crystalframer.data.parallel import usable_processors
-from crystalframer.data.structures.reading import Reading
+from crystalframer.data.structures.reading import Reading, by_kind
+from crystalframer.environment import cores
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.prediction.calibration import COVERAGE
@@ -125,7 +125,7 @@ def _processes(asked: int | None, num_files: int) -> int:
         if asked < 1:
             raise UserError(f"--processes: got {asked}, expected at least 1")
         return asked
-    return max(1, min(usable_processors(), num_files // FILES_PER_PROCESS))
+    return max(1, min(cores(), num_files // FILES_PER_PROCESS))
 
 
 def _report(predictor: Predictor, predictions: Predictions, reading: _Watched, seconds: float) -> None:
@@ -140,9 +140,8 @@ def _report(predictor: Predictor, predictions: Predictions, reading: _Watched, s
     if failed:
         label, reason = failed[0]
         _say(f"{len(failed):,} could not be predicted (column error), the first: {label}: {reason}")
-    doubtful = [(i, text) for i, text in zip(predictions.ids, predictions.warnings, strict=True) if text]
-    if doubtful:
-        _say(f"{len(doubtful):,} are doubtful (column warnings), the first: {doubtful[0][0]}: {doubtful[0][1]}")
+    for line in by_kind((i, text) for i, text in zip(predictions.ids, predictions.warnings, strict=True) if text):
+        _say(f"doubtful (column warnings): {line}")
     for warning in warnings_for(predictor, predictions, reading.elements):
         _say(f"warning: {warning}")
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pydantic
 
 from crystalframer.atomic_files import replace_text
-from crystalframer.data.registry import data_directory
+from crystalframer.environment import data_folder
 from crystalframer.errors import UserError, near_matches
 from crystalframer.validation import STRICT
 
@@ -90,7 +90,7 @@ _ADAPTER = pydantic.TypeAdapter(_List)
 
 def own_folder() -> Path:
     """Return the folder of the models that were packed on this machine, and of those that were fetched."""
-    return data_directory() / "models"
+    return data_folder() / "models"
 
 
 def listed_models() -> dict[str, tuple[Listed, Path]]:

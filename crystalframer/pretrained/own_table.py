@@ -16,7 +16,6 @@ from crystalframer.atomic_files import replace_text
 from crystalframer.config import DataConfig
 from crystalframer.data import store
 from crystalframer.data.dataset import SPLITS, TaskData
-from crystalframer.data.parallel import usable_processors
 from crystalframer.data.preparation.sanity import why_unphysical
 from crystalframer.data.preparation.targets import TargetTable, read_targets, task_name
 from crystalframer.data.preparation.user_data import OwnData, own_name, prepare_own
@@ -24,6 +23,7 @@ from crystalframer.data.preparation.user_sources import find_table, read_user_st
 from crystalframer.data.progress import Watch, silent
 from crystalframer.data.registry import load_task
 from crystalframer.data.structures.reading import Reading
+from crystalframer.environment import cores
 from crystalframer.errors import UserError, near_matches
 from crystalframer.prediction.card import NAME as CARD
 from crystalframer.prediction.evaluation import evaluate_model, evaluate_predictor
@@ -119,7 +119,7 @@ def prepare_table(
     train, val = (0.8, 0.1) if with_value >= FEW else (0.7, 0.15)
     dataset = f"{own_name(OwnData(source))}-{re.sub(r'[^0-9A-Za-z_.-]+', '_', table.stem)}"
     own = OwnData(source, name=dataset, targets=table, train=train, val=val)
-    directory, manifest = prepare_own(own, processes=min(8, usable_processors()), watch=watch)
+    directory, manifest = prepare_own(own, processes=min(8, cores()), watch=watch)
     data = load_task(DataConfig(dataset=dataset, task=name))
     if empty := [split for split in SPLITS if not len(data.rows[split])]:
         sizes = ", ".join(f"{len(rows)} {split}" for split, rows in data.rows.items())
@@ -185,7 +185,7 @@ def _task(table: Path, found: TargetTable, task: str | None) -> str:
 
 def _open_rows(own: OwnTable) -> list[Reading]:
     """Return the structures whose rows have no value of the property."""
-    readings = read_user_structures(own.source, read_targets(own.table), usable_processors()).readings
+    readings = read_user_structures(own.source, read_targets(own.table), cores()).readings
     return [
         replace(reading, properties={})
         for reading in readings

@@ -82,7 +82,7 @@ class Position:
 def check_single(
     config: TrialConfig, directory: RunDirectory, data: TaskData, parent: RunDirectory | None = None
 ) -> None:
-    """Check that a training can start, resume or lengthen `parent`'s in a directory, before anything is written.
+    """Check that a training can start, resume or lengthen `parent`'s in a directory, and make that one.
 
     Raises:
         UserError: the settings do not suit the data, the directory holds another training or is in use, or the model
@@ -98,6 +98,10 @@ def check_single(
         start_weights(config, data)
     if directory.is_in_use():
         raise UserError(f"{directory.path} is in use by another training; stop it first, or choose another --out")
+    try:
+        directory.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {directory.path} ({error.strerror}): choose another --out") from error
 
 
 def list_single(trial: TrialStatus, folder: Path) -> None:

@@ -3,8 +3,6 @@
 import os
 import pty
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from io import TextIOWrapper
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crystalframer.data import progress
-from crystalframer.data.parallel import in_order, usable_processors
+from crystalframer.data.parallel import in_order
 from crystalframer.data.progress import on_stderr
 from crystalframer.errors import UserError
 
@@ -62,10 +60,6 @@ def test_a_killed_process_is_a_sentence() -> None:
         list(in_order(kill_itself, range(20), 2))
 
 
-def test_processors() -> None:
-    assert 1 <= usable_processors() <= (os.cpu_count() or 1)
-
-
 def test_lines_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with on_stderr("reading x", 3000, "records") as update:
         update(1000)
@@ -90,29 +84,3 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     os.close(leader)
     assert "reading x" in seen
     assert "1,500 of 3,000 records" in seen
-
-
-def test_slurm_and_quotas_bound_the_processors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    assert usable_processors(tmp_path) == 16
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
-    assert usable_processors(tmp_path) == 6
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert usable_processors(tmp_path) == 6
-    (tmp_path / "cpu.max").write_text("350000 100000\n")
-    assert usable_processors(tmp_path) == 4, "three and a half"
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu.cfs_quota_us").write_text("-1\n")
-    (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
-    assert usable_processors(tmp_path) == 6
-    (tmp_path / "cpu.cfs_quota_us").write_text("20000\n")
-    assert usable_processors(tmp_path) == 1
-
-
-def test_the_affinity_bounds_the_processors() -> None:
-    one = min(os.sched_getaffinity(0))
-    program = f"import os; os.sched_setaffinity(0, {{{one}}})\n"
-    program += "from crystalframer.data.parallel import usable_processors; print(usable_processors())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1"]

@@ -11,6 +11,7 @@ from crystalframer.config import DataConfig
 from crystalframer.data import registry
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.store import write_store
+from crystalframer.environment import data_folder
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 
@@ -51,7 +52,7 @@ def test_a_data_set_that_is_not_prepared_says_how(data_directory: Path) -> None:
 
 def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CRYSTALFRAMER_DATA", raising=False)
-    assert registry.data_directory() == Path.home() / ".cache" / "crystalframer"
+    assert data_folder() == Path.home() / ".cache" / "crystalframer"
 
 
 def test_a_prepared_store_is_found(data_directory: Path) -> None:

@@ -66,7 +66,7 @@ def test_what_is_doubtful_has_a_warning_and_a_prediction(
     (tmp_path / "frames.extxyz").write_text(FRAME.replace("pbc", "id=mine pbc") + FRAME)
     command = ["predict", str(model_file), str(cif_folder / "c00.cif"), str(tmp_path), "--output"]
     assert cli.main([*command, str(tmp_path / "out.csv")]) == 0
-    assert "1 are doubtful (column warnings), the first: dots: a coordinate is given as '.'" in capsys.readouterr().err
+    assert "doubtful (column warnings): 1 structure, 'dots': a coordinate is given as '.'" in capsys.readouterr().err
     assert cli.main([*command, str(tmp_path / "out.json")]) == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -159,6 +159,12 @@ def test_a_preset_is_the_published_training_on_its_data_set(
     assert other.data.dataset == "sample"
 
 
+def test_a_place_where_nothing_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SETTINGS, "--out", "/proc/x"]) == 2
+    said = "error: cannot write to /proc/x (No such file or directory): choose another --out\n"
+    assert capsys.readouterr().err == said
+
+
 def test_several_targets_end_with_the_error_of_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SETTINGS, "--task", "formation_energy,e_hull", "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

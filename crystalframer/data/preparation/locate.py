@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from crystalframer.data.progress import Watch
+from crystalframer.environment import expanded
 from crystalframer.errors import UserError
 from crystalframer.published import PUBLISHED, PublishedFile
 
@@ -44,7 +45,7 @@ def locate(name: str, source: str | None, downloads: Path, *, partial: bool, wat
         addresses = [f"{source.rstrip('/')}/{entry.file}" for entry in sources]
         pairs = zip(sources, addresses, strict=True)
         return [_fetched(entry, (address,), downloads, watch) for entry, address in pairs]
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return _in_folder(name, path, partial)
     if not path.is_file():

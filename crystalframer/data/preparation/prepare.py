@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from crystalframer import __version__
 from crystalframer.data import store
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
-from crystalframer.data.parallel import in_order, usable_processors
+from crystalframer.data.parallel import in_order
 from crystalframer.data.preparation.columns import Columns, Layout, chunk_to_columns, records_to_columns
 from crystalframer.data.preparation.locate import Located, locate
 from crystalframer.data.preparation.pickles import pickled_records
 from crystalframer.data.preparation.splits import published_split
 from crystalframer.data.progress import Watch, silent
-from crystalframer.data.registry import data_directory
 from crystalframer.data.structures.records import split_records
+from crystalframer.environment import cores, data_folder
 from crystalframer.errors import UserError
 from crystalframer.published import PUBLISHED, PublishedFile
 
@@ -67,19 +67,19 @@ def prepare(
     Raises:
         UserError: a file cannot be had, is not the published one or is damaged.
     """
-    directory = data_directory() / name
+    directory = data_folder() / name
     store.check_place(directory)
     with store.preparing(directory) as workplace:
         manifest = _manifest(directory)
         if source is None and not force and _is_complete(name, manifest, partial):
             return Prepared(directory, manifest, made=False)
-        files = locate(name, source, data_directory() / "downloads", partial=partial, watch=watch)
+        files = locate(name, source, data_folder() / "downloads", partial=partial, watch=watch)
         described = [describe_file(file) for file in files]
         wanted = {"preparation": PREPARATION, "published_split": not partial, "sources": described}
         if not force and wanted == {key: manifest.get(key) for key in wanted}:
             return Prepared(directory, manifest, made=False)
         rows = Rows(workplace)
-        spans = {file: rows.read(file, name, processes or min(8, usable_processors()), watch) for file in files}
+        spans = {file: rows.read(file, name, processes or min(8, cores()), watch) for file in files}
         tasks = make_tasks(name, rows, spans, partial)
         dataset = rows.finish(name, tasks)
         provenance = {**wanted, "records": len(rows.kept), "version": __version__}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from crystalframer import __version__
 from crystalframer.atomic_files import replace_text
-from crystalframer.data import registry, store
+from crystalframer.data import store
 from crystalframer.data.dataset import CrystalDataset, Task, unit_token
 from crystalframer.data.preparation.cell_values import number_of
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
@@ -34,7 +34,8 @@ from crystalframer.data.preparation.targets import (
 from crystalframer.data.preparation.user_sources import find_table, read_user_structures
 from crystalframer.data.progress import Watch, silent
 from crystalframer.data.structures.formats import ID_KEYS
-from crystalframer.data.structures.reading import Reading
+from crystalframer.data.structures.reading import Reading, by_kind
+from crystalframer.environment import data_folder
 from crystalframer.errors import UserError, near_matches
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.published import PUBLISHED
@@ -95,7 +96,7 @@ def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> 
         raise UserError(
             f"--train {data.train:g} and --val {data.val:g}: expected shares above 0 that leave some to test"
         )
-    directory = registry.data_directory() / name
+    directory = data_folder() / name
     store.check_place(directory)
     path = data.targets or find_table(data.source)
     table = read_targets(path) if path else None
@@ -103,7 +104,8 @@ def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> 
     with store.preparing(directory):
         source = read_user_structures(data.source, table, processes)
         rejects: list[dict[str, str]] = []
-        usable = _sift(source.readings, rejects, watch)
+        warned: list[tuple[str, str]] = []
+        usable = _sift(source.readings, rejects, warned, watch)
         usable, names = _with_targets(usable, table, rejects)
         if not data.keep_duplicates:  # of those that have a target: one without may come first
             usable = _without_duplicates(usable, rejects)
@@ -122,7 +124,7 @@ def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> 
             **({"subset_of": find_subsets(data.subset_of, dataset.tasks)} if data.subset_of else {}),
             "sources": [_describe(data.source), *([_describe(path)] if path else [])],
             "split": described,
-            "notes": [*source.notes, *(table.notes if table else ())],
+            "notes": [*source.notes, *(table.notes if table else ()), *map("doubtful: {}".format, by_kind(warned))],
             "version": __version__,
         }
         manifest = store.write_store(directory, dataset, provenance, rejects)
@@ -143,8 +145,10 @@ def own_name(data: OwnData) -> str:
     return name
 
 
-def _sift(readings: Iterator[Reading], rejects: list[dict[str, str]], watch: Watch) -> list[_Usable]:
-    """Keep the crystals that can exist."""
+def _sift(
+    readings: Iterator[Reading], rejects: list[dict[str, str]], warned: list[tuple[str, str]], watch: Watch
+) -> list[_Usable]:
+    """Keep the crystals that can exist, and note what is doubtful about them."""
     usable = []
     with watch("reading structures", None, "structures") as update:
         for count, reading in enumerate(readings, start=1):
@@ -161,6 +165,7 @@ def _sift(readings: Iterator[Reading], rejects: list[dict[str, str]], watch: Wat
             else:
                 targets = {task_name(key)[0]: number_of(value) for key, value in _numbers(reading.properties)}
                 usable.append(_Usable(crystal, targets, code))
+                warned += [(reading.id, text) for text in reading.warnings]
     return usable
 
 

@@ -1,11 +1,15 @@
 """What reading yields for each structure: a crystal, or the reason why there is none."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crystalframer.geometry.crystal import Crystal
+
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.,]*(e[-+]?\d+)?")
+"""What differs between warnings of one kind."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,27 @@ class Reading:
         """Return the same under another id, its crystal included, and of another source where one is given."""
         crystal = self.crystal and self.crystal.with_id(id)
         return replace(self, id=id, crystal=crystal, source=self.source if source is None else source)
+
+
+def by_kind(warned: Iterable[tuple[str, str]], most: int = 10) -> list[str]:
+    """Return a sentence for each kind of warning, the most frequent first: how many structures, the first, its text.
+
+    Args:
+        warned: ids and warnings; those that differ in numbers and quoted words alone are of one kind.
+        most: kinds to tell; a last sentence counts the others.
+    """
+    counts: Counter[str] = Counter()
+    first: dict[str, tuple[str, str]] = {}
+    for id, text in warned:
+        kind = _PARTICULAR.sub("", text)
+        counts[kind] += 1
+        first.setdefault(kind, (id, text))
+    lines = []
+    for kind, count in counts.most_common(most):
+        id, text = first[kind]
+        lines.append(f"{count:,} structures, the first {id!r}: {text}" if count > 1 else f"1 structure, {id!r}: {text}")
+    further = sum(counts.values()) - sum(count for _, count in counts.most_common(most))
+    return [*lines, f"{further:,} structures have warnings of {len(counts) - most} further kinds"] if further else lines
 
 
 def with_own_names(readings: Iterable[Reading]) -> Iterator[Reading]:

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crystalframer.data.parallel import usable_processors
+from crystalframer.environment import cores
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.session import ray_session
 from crystalframer.orchestration.cluster.surroundings import check_visible, find_address
@@ -58,7 +58,7 @@ def launch_on_ray(
         LostProcessError: a process or its host died.
     """
     address = find_address(address)
-    own = max(usable_processors(), size * threads) if address is None else None
+    own = max(cores(), size * threads) if address is None else None
     with ray_session(address, own):
         _require_room(size, threads, device)
         if address is not None:

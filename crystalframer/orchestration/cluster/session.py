@@ -11,14 +11,13 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
-from crystalframer.data.parallel import usable_processors
+from crystalframer.environment import SHORT_PATH, cores, home, temporary_folder, variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.orchestration.tracking import experiment
@@ -27,6 +26,8 @@ CONNECT_SECONDS = 10.0
 """How long the head of a cluster may take to accept a connection."""
 GROWING = "ray_bootstrap_config.yaml"
 """What `ray up` leaves in the home of a head whose cluster starts and ends nodes by itself."""
+STARTS = 3
+"""How often a Ray of our own is started where the machine is too busy for it to be there in time."""
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on one machine; trials share files, not objects."""
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -57,14 +58,25 @@ def _start_own(num_cpus: int | None, folder: str) -> None:
     os.environ |= experiment.ENVIRONMENT  # inherited by the workers
     # only who holds this process's token is let in, even among the users of this machine
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(
-        address="local",
-        num_cpus=num_cpus or usable_processors(),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=folder,
-        **_QUIET,
-    )
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or cores(),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                **_QUIET,
+            )
+            return
+        except Exception as error:  # re-raised unless Ray's own patience of half a minute was too short
+            if "timed out during startup" not in str(error):
+                raise
+            if not left:
+                raise UserError(
+                    f"Ray did not start within half a minute, {STARTS} times in a row: this machine is too busy; see "
+                    "what else runs there, and run the same command again later"
+                ) from error
 
 
 def _join(address: str) -> None:
@@ -96,7 +108,7 @@ def require_listener(address: str) -> None:
 
 
 def _no_cluster(address: str) -> UserError:
-    origin = "RAY_ADDRESS" if address == os.environ.get("RAY_ADDRESS") else "--address"
+    origin = "RAY_ADDRESS" if address == variable("RAY_ADDRESS") else "--address"
     remedy = "unset it" if origin == "RAY_ADDRESS" else "leave it out"
     return UserError(f"no Ray cluster answers at {origin} {address!r}; start one, or {remedy} for a Ray of its own")
 
@@ -107,7 +119,7 @@ def check_resources(resources: Resources) -> None:
     Raises:
         UserError: none could, and Ray would wait forever.
     """
-    if (Path(os.environ.get("HOME", "/")) / GROWING).exists():
+    if (home() / GROWING).exists():
         return
     nodes: list[dict[str, Any]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     for what, needed in (("CPU", float(resources.cpus_per_trial)), ("GPU", resources.gpus_per_trial)):
@@ -135,10 +147,9 @@ def _private_folder() -> Iterator[str]:
     """Name a folder for Ray's sockets and logs within one that nobody else can enter, and remove both at the end.
 
     Ray lets everybody write to its own folder. Paths of sockets must stay below about 100 characters, hence short
-    names, and `/tmp` where the temporary folder's own path is long.
+    names, and another folder where the temporary folder's own path is long.
     """
-    parent = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="crystal-", dir=parent if len(parent) < 25 else "/tmp")
+    folder = tempfile.mkdtemp(prefix="crystal-", dir=temporary_folder(longest=SHORT_PATH))
     try:
         yield f"{folder}/ray"
     finally:

@@ -6,7 +6,6 @@ and ``CRYSTALFRAMER_RUNS`` for the folder of results on the storage that all nod
 """
 
 import argparse
-import os
 import platform
 import secrets
 import time
@@ -16,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crystalframer.environment import variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import gate
+from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.server import MLFLOW_PORT, START_SECONDS, LocalMlflowServer, is_answering
 
 RUNS_VARIABLE = "CRYSTALFRAMER_RUNS"
@@ -45,12 +46,12 @@ def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> I
     Args:
         address: the cluster as named on the command line, None for what `find_address` finds.
         runs: the folder of results.
-        tracking_uri: the tracking server that the user named, if any.
+        tracking_uri: the tracking server that the command line names, if any; else ``MLFLOW_TRACKING_URI`` counts.
 
     Raises:
         UserError: the cluster does not answer, does not share the folder, or cannot have a tracking server.
     """
-    address = find_address(address)
+    address, tracking_uri = find_address(address), tracking_address(tracking_uri)
     if address is None:
         yield Surroundings(None, tracking_uri)
         return
@@ -77,7 +78,7 @@ def find_address(given: str | None) -> str | None:
     Raises:
         UserError: it is a dashboard's address, where jobs are submitted and no program can join.
     """
-    address = given or os.environ.get("RAY_ADDRESS") or None
+    address = given or variable("RAY_ADDRESS")
     if address is not None and address.startswith("http"):
         origin = "--address" if given else "RAY_ADDRESS"
         raise UserError(
@@ -89,7 +90,7 @@ def find_address(given: str | None) -> str | None:
 
 def default_runs() -> Path:
     """Return the folder of results: that of the surroundings, else ``runs`` here."""
-    return runs_folder(os.environ.get(RUNS_VARIABLE) or "runs")
+    return runs_folder(variable(RUNS_VARIABLE) or "runs")
 
 
 def runs_folder(text: str) -> Path:
@@ -186,7 +187,7 @@ def head_tracking_uri() -> str | None:
     import ray
 
     host = str(ray.get_runtime_context().gcs_address).rpartition(":")[0]
-    promised = os.environ.get(PORT_VARIABLE)
+    promised = variable(PORT_VARIABLE)
     uri = f"http://{host}:{promised or MLFLOW_PORT}"
     deadline = time.monotonic() + (START_SECONDS if promised else 0.0)
     while not is_answering(uri):

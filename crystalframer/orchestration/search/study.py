@@ -11,17 +11,17 @@ is suggested next; so it does where seconds are an objective, and with another v
 """
 
 import contextlib
-import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalframer.environment import variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.search.recorded import SearchTrial
 from crystalframer.orchestration.search.search_spec import Search
-from crystalframer.orchestration.tracking.database_url import database_address
+from crystalframer.orchestration.tracking.addresses import database_address
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -132,7 +132,7 @@ def study_url(runs: Path) -> str:
 
     A damaged ``optuna.db`` is removed, as all that it holds is written anew.
     """
-    if named := os.environ.get("CRYSTALFRAMER_STUDIES"):
+    if named := variable("CRYSTALFRAMER_STUDIES"):
         return named
     path = runs.absolute() / "optuna.db"
     if path.exists() and _is_damaged(path):

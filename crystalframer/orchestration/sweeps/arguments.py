@@ -1,7 +1,6 @@
 """The command line that the programs of sweeps and searches share."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,6 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_ru
     )
     parser.add_argument(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
         metavar="URI",
         help="record in this MLflow (default: $MLFLOW_TRACKING_URI, else the server on the cluster's head, else one of "
         "its own on runs/mlflow.db)",

@@ -168,7 +168,7 @@ class Driver:
         resources, options = self.sweep.resources, self._options
         return TrialJob(
             name=trial.name,
-            settings=trial.config.to_dict(),
+            settings=self._settings(trial),
             directory=str(self.directory(trial.name).path),
             tracking_uri=self._experiment.tracking_uri,
             experiment_id=self._experiment.id,
@@ -183,6 +183,13 @@ class Driver:
             decide_at=tuple(decide_at),
             stop_file=str(self.folder / ".stop"),
         )
+
+    def _settings(self, trial: Trial) -> dict[str, Any]:
+        """Return a trial's settings, on a cluster without a relative path: nodes have other working directories."""
+        settings = trial.config.to_dict()
+        if self._options.address is not None and settings["train"]["start_from"] is not None:
+            settings["train"]["start_from"] = str(Path(settings["train"]["start_from"]).absolute())
+        return settings
 
     def say(self, text: str) -> None:
         """Print a line."""

@@ -23,7 +23,8 @@ from crystalframer.orchestration.sweeps.driver import (
     full_disk,
 )
 from crystalframer.orchestration.sweeps.spec import Sweep
-from crystalframer.orchestration.tracking.server import LocalMlflowServer, Tracking, is_answering
+from crystalframer.orchestration.tracking.experiment import check_server
+from crystalframer.orchestration.tracking.server import LocalMlflowServer, Tracking
 from crystalframer.runs.budget import LOCK
 from crystalframer.runs.trial import Trial
 from crystalframer.training.suitability import check_suitable
@@ -83,8 +84,8 @@ def mlflow_of(options: SweepOptions) -> Iterator[Tracking]:
         with LocalMlflowServer(options.runs) as server:
             yield Tracking(server.uri, server)
         return
-    if uri.startswith("http") and not is_answering(uri):
-        raise UserError(f"no MLflow server answers at {uri}; check --tracking-uri, or leave it out for a local one")
+    if uri.startswith("http"):
+        check_server(uri)
     yield Tracking(uri)
 
 

@@ -1,11 +1,13 @@
 """MLflow as the tracker of a trial, and as the record of a sweep that the driver keeps in order."""
 
 import os
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from crystalframer.environment import holding, reach_directly
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.first_screen import VIEW_TAG, overview, overview_page, run_title
 from crystalframer.runs.tracker import RunStatus, StepMetrics, is_of_another_training
@@ -22,9 +24,17 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 """Set in every process of ours that talks to MLflow, unless the user set them otherwise."""
+_PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""How patient a first question is."""
 _METRICS_PER_REQUEST = 1000
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED")
 _Item = TypeVar("_Item")
+
+
+def be_quiet() -> None:
+    """Set what every process of ours tells MLflow, before MLflow is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
@@ -33,8 +43,8 @@ def connect(tracking_uri: str) -> "MlflowClient":
     Raises:
         UserError: the address is none that MLflow can use.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    be_quiet()
+    reach_directly(tracking_uri)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -42,6 +52,34 @@ def connect(tracking_uri: str) -> "MlflowClient":
         return MlflowClient(tracking_uri)
     except MlflowException as error:
         raise _cannot_use(tracking_uri, error) from error
+
+
+def check_server(tracking_uri: str) -> None:
+    """Check that an MLflow server answers at an address and lets us in, asked as it will be asked later.
+
+    Raises:
+        UserError: none answers, it refuses the login, or it is another program.
+    """
+    client = connect(tracking_uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with holding(_PROBE):
+            client.search_experiments(max_results=1)
+    except (MlflowException, ValueError) as error:  # JSON that is none is a ValueError
+        raise UserError(_why_not(tracking_uri, error)) from error
+
+
+def _why_not(tracking_uri: str, error: Exception) -> str:
+    code = getattr(error, "error_code", "")
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return (
+            f"the MLflow server at {tracking_uri} refuses the login: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    if is_away(error) and "not in a valid JSON format" not in str(error):
+        return f"no MLflow server answers at {tracking_uri}; check --tracking-uri, or leave it out for a local one"
+    return f"what answers at {tracking_uri} is no MLflow server; check --tracking-uri, or leave it out for a local one"
 
 
 def is_away(error: Exception) -> bool:
@@ -166,8 +204,13 @@ class RecordedRun:
 class MlflowExperiment:
     """The runs of one sweep."""
 
-    def __init__(self, tracking_uri: str, name: str) -> None:
+    def __init__(self, tracking_uri: str, name: str, *, lasting_uri: str | None = None) -> None:
         """Find the experiment or create it, and the database's tables where there are none yet.
+
+        Args:
+            tracking_uri: where it is recorded.
+            name: its name.
+            lasting_uri: where it is found later, if not there: a server of our own ends with its sweep.
 
         Raises:
             UserError: MLflow does not answer, or the experiment was deleted.
@@ -181,9 +224,10 @@ class MlflowExperiment:
         except MlflowException as error:
             raise _cannot_use(tracking_uri, error) from error
         if experiment is not None and experiment.lifecycle_stage != "active":
+            place = shlex.quote(lasting_uri or tracking_uri)
             raise UserError(
-                f"the MLflow experiment {name!r} was deleted: restore it with `mlflow experiments restore "
-                f"--experiment-id {experiment.experiment_id}`, remove it with `mlflow gc`, or rename the sweep file"
+                f"the MLflow experiment {name!r} was deleted: restore it with `MLFLOW_TRACKING_URI={place} mlflow "
+                f"experiments restore --experiment-id {experiment.experiment_id}`, or rename the sweep file"
             )
         self.id = experiment.experiment_id if experiment is not None else self._client.create_experiment(name)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode
 
+from crystalframer.environment import home, variable
 from crystalframer.errors import UserError
 
 APP_NAME = "crystalframer"
@@ -50,11 +51,11 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 def cluster_token() -> str | None:
     """Return Ray's token where Ray itself would look for it, None where token authentication is not in use."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+    if (variable("RAY_AUTH_MODE") or "").lower() != "token":
         return None
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+    if token := variable("RAY_AUTH_TOKEN"):
         return token
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(variable("RAY_AUTH_TOKEN_PATH") or home() / ".ray" / "auth_token")
     return (path.read_text(encoding="utf-8").strip() or None) if path.is_file() else None
 
 
@@ -70,16 +71,15 @@ def sign_in() -> str:
     It is what the user had them bring (``MLFLOW_TRACKING_TOKEN``, or a user's name and password), else the cluster's,
     else one drawn now.
     """
-    if os.environ.get("MLFLOW_TRACKING_USERNAME") and (word := os.environ.get("MLFLOW_TRACKING_PASSWORD")):
+    if variable("MLFLOW_TRACKING_USERNAME") and (word := variable("MLFLOW_TRACKING_PASSWORD")):
         return word
-    if not os.environ.get(_TOKEN):
-        os.environ[_TOKEN] = password() or secrets.token_hex(32)
-    return os.environ[_TOKEN]
+    os.environ[_TOKEN] = token = variable(_TOKEN) or password() or secrets.token_hex(32)
+    return token
 
 
 def credentials() -> dict[str, str]:
     """Return what this process's MLflow clients sign in with, for the environment of processes elsewhere; secret."""
-    return {name: value for name in _CREDENTIALS if (value := os.environ.get(name))}
+    return {name: value for name in _CREDENTIALS if (value := variable(name))}
 
 
 class Gate:
@@ -156,8 +156,8 @@ class Gate:
 
 def create_app() -> Gate:
     """Return MLflow's application behind the gate; what `mlflow server` starts."""
-    word = os.environ.get(PASSWORD_VARIABLE) or required_password()
-    artifacts = os.environ.get(ARTIFACTS_VARIABLE)
+    word = variable(PASSWORD_VARIABLE) or required_password()
+    artifacts = variable(ARTIFACTS_VARIABLE)
     from mlflow.server.fastapi_app import app as mlflow_app
 
     return Gate(mlflow_app, word, Path(artifacts) if artifacts else None)

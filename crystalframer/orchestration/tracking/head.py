@@ -21,9 +21,10 @@ from pathlib import Path
 
 from crystalframer.atomic_files import locked, replacing
 from crystalframer.command_line import reports_user_errors
+from crystalframer.environment import expanded
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent
-from crystalframer.orchestration.tracking.database_url import database_address
+from crystalframer.orchestration.tracking.addresses import database_address
 from crystalframer.orchestration.tracking.gate import required_password
 from crystalframer.orchestration.tracking.server import (
     EVERY_INTERFACE,
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until SIGTERM."""
     options = _parser().parse_args(argv)
     required_password()
-    local: Path = options.local.expanduser().absolute()
+    local = expanded(options.local).absolute()
     local.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:

@@ -5,7 +5,6 @@ text) and optionally ``id``, with the columns that `Predictions.to_dataframe` ha
 `_load_pyfunc`; nothing of it is pickled.
 """
 
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from crystalframer import __version__
 from crystalframer.errors import UserError
-from crystalframer.orchestration.tracking.experiment import ENVIRONMENT
+from crystalframer.orchestration.tracking.addresses import tracking_address
+from crystalframer.orchestration.tracking.experiment import be_quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,7 +229,7 @@ def load_registered(*models: str, tracking_uri: str | None = None) -> "Predictor
 def _tracking(tracking_uri: str | None) -> Iterator[None]:
     """Let MLflow use an address within the context; for ./runs, with a server of its own."""
     mlflow = _mlflow()
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = tracking_address(tracking_uri)
     before = mlflow.get_tracking_uri()
     if uri is not None:
         mlflow.set_tracking_uri(uri)
@@ -251,8 +251,7 @@ def _tracking(tracking_uri: str | None) -> Iterator[None]:
 
 def _mlflow() -> Any:
     """Import MLflow as every process of ours does, without telemetry."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    be_quiet()
     import mlflow
     import mlflow.artifacts
 

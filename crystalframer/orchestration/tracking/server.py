@@ -21,9 +21,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
 
 from crystalframer.atomic_files import locked
+from crystalframer.environment import reach_directly, variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
 from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, MlflowExperiment, connect
@@ -31,7 +31,7 @@ from crystalframer.orchestration.tracking.first_screen import overview_page
 
 MLFLOW_PORT = 5000
 """Where the tracking server of a cluster's head listens (head.py)."""
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """How long a server may take until it answers."""
 MOST_REVIVALS = 20
 """How often a server that died is started again in one sweep."""
@@ -71,13 +71,14 @@ class LocalMlflowServer:
         self._runs = runs.absolute()
         self._runs.mkdir(parents=True, exist_ok=True)
         self.log = self._runs / "mlflow-server.log"
+        self.database = database_uri(self._runs)
         self.port = _free_port()
         self.uri = f"http://{reachable_as or LOOPBACK}:{self.port}"
         host = EVERY_INTERFACE if reachable_as else LOOPBACK
         server = [sys.executable, "-m", "crystalframer.orchestration.tracking.server"]
         self._command = [sys.executable, die_with_parent.__file__, *server, str(self._runs), host, str(self.port)]
         self._word = gate.required_password() if reachable_as else gate.sign_in()
-        bypass_proxies(self.uri)
+        reach_directly(self.uri, ours=True)
         self._revivals = 0
         self.log.unlink(missing_ok=True)
         self._process = self._start()
@@ -159,6 +160,7 @@ class Tracking:
         """Return an experiment, once the server answers."""
         if self._server is not None:
             self._server.wait_until_ready()
+            return MlflowExperiment(self.uri, name, lasting_uri=self._server.database)
         return MlflowExperiment(self.uri, name)
 
     def revive(self) -> None:
@@ -168,7 +170,8 @@ class Tracking:
 
 
 def is_answering(uri: str) -> bool:
-    """Return whether a tracking server answers at an address."""
+    """Return whether a tracking server of ours answers at an address."""
+    reach_directly(uri, ours=True)
     try:
         with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
             return answer.status == 200
@@ -193,17 +196,8 @@ def create_database(runs: Path) -> None:
 def server_environment(artifacts: Path) -> dict[str, str]:
     """Return the environment of a server's process that keeps its artifacts in a folder."""
     package_root = str(Path(__file__).absolute().parents[3])  # so that it is found where it is not installed, too
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [package_root, variable("PYTHONPATH")]))
     return {**os.environ, **_SERVER_ENVIRONMENT, "PYTHONPATH": path, gate.ARTIFACTS_VARIABLE: str(artifacts)}
-
-
-def bypass_proxies(uri: str) -> None:
-    """Have this process, and what it starts, reach a server of ours directly, whatever proxy is set."""
-    host = urlsplit(uri).hostname or ""
-    for name in ("NO_PROXY", "no_proxy"):
-        exempt = [entry for entry in os.environ.get(name, "").split(",") if entry]
-        if host not in exempt and "*" not in exempt:
-            os.environ[name] = ",".join([*exempt, host])
 
 
 def _free_port() -> int:

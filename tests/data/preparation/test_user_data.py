@@ -19,6 +19,8 @@ from crystalframer.data.dataset import CrystalDataset
 from crystalframer.data.preparation.sanity import find_duplicates, reduced_formula, why_unphysical
 from crystalframer.data.preparation.splits import split_by_formula
 from crystalframer.data.preparation.user_data import OwnData, own_name, prepare_own
+from crystalframer.data.structures.reading import by_kind
+from crystalframer.environment import data_folder
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from pipelines import prepare_data
@@ -32,6 +34,7 @@ from tests.fixtures.own_data import (
     small_crystals,
     structure,
 )
+from tests.fixtures.structure_texts import cif_text, cubic
 
 CRYSTALS = small_crystals(30)
 TARGETS = {crystal.id: energy(crystal) for crystal in CRYSTALS}
@@ -81,7 +84,7 @@ def test_a_folder_with_a_table_of_several_targets_and_units(tmp_path: Path) -> N
     assert np.isnan(dataset.tasks["bandgap"].targets).sum() == 10
     by_id = dict(zip(dataset.ids.tolist(), dataset.tasks["energy"].split.tolist(), strict=True))
     assert [by_id[crystal.id] for crystal in CRYSTALS] == [number % 3 for number in range(30)]
-    assert store.read_manifest(registry.data_directory() / "crystals")["split"] == "given in the data"
+    assert store.read_manifest(data_folder() / "crystals")["split"] == "given in the data"
 
 
 def test_a_crystal_without_a_target_does_not_take_the_place_of_one_that_has_it(tmp_path: Path) -> None:
@@ -162,13 +165,13 @@ def test_partners_that_are_missing_are_rejects(tmp_path: Path) -> None:
     (folder / "broken.vasp").write_text("no crystal")
     dataset = prepared(folder)
     assert len(dataset) == 28
-    rejects = rejects_of(registry.data_directory() / "mine")
+    rejects = rejects_of(data_folder() / "mine")
     assert rejects[lonely] == "no row of the targets names this structure"
     assert rejects[nan.removesuffix(".vasp")] == "it has no target that is a finite number"
     assert rejects["ghost.vasp"] == "no structure belongs to this row of the targets"
     assert "second row" in rejects[lines[2].split(",")[0]]
     assert rejects["broken"]
-    assert store.read_manifest(registry.data_directory() / "mine")["rejects"] == len(rejects) == 5
+    assert store.read_manifest(data_folder() / "mine")["rejects"] == len(rejects) == 5
 
 
 def test_rows_name_files_in_several_ways(tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_duplicates_and_unphysical_crystals_are_left_out(tmp_path: Path) -> None
     path = tmp_path / "frames.extxyz"
     path.write_text(extxyz(crystals, [{"id": c.id, "energy": number} for number, c in enumerate(crystals)]))
     dataset = prepared(path)
-    rejects = rejects_of(registry.data_directory() / "frames")
+    rejects = rejects_of(data_folder() / "frames")
     assert set(dataset.ids.tolist()) == {*TARGETS, "stretched"}
     for id in ("turned", "moved", "recut", "noisy"):
         assert rejects[id] == f"it is the same crystal as {second.id!r}, which is kept", id
@@ -347,8 +350,36 @@ def test_the_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "data set set_1: 30 crystals" in out
     assert "crystalframer train --dataset set_1 --task target" in out
-    assert store.read_manifest(registry.data_directory() / "set_1")["split"]["seed"] == 5
+    assert store.read_manifest(data_folder() / "set_1")["split"]["seed"] == 5
     assert prepare_data.main([str(folder), "--unit", "target"]) == 2
     assert "expected TASK=UNIT" in capsys.readouterr().err
     assert prepare_data.main(["no/such/folder"]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_what_is_doubtful_is_told_once_a_kind(
+    tmp_path: Path, data_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number, (symbols, site) in enumerate([("Mg O", ". . ."), ("Ca O", ". . ."), ("Sr O", "0 0 0")]):
+        one, other = symbols.split()
+        sites = f"{one}1 {one} {site}\n{other}1 {other} 0.5 0.5 0.5"
+        (folder / f"m{number}.cif").write_text(cif_text(cubic(4.2 + 0.2 * number), sites))
+    (folder / "id_prop.csv").write_text("m0,1\nm1,2\nm2,3\n")
+    assert cli_main(["prepare", str(folder), "--unit", "target=1"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("doubtful: ")]
+    assert told == ["doubtful: 2 structures, the first 'm0': a coordinate is given as '.', which is read as 0"]
+    assert store.read_manifest(data_directory / "mine")["notes"] == told
+
+
+def test_kinds_of_warnings() -> None:
+    warned = [(f"m{k}", f"the label 'O{k}' stands {k + 0.5} Å away") for k in range(1200)]
+    assert by_kind([*warned, ("x", "else")]) == [
+        "1,200 structures, the first 'm0': the label 'O0' stands 0.5 Å away",
+        "1 structure, 'x': else",
+    ]
+    many = [("a", f"kind {letter}") for letter in "abcdefghijkl"]
+    assert len(by_kind(many)) == 11
+    assert by_kind(many)[-1] == "2 structures have warnings of 2 further kinds"
+    assert by_kind([]) == []

@@ -12,7 +12,7 @@ import pytest
 from crystalframer.errors import UserError
 from crystalframer.orchestration.search.study import StudyExport
 from crystalframer.orchestration.tracking import gate
-from crystalframer.orchestration.tracking.database_url import database_address
+from crystalframer.orchestration.tracking.addresses import database_address
 from crystalframer.orchestration.tracking.head import main
 from tests.orchestration.heads import head_server, wait_until_answering
 from tests.orchestration.many_trackers import log_at_once, lost

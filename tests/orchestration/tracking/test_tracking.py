@@ -1,5 +1,8 @@
 """What every tracker promises, tried on the in-memory twin and on MLflow."""
 
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, connect
 from crystalframer.orchestration.tracking.first_screen import run_title
+from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker, NullTracker, StepMetrics, Tracker
 
 READERS = ("memory", "mlflow")
@@ -216,8 +220,13 @@ def test_the_driver_keeps_the_experiment_in_order(mlflow_runs: tuple[Path, str])
 def test_a_deleted_experiment_is_the_users_to_restore(mlflow_runs: tuple[Path, str]) -> None:
     name = f"deleted-{uuid.uuid4().hex}"
     connect(mlflow_runs[1]).delete_experiment(MlflowExperiment(mlflow_runs[1], name).id)
-    with pytest.raises(UserError, match="was deleted: restore it with `mlflow experiments restore"):
-        MlflowExperiment(mlflow_runs[1], name)
+    runs, uri = mlflow_runs
+    with pytest.raises(UserError, match=r"was deleted: restore it with `MLFLOW_TRACKING_URI=.* mlflow ") as said:
+        MlflowExperiment(uri, name, lasting_uri=database_uri(runs))
+    (command,) = re.findall("`(.*)`", str(said.value))
+    program = f'PATH="{Path(sys.executable).parent}:$PATH" {command}'
+    subprocess.run(program, shell=True, check=True, capture_output=True)
+    assert MlflowExperiment(uri, name).id
 
 
 def test_a_store_that_mlflow_refuses_is_a_users_mistake(tmp_path: Path) -> None:

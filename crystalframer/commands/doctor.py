@@ -1,0 +1,318 @@
+"""Say what a training or a sweep would find here, what is wrong, and what mends it."""
+
+import argparse
+import contextlib
+import functools
+import importlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import sqlite3
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from crystalframer import __version__, environment
+from crystalframer.atomic_files import locked, replace_text
+from crystalframer.errors import UserError, one_line
+from crystalframer.orchestration.sweeps.arguments import add_runs_argument
+
+DESCRIPTION = """\
+Say what a training or a sweep would find on this machine, what is wrong, and the command that mends it: versions,
+cores, memory, folders (with a file that is written and flushed), kernels against the reference on each device, data
+sets, the tracking server with its login, and Ray. Exit code 1 when something is wrong.
+
+A report of a bug should come with what it prints; no password is in it.
+"""
+PACKAGES = ("numpy", "torch", "numba", "ray", "mlflow", "optuna", "pandas", "pymatgen")
+"""Packages whose versions explain most."""
+PYTHONS = ((3, 11), (3, 13))
+LEAST_MEMORY, LEAST_SPACE = 3 * 2**30, 2**30
+"""Bytes below which a sweep's programs, or its files, hardly find room."""
+LEAST_FILES = 1024
+"""Open files that a process may have; Ray and MLflow hold hundreds."""
+NAMES = (
+    "CRYSTALFRAMER_",
+    "RAY_ADDRESS",
+    "RAY_AUTH_",
+    "MLFLOW_TRACKING_",
+    "SLURM_",
+    "OMP_",
+    "NUMBA_",
+    "CUDA_",
+    "TMPDIR",
+)
+"""Beginnings of the environment variables that matter."""
+SECRET = ("TOKEN", "PASSWORD", "USERNAME", "SECRET", "KEY")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    wrong: str = ""
+    """A sentence, empty where all is well."""
+    mend: str = ""
+    """The command that mends it."""
+
+
+Check = Callable[[Path], Iterator[Finding]]
+"""Looks at something; it is told the folder of results."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `crystalframer doctor`."""
+    parser.description = DESCRIPTION
+    add_runs_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at everything, print it, and return 1 when something is wrong."""
+    found = []
+    for check in CHECKS:
+        for finding in check(options.runs):
+            found.append(finding)
+            if not options.json:
+                print("\n".join(lines_of(finding)), flush=True)
+    wrong = sum(bool(finding.wrong) for finding in found)
+    if options.json:
+        print(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in found]}, indent=1))
+    else:
+        print("nothing is wrong" if not wrong else f"{wrong} thing{'s are' if wrong > 1 else ' is'} wrong")
+    return 1 if wrong else 0
+
+
+def lines_of(finding: Finding) -> list[str]:
+    """Return a finding as it is printed."""
+    width = max(30, shutil.get_terminal_size().columns)
+
+    def wrapped(text: str, first: str) -> list[str]:
+        return textwrap.wrap(
+            text, width, initial_indent=first, subsequent_indent=11 * " ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+
+    lines = wrapped(finding.found, f"{finding.what:10} ") or [finding.what]
+    lines += wrapped(finding.wrong, "   WRONG:  ")
+    return [*lines, *([f"   mend:   {finding.mend}"] if finding.mend else [])]  # a command stays in one piece
+
+
+def versions(_: Path) -> Iterator[Finding]:
+    """Look at the programs."""
+    version = platform.python_version()
+    fits = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
+    wrong = "" if fits else f"Python {version} is not one of 3.11 to 3.13"
+    yield Finding("python", f"{version} ({sys.executable}) on {platform.platform()}", wrong)
+    known, missing = [f"crystalframer {__version__}"], []
+    for name in PACKAGES:
+        try:
+            known.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    wrong = f"not installed: {', '.join(missing)}" if missing else ""
+    yield Finding("packages", ", ".join(known), wrong, f"pip install {' '.join(missing)}" if missing else "")
+
+
+def machine(_: Path) -> Iterator[Finding]:
+    """Look at cores, memory and limits."""
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    yield Finding("cores", f"{environment.cores()} of {environment.all_cores()}{load}")
+    memory = environment.memory()
+    wrong = f"a sweep with Ray and MLflow needs about {LEAST_MEMORY / 2**30:.0f} GiB" if memory < LEAST_MEMORY else ""
+    mend = "crystalframer train    (one training alone needs less)" if wrong else ""
+    yield Finding("memory", f"{memory / 2**30:.1f} GiB", wrong, mend)
+    import resource
+
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    few = files != resource.RLIM_INFINITY and files < LEAST_FILES
+    wrong = f"Ray and MLflow may run out of open files, expected at least {LEAST_FILES}" if few else ""
+    yield Finding("open files", str(files), wrong, "ulimit -n 8192" if few else "")
+
+
+def folders(runs: Path) -> Iterator[Finding]:
+    """Look at the folders: can they be written to, flushed and locked, is there room?"""
+    homeless = environment.is_homeless()
+    wrong = "this user has no home, so data sets and models would be kept in a temporary folder" if homeless else ""
+    yield Finding("home", str(environment.home()), wrong, "export HOME=DIR" if homeless else "")
+    yield _folder("runs", runs, "export CRYSTALFRAMER_RUNS=DIR    (or --runs DIR)")
+    yield _folder("data", environment.data_folder(), f"export {environment.DATA_VARIABLE}=DIR")
+    sockets = functools.partial(environment.temporary_folder, environment.SHORT_PATH)
+    finders: list[tuple[str, Callable[[], Path], str]] = [
+        ("temporary", environment.temporary_folder, "TMPDIR"),
+        ("sockets", sockets, "TMPDIR"),
+        ("kernels", environment.kernel_cache, environment.KERNELS_VARIABLE),
+    ]
+    for what, find, name in finders:
+        try:
+            yield _folder(what, find(), f"export {name}=DIR")
+        except UserError as error:
+            yield Finding(what, "none", str(error), f"export {name}=DIR")
+
+
+def _folder(what: str, folder: Path, mend: str) -> Finding:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    found = str(folder.absolute()) + ("" if folder.exists() else " (not there yet)")
+    try:
+        place = Path(tempfile.mkdtemp(prefix=".doctor-", dir=there))
+        try:
+            started = time.perf_counter()
+            with locked(place / "lock"):
+                replace_text(place / "file", "written, flushed and put in place\n")
+            took = time.perf_counter() - started
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    except OSError as error:
+        return Finding(what, found, f"it cannot be written to ({error.strerror})", mend)
+    free = shutil.disk_usage(there).free
+    wrong = f"less than {LEAST_SPACE / 2**30:.0f} GiB are free" if free < LEAST_SPACE else ""
+    found += f", {free / 2**30:.1f} GiB free, a file flushed in {1000 * took:.0f} ms"
+    return Finding(what, found, wrong, mend if wrong else "")
+
+
+def variables(_: Path) -> Iterator[Finding]:
+    """Look at the environment, without its secrets."""
+    found = []
+    for name in sorted(name for name in os.environ if name.startswith(NAMES)):
+        value = environment.variable(name)
+        secret = any(word in name for word in SECRET) and not name.endswith("_PATH")
+        shown = "(secret)" if secret else environment.without_secret(value or "")
+        found.append(f"{name}={shown}" if value else f"{name} is empty: as if not set")
+    yield Finding("variables", ", ".join(found) or "none")
+    proxies = [f"{name}={value}" for name, value in environment.proxies().items()]
+    yield Finding("proxies", ", ".join(proxies) or "none")
+    size, encoding = shutil.get_terminal_size(), getattr(sys.stdout, "encoding", None)
+    yield Finding("terminal", f"{size.columns} columns, {encoding}")
+
+
+def devices(_: Path) -> Iterator[Finding]:
+    """Look for GPUs, and hold each device's kernel against the reference."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("devices", "none", one_line(error), "pip install --force-reinstall torch")
+        return
+    print("checking kernels; where they are compiled for the first time, that takes a minute", file=sys.stderr)
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    wrong = ""
+    if not names and Path("/proc/driver/nvidia/version").exists():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        wrong = f"there is an NVIDIA driver, but torch {torch.__version__}, {built}, sees no GPU"
+    mend = "nvidia-smi    (which CUDA does the driver know? install the torch for that one)" if wrong else ""
+    yield Finding("devices", ", ".join(["cpu", *names]), wrong, mend)
+    for device in ["cpu", *(["cuda"] if names else [])]:
+        yield _kernel(device)
+
+
+def _kernel(device: str) -> Finding:
+    import torch
+
+    from crystalframer.config import FRAMES, ModelConfig
+    from crystalframer.kernels import get_kernel, resolve_kernel
+    from crystalframer.kernels.parity import compare, random_crystal
+
+    what, mend = (
+        f"on {device}",
+        f"rm -r {shlex.quote(str(environment.kernel_cache()))}    (compiled kernels are made anew)",
+    )
+    started = time.perf_counter()
+    try:
+        name = resolve_kernel("auto", torch.device(device))
+        crystals = [random_crystal(4), random_crystal(6, seed=1)]
+        errors = [
+            (error, frame)
+            for frame in FRAMES
+            for error in compare(
+                get_kernel(name), crystals, ModelConfig(frame=frame, cutoff=5.0), device=device,
+                leave_out_undecided=True,
+            )
+        ]  # fmt: skip
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is what is wrong with the kernel)
+        return Finding(what, "attention kernel", one_line(error), mend)
+    wrong = "; ".join(f"frame {frame}: {error}" for error, frame in errors if not error.ok)
+    largest = max(error.error for error, _ in errors)
+    took = time.perf_counter() - started
+    found = f"attention kernel {name}, {largest:.1e} from the reference at most (relative RMS), checked in {took:.0f} s"
+    return Finding(what, found, wrong, mend if wrong else "")
+
+
+def data_sets(_: Path) -> Iterator[Finding]:
+    """Look at the prepared data sets."""
+    from crystalframer.data.registry import load_dataset, own_datasets
+    from crystalframer.data.store import is_store
+    from crystalframer.published import PUBLISHED
+
+    prepared = [name for name in PUBLISHED if is_store(environment.data_folder() / name)]
+    for name in ["sample", *prepared, *own_datasets()]:
+        try:
+            dataset = load_dataset(name)
+        except UserError as error:
+            yield Finding("data set", name, str(error), f"crystalframer prepare {name}")
+        else:
+            yield Finding("data set", f"{name}: {len(dataset):,} crystals, {', '.join(dataset.tasks)}")
+
+
+def tracking(runs: Path) -> Iterator[Finding]:
+    """Look for the MLflow that records, and sign in."""
+    from crystalframer.orchestration.tracking.addresses import tracking_address
+    from crystalframer.orchestration.tracking.experiment import check_server
+
+    address = None
+    try:
+        address = tracking_address()
+        if address is not None:
+            check_server(address)
+            yield Finding("MLflow", f"{address} answers")
+            return
+    except UserError as error:
+        login = "export MLFLOW_TRACKING_USERNAME=NAME MLFLOW_TRACKING_PASSWORD=WORD"
+        mend = login if "refuses the login" in str(error) else "unset MLFLOW_TRACKING_URI    (for a server of its own)"
+        yield Finding("MLflow", address or "MLFLOW_TRACKING_URI", str(error), mend)
+        return
+    database = runs / "mlflow.db"
+    found = f"a server of its own on {database}" + ("" if database.exists() else " (not there yet)")
+    wrong = _damage(database) if database.exists() else ""
+    mend = shlex.join(["mv", str(database), f"{database}.damaged"])
+    yield Finding("MLflow", found, wrong, mend if wrong else "")
+
+
+def _damage(database: Path) -> str:
+    """Return what is wrong with a SQLite database."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        answer = str(error)
+    return "" if answer == "ok" else f"the database is damaged or cannot be read: {answer}"
+
+
+def cluster(_: Path) -> Iterator[Finding]:
+    """Look for Ray."""
+    try:
+        importlib.import_module("ray")
+    except (ImportError, OSError) as error:
+        yield Finding("Ray", "none", one_line(error), "pip install --force-reinstall 'ray[tune]'")
+        return
+    from crystalframer.orchestration.cluster.session import require_listener
+    from crystalframer.orchestration.cluster.surroundings import find_address
+
+    address = environment.variable("RAY_ADDRESS")
+    try:
+        if find_address(None) is not None:
+            require_listener(str(address))
+    except UserError as error:
+        yield Finding("Ray", str(address), str(error), "unset RAY_ADDRESS    (for a Ray of its own)")
+    else:
+        yield Finding("Ray", f"the cluster at {address}" if address else "one of its own on this machine")
+
+
+CHECKS: tuple[Check, ...] = (versions, machine, folders, variables, data_sets, devices, tracking, cluster)
