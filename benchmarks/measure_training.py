@@ -51,6 +51,10 @@ class Measured:
     attention_gfma_per_second: float
     train_loss: float
     """Mean of the last epoch."""
+    first_train_loss: float
+    """Mean of the first epoch."""
+    peak_mib: float | None
+    """Most memory allocated on the device; None on a CPU."""
 
 
 def edges_per_crystal(data: TaskData, cutoff: float) -> float:
@@ -66,18 +70,33 @@ def attention_work(trial: TrialConfig, edges_per_crystal: float) -> float:
     return PASSES * of_entry * edges_per_crystal * trial.train.batch_size * model.num_blocks
 
 
-def measure(trial: TrialConfig, preset: str, data: TaskData, device: str, resident: bool) -> Measured:
-    """Train and time every step's share of its epoch."""
+def measure(
+    trial: TrialConfig, preset: str, data: TaskData, device: str, resident: bool | None, edges: float
+) -> Measured:
+    """Train and time every step's share of its epoch.
+
+    Args:
+        trial: at least one epoch more than `EPOCHS_LEFT_OUT`.
+        preset: of the model, for the result.
+        data: what to train on.
+        device: where.
+        resident: whether crystals live there, see `Trainer`.
+        edges: neighbour entries of a crystal on average.
+    """
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
     trainer = Trainer(trial, data, device=device, resident=resident)
     results = list(trainer.fit())
     epoch = median(result.seconds for result in results[EPOCHS_LEFT_OUT:])
     held = trainer.resident
     step = epoch / trainer.steps_per_epoch
-    work = attention_work(trial, edges_per_crystal(data, trial.model.cutoff))
+    work = attention_work(trial, edges)
     return Measured(
         trial.model.frame, preset, trial.train.precision, "device" if held is not None else "host",
         trainer.steps_per_epoch, 1e3 * step, trial.train.batch_size / step, epoch,
         held.num_bytes / 2**20 if held is not None else 0.0, work / 1e9, work / 1e9 / step, results[-1].train_loss,
+        results[0].train_loss, torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None,
     )  # fmt: skip
 
 
@@ -97,8 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 }  # fmt: skip
                 trial = build_trial(settings)
                 data = load_task(trial.data)
+                edges = edges_per_crystal(data, trial.model.cutoff)
                 for resident in (False, True):
-                    row = measure(trial, preset, data, arguments.device, resident)
+                    row = measure(trial, preset, data, arguments.device, resident, edges)
                     rows.append(row)
                     print(
                         f"{row.frame:<13}{row.preset:<13}{row.precision:<9}batches from {row.batches:<8}"
