@@ -31,13 +31,13 @@ class WaitingTrainer:
         self.model = WaitingModel()
         self.num_parameters = 1
         self.history: list[EpochResult] = []
-        self._epochs = trial.train.epochs
+        self.epochs = trial.train.epochs
         self._seconds = float(os.environ[EPOCH_SECONDS])
         self._stopping = False
 
     def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
         """Wait for an epoch after the other."""
-        while len(self.history) < self._epochs:
+        while len(self.history) < self.epochs:
             time.sleep(self._seconds)
             if after_step is not None:
                 after_step(0.0)

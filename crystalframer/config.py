@@ -146,6 +146,9 @@ class TrainConfig:
 
     epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 2000
     """Passes over the training set."""
+    minutes: Annotated[Positive, Field(le=1e6)] | None = None
+    """Minutes that training may take by the clock of this machine. How many epochs fit is found in the first steps and
+    then stays; `decay_steps` and `average_epochs` grow or shrink as `epochs` does. None: `epochs` are trained."""
     batch_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 256
     """Crystals per optimiser step; the incomplete last batch of an epoch is dropped."""
     learning_rate: Positive = 5e-4
@@ -162,7 +165,7 @@ class TrainConfig:
     """T of the schedule lr·√(T / (T + t)), t in optimiser steps; frozen while averaging."""
     average_epochs: Annotated[Whole, Field(ge=0)] = 50
     """Last epochs over whose steps the weights are averaged; the averaged weights are evaluated. 0: none. A fifth
-    of the epochs where there are fewer and nothing is stated."""
+    of the epochs where there are fewer, or `minutes`, and nothing is stated."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 123
     """Seed of initialisation, shuffling and tie-breaking."""
     kernel: KernelName = "auto"
@@ -193,9 +196,25 @@ class TrainConfig:
             fine or not self.frozen_blocks, "train.frozen_blocks", self.frozen_blocks, "0 without train.start_from"
         )
 
-    def is_over(self, val_errors: Sequence[float]) -> bool:
-        """Return whether a training ends after epochs with these validation errors."""
-        return len(val_errors) >= self.epochs or bool(self.patience and epochs_since_best(val_errors) >= self.patience)
+    def is_over(self, val_errors: Sequence[float], epochs: int | None = None) -> bool:
+        """Return whether a training ends after these validation errors; `epochs` as fitted to `minutes`, 0 before."""
+        whole = self.epochs if epochs is None else epochs
+        if whole and len(val_errors) >= whole:
+            return True
+        return bool(self.patience and epochs_since_best(val_errors) >= self.patience)
+
+    @property
+    def planned_epochs(self) -> int:
+        """Epochs of the whole training, 0 where `minutes` decide."""
+        return self.epochs if self.minutes is None else 0
+
+    def fitted(self, epochs: int) -> "TrainConfig":
+        """Return the settings for so many epochs, decay and averaging scaled alike."""
+        share = epochs / self.epochs
+        average_epochs = min(epochs, round(self.average_epochs * share))
+        return dataclasses.replace(
+            self, epochs=epochs, average_epochs=average_epochs, decay_steps=self.decay_steps * share
+        )
 
 
 def epochs_since_best(val_errors: Sequence[float]) -> int:
@@ -257,7 +276,7 @@ class TrialConfig:
 
 
 _FINE_TUNING = ("start_hash", "frozen_blocks")
-_UNUSED = {"precision": "float32", "patience": 0, "keep": "last"}
+_UNUSED = {"minutes": None, "precision": "float32", "patience": 0, "keep": "last"}
 
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -275,7 +294,7 @@ _ADAPTER = pydantic.TypeAdapter(TrialConfig)
 SETTINGS = (*TrialConfig().to_flat_dict(), *(f"{section}.preset" for section in _PRESETS))
 """Every dotted key a trial has, and the two preset keys."""
 _NUMBERS = {key for key, value in TrialConfig().to_flat_dict().items() if isinstance(value, int | float)}
-_NUMBERS |= {"data.train_size", "data.val_size", "data.test_size"}
+_NUMBERS |= {"data.train_size", "data.val_size", "data.test_size", "train.minutes"}
 
 
 def setting_value(key: str, value: Any) -> Any:
@@ -332,9 +351,10 @@ def _resolve(data: dict[str, Any], model: dict[str, Any], train: dict[str, Any])
 
 
 def _shorten_averaging(train: dict[str, Any]) -> None:
-    """Average over a fifth of the epochs where there are fewer than would be averaged over."""
-    epochs = number(train.get("epochs"))
-    if isinstance(epochs, int) and 1 <= epochs < train.get("average_epochs", TrainConfig.average_epochs):
+    """Average over a fifth of the epochs where there are fewer than would be averaged over, or time decides."""
+    epochs = number(train.get("epochs", TrainConfig.epochs))
+    most = math.inf if train.get("minutes") is not None else train.get("average_epochs", TrainConfig.average_epochs)
+    if isinstance(epochs, int) and 1 <= epochs < most:
         train["average_epochs"] = epochs // 5
 
 

@@ -34,6 +34,9 @@ examples:
     crystalframer train --frame none --set train.seed=1
     crystalframer train --set model.preset=lightweight
 
+  ten minutes by the clock of this machine, whatever it is; the schedule is fitted to them in the first steps:
+    crystalframer train --set train.minutes=10 --set train.batch_size=32
+
   two targets at once; starting from a trained model with its first two blocks as they are; two processes:
     crystalframer train --task formation_energy,e_hull
     crystalframer train --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
@@ -186,8 +189,8 @@ def _train(
     if directory.path.parent.parent == default_runs().absolute():
         list_single(Trial(directory.path.name, config).planned(data.unit), directory.path.parent)
     with _tracked(run, arguments) as run, on_console() as show:
-        if directory.result() is not None:
-            show(f"nothing left to do after epoch {config.train.epochs}: {directory.path}")
+        if (result := directory.result()) is not None:
+            show(f"nothing left to do after epoch {result['final']['step']}: {directory.path}")
             for line in error_lines(directory, data):
                 show(line)
             return 0

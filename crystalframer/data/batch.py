@@ -1,6 +1,7 @@
 """Crystals as one flat batch of tensors, neighbours and static frames included."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -193,13 +194,20 @@ class BatchLoader:
         self._most_bytes = self._free_bytes = max_cached_bytes
         self._cache: dict[int, Geometry] = {}
         self._is_full = False
+        self.num_prepared = 0
+        """Crystals prepared so far, and anew where they were not remembered."""
+        self.seconds_preparing = 0.0
+        """Time spent on them."""
 
     def geometry(self, row: int) -> Geometry:
         """Return the prepared crystal of one data set row."""
         if row in self._cache:
             return self._cache[row]
+        started = time.perf_counter()
         kept = np.float32 if self.dtype == torch.float32 else np.float64
         geometry = prepare_geometry(self.data.dataset[row], self.cutoff, self.frame, dtype=kept)
+        self.num_prepared += 1
+        self.seconds_preparing += time.perf_counter() - started
         size = geometry.num_bytes
         if size <= self._free_bytes:
             self._free_bytes -= size
@@ -212,6 +220,12 @@ class BatchLoader:
                 self._most_bytes / 2**30, len(self._cache), sum(len(rows) for rows in self.data.rows.values()),
             )  # fmt: skip
         return geometry
+
+    @property
+    def seconds_ahead(self) -> float:
+        """Time that preparing the task's other crystals will take, at the pace so far."""
+        left = sum(map(len, self.data.rows.values())) - self.num_prepared
+        return max(0, left) * self.seconds_preparing / max(1, self.num_prepared)
 
     def batch(self, rows: NDArray[np.int64]) -> CrystalBatch:
         """Return the crystals of `rows`, in this order, with their targets in physical units."""

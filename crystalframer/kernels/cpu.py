@@ -7,12 +7,14 @@ vector (`kernels.lanes`); and one fused pass per atom that keeps only softmax we
 pass. Memory is linear in the number of neighbours.
 """
 
+import logging
 import math
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from numba.core import event
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +27,8 @@ from crystalframer.kernels.lanes import GROUP, LANES
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
 from crystalframer.kernels.noise import TieSeed
 
+_log = logging.getLogger(__name__)
+
 WINDOW_REACH = 5.8
 """Standard deviations beyond which a distance Gaussian is below float32's resolution (5e-8)."""
 
@@ -36,6 +40,27 @@ _FRAME_CODES = {
     "static_local": cpu_loops.STATIC_LOCAL_FRAME,
     "weighted_pca": cpu_loops.WEIGHTED_PCA_FRAME,
 }
+
+
+class Announcement(event.Listener):
+    """Says once that the loops are compiled: it takes half a minute in which nothing else can be seen to move."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, event: Any) -> None:
+        """Speak when the compilation of a loop starts, not when its code is found in the cache."""
+        if not self._said and event.data["dispatcher"].py_func.__module__.startswith("crystalframer.kernels."):
+            self._said = True
+            _log.warning(
+                "compiling the attention for this processor: 20 to 60 s, this once; the code is kept for later programs"
+            )
+
+    def on_end(self, event: Any) -> None:
+        """Say no more."""
+
+
+event.register("numba:compile", Announcement())
 
 
 def attend(

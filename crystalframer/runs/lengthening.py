@@ -26,7 +26,8 @@ def longer_trial(run: Path, settings: Mapping[str, Any]) -> TrialConfig:
         settings: dotted settings of the longer one that differ, `MAY_CHANGE` alone.
 
     Raises:
-        UserError: the training is not finished, another setting is to change, or nothing would be left to do.
+        UserError: the training is not finished or was given minutes, another setting is to change, or nothing would
+            be left to do.
     """
     directory = RunDirectory(run)
     identity = directory.identity()
@@ -35,6 +36,8 @@ def longer_trial(run: Path, settings: Mapping[str, Any]) -> TrialConfig:
     if other := [key for key in settings if key not in MAY_CHANGE]:
         raise UserError(f"a longer training may differ in {', '.join(MAY_CHANGE)}, not in {', '.join(other)}")
     plain = identity["settings"]
+    if (minutes := plain["train"].get("minutes")) is not None:
+        raise UserError(f"{run} took the {minutes:g} minutes it was given; start another training with train.epochs=N")
     changed = {key.partition(".")[2]: value for key, value in settings.items()}
     trial = trial_from_dict({**plain, "train": {**plain["train"], **changed}})
     errors = [epoch["val_mae"] for epoch in read_checkpoint(directory.checkpoint).history]

@@ -243,7 +243,7 @@ class RunDirectory:
                 stack.enter_context(locked(self.path / "lock", LOCK_SECONDS))
             except BlockingIOError:
                 raise TimeoutError(f"an older attempt still holds {self.path} after {LOCK_SECONDS:g} s") from None
-            attempt = Attempt(self, attempt_id, config.train.epochs)
+            attempt = Attempt(self, attempt_id, config.train.planned_epochs)
             attempt.check_current()
             self.prepare(config, dataset_fingerprint)
             yield attempt
@@ -270,7 +270,7 @@ class Attempt:
         """Open the directory for the attempt that claimed it."""
         self.directory = directory
         self.id = attempt_id
-        self._epochs = epochs
+        self.epochs = epochs  # of the whole trial, 0 while that is not known
         self._memory: tuple[int | None, int | None] = (None, None)
 
     def note_memory(self, peak_bytes: int, device_bytes: int) -> None:
@@ -316,7 +316,7 @@ class Attempt:
     def write_state(self, state: TrialStateName, epoch: int, reason: str = "") -> None:
         """Say where the trial stands."""
         self.check_current()
-        content = TrialState(state, self.id, epoch, self._epochs, reason, time.time(), *self._memory)
+        content = TrialState(state, self.id, epoch, self.epochs, reason, time.time(), *self._memory)
         replace_text(self.directory.path / "state.json", json.dumps(asdict(content), indent=1))
 
     def write_error(self, error: BaseException) -> None:

@@ -57,6 +57,7 @@ class Position:
     epoch: int
     """Complete epochs."""
     epochs: int
+    """0 while it is not known how many fit into the time given"""
     batch: int
     """Batches done of the epoch under way."""
     batches: int
@@ -70,13 +71,13 @@ class Position:
 
     @property
     def total(self) -> int:
-        """Batches of the whole training."""
-        return self.epochs * self.batches
+        """Batches of the whole training, at least those done."""
+        return max(self.epochs * self.batches, self.done)
 
     def __str__(self) -> str:
         """Say it."""
         left = "" if math.isnan(self.seconds_left) else f", about {duration(self.seconds_left)} left"
-        return f"epoch {self.epoch + 1}/{self.epochs}, batch {self.batch}/{self.batches}{left}"
+        return f"epoch {self.epoch + 1}/{self.epochs or '?'}, batch {self.batch}/{self.batches}{left}"
 
 
 def check_single(
@@ -177,6 +178,7 @@ class _SpeakingTrainer(Trainer):
         self._channel = channel
         self._directory = directory
         self._spoke = -math.inf
+        self._epochs_said = self.epochs
 
     def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
         """See `Trainer.fit`."""
@@ -186,6 +188,9 @@ class _SpeakingTrainer(Trainer):
                 after_step(loss)
             if self._channel.stop_requested():
                 self.stop()
+            if self.epochs != self._epochs_said:
+                self._epochs_said = self.epochs
+                self._say(f"{self.epochs} epochs fit into {self.trial.train.minutes:g} minutes at this pace")
             if time.monotonic() - self._spoke >= POSITION_SECONDS:
                 self._say(self._position())
 
@@ -206,9 +211,9 @@ class _SpeakingTrainer(Trainer):
             self._channel.send(message)
 
     def _position(self) -> Position:
-        done, batches, epochs = self.progress, self.steps_per_epoch, self.trial.train.epochs
-        each = self.seconds_per_epoch
-        if math.isnan(each) and done.position:
+        done, batches, epochs = self.progress, self.steps_per_epoch, self.epochs
+        each = self.seconds_per_epoch if epochs else math.nan
+        if epochs and math.isnan(each) and done.position:
             each = done.seconds / done.position * batches
         return Position(
             done.epoch, epochs, done.position, batches, each * (epochs - done.epoch - done.position / batches)
@@ -232,7 +237,7 @@ class _SpeakingTrainer(Trainer):
             for (task, error), unit_of_task in zip(result.val_mae_by_task.items(), self.data.units, strict=False)
         )
         return (
-            f"epoch {result.epoch:4}/{self.trial.train.epochs}  step {result.step}  train {result.train_mae:.4g} {unit}"
+            f"epoch {result.epoch:4}/{self.epochs or '?'}  step {result.step}  train {result.train_mae:.4g} {unit}"
             f"  val {result.val_mae:.4g} {unit}{tasks}{' (averaged weights)' if result.averaged else ''}"
             f"  rate {result.learning_rate:.3g}  {result.seconds:.2f} s"
         )

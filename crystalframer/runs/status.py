@@ -74,8 +74,8 @@ class TrialStatus:
         return replace(
             self,
             standing="done",
-            epoch=self.epochs,
-            val_maes={**self.val_maes, self.epochs: result["val_mae"]},
+            epoch=self.epochs or result["final"]["step"],
+            val_maes={**self.val_maes, self.epochs or result["final"]["step"]: result["val_mae"]},
             test_mae=result["test_mae"],
             baseline_mae=result["baseline_mae"],
             num_parameters=None if parameters is None else int(parameters),
@@ -84,9 +84,9 @@ class TrialStatus:
 
     def sentence(self) -> str:
         """Return the standing in a few words."""
-        at = "" if self.standing in ("done", "not started") else f" after epoch {self.epoch} of {self.epochs}"
+        at = "" if self.standing in ("done", "not started") else f" after epoch {self.epoch} of {self.epochs or '?'}"
         if self.standing == "running":
-            at = f", epoch {self.epoch} of {self.epochs} done" if self.epoch else ", starting"
+            at = f", epoch {self.epoch} of {self.epochs or '?'} done" if self.epoch else ", starting"
         error = "" if self.test_mae is None else f", test MAE {self.test_mae:.4f} {self.unit}"
         return f"{self.standing}{at}{error}{f': {self.reason}' if self.reason else ''}"
 
@@ -115,6 +115,8 @@ def read_status(
         state, result, early = directory.state(), directory.result(), directory.stopped_early()
     except DamagedError as error:
         return replace(status, standing="failed", reason=str(error))
+    if state is not None and state.epochs:
+        status = replace(status, epochs=state.epochs)  # where time decides, the plan does not say
     if state is not None and state.peak_bytes and state.device_bytes:
         status = replace(status, memory=(state.peak_bytes, state.device_bytes))
     if result is not None:
@@ -189,9 +191,10 @@ class Summary:
 
     def seconds_left(self) -> float | None:
         """Estimate the time until every trial has run to its last epoch; None while the rate is unknown."""
-        rate = self.rate()
-        left = sum(trial.epochs - trial.epoch for trial in self.of("running", "interrupted", "not started"))
-        return left / rate if rate else None
+        rate, unfinished = self.rate(), self.of("running", "interrupted", "not started")
+        if not rate or not all(trial.epochs for trial in unfinished):
+            return None
+        return sum(trial.epochs - trial.epoch for trial in unfinished) / rate
 
     def speed(self) -> str:
         """Return rate and time left in words."""

@@ -21,6 +21,10 @@ class TrialTrainer(Protocol):
         """What is trained; it has a `kernel_name`."""
 
     @property
+    def epochs(self) -> int:
+        """Epochs of the whole training; 0 while that is not known."""
+
+    @property
     def num_parameters(self) -> int:
         """Number of the model's parameters."""
 

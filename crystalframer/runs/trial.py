@@ -35,8 +35,8 @@ class Trial:
 
     def planned(self, unit: str = "") -> TrialStatus:
         """Return the trial's status before anything has happened; `unit` is its target's."""
-        data, config = self.config.data, self.config
-        return TrialStatus(self.name, f"{data.dataset} {data.task}", config.model.frame, unit, config.train.epochs)
+        data, model, train = self.config.data, self.config.model, self.config.train
+        return TrialStatus(self.name, f"{data.dataset} {data.task}", model.frame, unit, train.planned_epochs)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def run_trial(
     """
     with directory.attempt(trial.config, data.fingerprint) as attempt:
         if (done := directory.result()) is not None:  # its worker died just after the last line below
-            yield TrialProgress(trial.config.train.epochs, trial.config.train.epochs, done["val_mae"], 0.0, done)
+            yield TrialProgress(done["final"]["step"], done["final"]["step"], done["val_mae"], 0.0, done)
             return
         run = _Run(trial, data, attempt, tracker, checkpoint_seconds, snapshots)
         run.decide_at, run.device = frozenset(decide_at), device
@@ -117,7 +117,7 @@ def run_trial(
             run.resume(trainer, tags)
             for epoch in trainer.fit(lambda _: run.after_step(trainer, stop_requested)):
                 yield run.after_epoch(trainer, epoch)
-            if not trial.config.train.is_over([epoch.val_mae for epoch in trainer.history]):
+            if not trial.config.train.is_over([epoch.val_mae for epoch in trainer.history], trainer.epochs):
                 run.stop(trainer)
                 return
             run.save(trainer)
@@ -130,7 +130,7 @@ def run_trial(
         except BaseException as error:
             run.fail(error)
             raise
-        yield run.progress(trainer.history[-1], result)
+        yield run.progress(trainer, result)
 
 
 def follow_trial(
@@ -152,7 +152,7 @@ def follow_trial(
         trainer.restore(directory.checkpoint)
     for _ in trainer.fit():
         pass
-    if config.train.is_over([epoch.val_mae for epoch in trainer.history]):
+    if config.train.is_over([epoch.val_mae for epoch in trainer.history], trainer.epochs):
         trainer.evaluate("test")
 
 
@@ -196,7 +196,7 @@ class _Run:
         self._directory = attempt.directory
         self._tracker = tracker
         self._checkpoint_seconds = checkpoint_seconds
-        self._snapshot_epochs = snapshot_epochs(trial.config.train.epochs, snapshots)
+        self._snapshots = snapshots
         self.decide_at: frozenset[int] = frozenset()
         self.device = "cpu"
         self._saved_at = time.monotonic()
@@ -251,18 +251,19 @@ class _Run:
         self._epoch = epoch.epoch
         if (memory := _device_memory(self.device)) is not None:
             self._attempt.note_memory(*memory)
-        if epoch.epoch in self._snapshot_epochs:
+        if epoch.epoch in snapshot_epochs(trainer.epochs, self._snapshots):
             self.save(trainer)
             self._keep_snapshot(epoch.epoch)
         elif epoch.epoch in self.decide_at or time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self.save(trainer)
-        return self.progress(epoch)
+        return self.progress(trainer)
 
     def save(self, trainer: TrialTrainer) -> None:
         """Write a checkpoint and publish the epochs it holds."""
         self._attempt.check_current()
         started = time.monotonic()
         trainer.save(self._directory.checkpoint)
+        self._attempt.epochs = trainer.epochs
         self._attempt.write_state("running", self._epoch)
         self._tracker.log_metrics(self._unpublished)
         self._unpublished.clear()
@@ -326,15 +327,15 @@ class _Run:
         if self._tracked:
             self._tracker.finish("FAILED")
 
-    def progress(self, epoch: "EpochResult", result: TrialResult | None = None) -> TrialProgress:
+    def progress(self, trainer: TrialTrainer, result: TrialResult | None = None) -> TrialProgress:
         """Return what to report."""
-        epochs, memory = self._trial.config.train.epochs, _device_memory(self.device) or (None, None)
-        return TrialProgress(epoch.epoch, epochs, epoch.val_mae, epoch.seconds, result, *memory)
+        epoch, memory = trainer.history[-1], _device_memory(self.device) or (None, None)
+        return TrialProgress(epoch.epoch, trainer.epochs, epoch.val_mae, epoch.seconds, result, *memory)
 
 
 def snapshot_epochs(epochs: int, count: int) -> frozenset[int]:
-    """Return `count` evenly spaced epochs of `epochs`, the last one included; all where there are fewer."""
-    return frozenset(max(1, round(epochs * number / count)) for number in range(1, count + 1))
+    """Return `count` evenly spaced epochs of `epochs`, the last one included; all where there are fewer, none of 0."""
+    return frozenset(max(1, round(epochs * number / count)) for number in range(1, count + 1) if epochs)
 
 
 def _device_memory(device: str) -> tuple[int, int] | None:

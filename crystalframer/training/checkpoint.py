@@ -36,6 +36,8 @@ class Progress:
     """Wall-clock time spent on those batches in s."""
     parts: int = 1
     """Parts that a batch is computed in, since memory asked for it."""
+    epochs: int = 0
+    """Epochs of the whole training, once they were fitted to ``train.minutes``; 0 before, and where none are given."""
 
 
 @dataclass(frozen=True)

@@ -21,25 +21,18 @@ from crystalframer.nn.model import CrystalFramer, count_parameters
 from crystalframer.training.averaging import WeightAverage
 from crystalframer.training.best_weights import BestWeights
 from crystalframer.training.checkpoint import Checkpoint, Progress, read_checkpoint_of, write_checkpoint
+from crystalframer.training.clock import Clock
 from crystalframer.training.device_steps import DeviceSteps
 from crystalframer.training.fine_tuning import freeze_blocks, load_start, start_weights
-from crystalframer.training.gradient import BatchGradient, count_edges
+from crystalframer.training.host_steps import HostSteps
 from crystalframer.training.inference import evaluate_split
-from crystalframer.training.metrics import (
-    EpochResult,
-    Evaluation,
-    TargetScale,
-    measure_targets,
-    require_targets,
-)
+from crystalframer.training.metrics import EpochResult, Evaluation, TargetScale, measure_targets, require_targets
 from crystalframer.training.optimizer import (
     TrainingDivergedError,
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
     require_finite_step,
-    set_learning_rate,
-    trainable_parameters,
 )
 from crystalframer.training.precision import check_precision
 from crystalframer.training.processes import ALONE, Processes
@@ -100,12 +93,11 @@ class Trainer:
         self.history: list[EpochResult] = []
         self.progress = Progress()
         self._loader = BatchLoader(data, cutoff=trial.model.cutoff, frame=trial.model.frame)
-        self._schedule = Schedule.of(trial.train, self.steps_per_epoch)
-        self._parameters = trainable_parameters(self.model)
+        self._fix_epochs(0)
         self._optimizer = build_optimizer(self.model, trial.train)
         self._average = WeightAverage(self.model)
         self._best = BestWeights(self.model, trial.train.keep == "best")
-        self._gradient: BatchGradient | None = None
+        self._host_steps = HostSteps(self.model, self._loader, self._optimizer, self.targets, trial.train, processes)
         wanted = self.device.type == "cuda" if resident is None else resident
         self._device_steps = DeviceSteps(
             self.model, self._optimizer, self.targets, data, trial.train, wanted=wanted and processes.size == 1
@@ -126,6 +118,11 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one epoch."""
         return len(self.data.rows["train"]) // self.trial.train.batch_size
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole training; 0 while ``train.minutes`` are not fitted to the clock yet."""
+        return self.trial.train.planned_epochs or self.progress.epochs
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -169,13 +166,13 @@ class Trainer:
         Raises:
             TrainingDivergedError: a loss, gradient or validation prediction is not a finite number. No step is ever
                 skipped; resume from an earlier checkpoint with other settings.
-            UserError: memory is too small for a single crystal.
+            UserError: memory is too small for a single crystal, or ``train.minutes`` for a single epoch.
             LostProcessError: another process is gone.
         """
         self.prepare()
         self.processes.same_as_first(list(self.model.parameters()))
         over = self.trial.train.is_over
-        while not over([epoch.val_mae for epoch in self.history]) and self._train_epoch(after_step):
+        while not over([one.val_mae for one in self.history], self.epochs) and self._train_epoch(after_step):
             yield self._finish_epoch()
 
     def stop(self) -> None:
@@ -251,48 +248,45 @@ class Trainer:
         self.progress = checkpoint.progress
         self.history = [EpochResult(**result) for result in checkpoint.history]
         self._in_step = False
+        self._fix_epochs(self.progress.epochs)
 
     def _train_epoch(self, after_step: Callable[[float], None] | None) -> bool:
         """Do the epoch's remaining steps; False if told to stop before its end."""
         self.model.train()
         self._all_stopping = self.processes.any(self._stopping)
         batches = self._epoch_batches()[self.progress.position :]
+        started = time.perf_counter()
         self._device_steps.begin(batches)
+        self._count(started)
         for place, rows in enumerate(batches):
             if self._all_stopping or (self.processes.size == 1 and self._stopping):
                 self._stopping = self._all_stopping = False
                 self._settle()
                 return False
-            started = time.perf_counter()
+            started, prepared = time.perf_counter(), self._loader.seconds_preparing
             self._in_step = True
             seed, rate = draw_seed(self._ties), self._schedule.at(self.progress.step)
             on_device = self._device_steps.step(place, seed, rate)
-            loss = math.nan if on_device else self._step_from_host(rows, seed, rate)
-            if self._schedule.averages(self.progress.step):
+            loss = math.nan if on_device else self._step_from_host(rows, seed)
+            if self._clock is None and self._schedule.averages(self.progress.step):
                 self._average.add()
-            self.progress = replace(
-                self.progress,
-                step=self.progress.step + 1,
-                position=self.progress.position + 1,
-                loss_sum=self.progress.loss_sum + (0.0 if on_device else loss),
-                seconds=self.progress.seconds + time.perf_counter() - started,
-                parts=self.progress.parts if on_device else self._batch_gradient().parts,
-            )
+            self._count(started, 0.0 if on_device else loss)
+            done = self.progress
+            parts = done.parts if on_device else self._host_steps.parts
+            self.progress = replace(done, step=done.step + 1, position=done.position + 1, parts=parts)
             self._in_step = False
+            if self._clock is not None:
+                self._watch(self._clock, started, self._loader.seconds_preparing - prepared)
             if after_step is not None:
                 after_step(loss)
         self._settle()
         return True
 
-    def _step_from_host(self, rows: NDArray[np.int64], seed: int, rate: float) -> float:
+    def _step_from_host(self, rows: NDArray[np.int64], seed: int) -> float:
         """Do one optimiser step on a batch made by the host, and return its loss."""
-        found = self._batch_gradient().compute(rows, seed, stop=self._stopping)
+        found = self._host_steps.step(rows, seed, self.progress, self._schedule, stop=self._stopping)
         if self.processes.size > 1:
             self._all_stopping = found.stop
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.trial.train.clip_norm)
-        require_finite_step(found.loss, norm.item(), self.progress.epoch, self.progress.step, self._schedule)
-        set_learning_rate(self._optimizer, rate)
-        self._optimizer.step()
         return found.loss
 
     def _settle(self) -> None:
@@ -302,22 +296,28 @@ class Trainer:
         first = self.progress.step - len(outcome.losses)
         for step, (loss, norm) in enumerate(zip(*outcome, strict=True), start=first):
             require_finite_step(float(loss), float(norm), self.progress.epoch, step, self._schedule)
-        self.progress = replace(
-            self.progress,
-            loss_sum=self.progress.loss_sum + float(outcome.losses.sum()),
-            seconds=self.progress.seconds + time.perf_counter() - started,
-        )
+        self._count(started, float(outcome.losses.sum()))
 
-    def _batch_gradient(self) -> BatchGradient:
-        """Return what computes gradients, made when it is first needed: sharing work takes preparing all crystals."""
-        if self._gradient is None:
-            edges = count_edges(self._loader, self.data.rows["train"], self.processes)
-            self._gradient = BatchGradient(
-                self.model, self._loader, self.targets, device=self.device, processes=self.processes, edges=edges,
-                precision=self.trial.train.precision,
-            )  # fmt: skip
-            self._gradient.parts = self.progress.parts
-        return self._gradient
+    def _count(self, started: float, losses: float = 0.0) -> None:
+        """Add what has happened since `started` to the epoch's sums."""
+        done, seconds = self.progress, time.perf_counter() - started
+        self.progress = replace(done, loss_sum=done.loss_sum + losses, seconds=done.seconds + seconds)
+
+    def _watch(self, clock: Clock, started: float, preparing: float) -> None:
+        """Note the step just done and, once the pace is known, fix the number of epochs for good."""
+        self._settle()
+        clock.note(time.perf_counter() - started - preparing)
+        elapsed = sum(epoch.seconds for epoch in self.history) + self.progress.seconds
+        ahead = 0.0 if self.resident is not None else self._loader.seconds_ahead
+        if epochs := self.processes.from_first(lambda: clock.epochs(self.progress.step, elapsed, ahead)):
+            self._fix_epochs(max(epochs, self.progress.epoch + 1))
+
+    def _fix_epochs(self, epochs: int) -> None:
+        """Follow the schedule of so many epochs; 0: of those of the settings, where time does not decide."""
+        train = self.trial.train
+        self.progress = replace(self.progress, epochs=epochs)
+        self._schedule = Schedule.of(train.fitted(epochs) if epochs else train, self.steps_per_epoch)
+        self._clock = None if epochs else Clock.of(train, self.steps_per_epoch, self.data)
 
     def _finish_epoch(self) -> EpochResult:
         """Validate and turn the finished epoch into its result."""
@@ -340,7 +340,7 @@ class Trainer:
         if self._best.wants(result.val_mae):
             with self._average.applied():
                 self._best.keep(result.epoch, result.val_mae, result.averaged)
-        self.progress = Progress(epoch=result.epoch, step=result.step, parts=done.parts)
+        self.progress = Progress(epoch=result.epoch, step=result.step, parts=done.parts, epochs=done.epochs)
         self._shuffle_state = self._shuffle.get_state()
         return result
 

@@ -4,15 +4,17 @@ import dataclasses
 import os
 import subprocess
 import sys
+from typing import Any, cast
 
 import numba
 import pytest
 import torch
+from numba.core import event
 from torch import Tensor
 
 from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
 from crystalframer.geometry.crystal import Crystal
-from crystalframer.kernels import cpu, parity, reference
+from crystalframer.kernels import cpu, cpu_loops, parity, reference
 from crystalframer.kernels.basis import angular_basis
 from crystalframer.kernels.chebyshev import TOLERANCE, chebyshev_matrix
 from crystalframer.kernels.parity import GRADIENTS, doubled, make_batch, make_inputs, random_crystal, relative_rms, run
@@ -136,3 +138,26 @@ def test_chebyshev_series_reproduces_the_gaussians(preset: str) -> None:
     polynomials = torch.cos(torch.arange(matrix.shape[1])[:, None] * torch.arccos(x))
     assert matrix.shape[1] % 4 == 2
     assert float((matrix @ polynomials - angular_basis(x, config).T).abs().max()) <= 1.01 * TOLERANCE
+
+
+def test_compiling_a_loop_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
+    def elsewhere(x: float) -> float:
+        return 2 * x
+
+    def loop(x: float) -> float:
+        return 3 * x
+
+    def another(x: float) -> float:
+        return 4 * x
+
+    loop.__module__ = another.__module__ = cpu_loops.__name__
+    compiled = cast(Any, numba.njit)
+    compiled(loop)(1.0)  # the program's own announcement, if it was not made before
+    caplog.clear()
+    said = []
+    with event.install_listener("numba:compile", cpu.Announcement()):
+        for function in (elsewhere, loop, loop, another):
+            compiled(function)(1.0)
+            said.append(len(caplog.messages))
+    assert said == [0, 1, 1, 1]
+    assert "compiling the attention" in caplog.messages[0]

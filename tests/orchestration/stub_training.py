@@ -57,6 +57,7 @@ class StubTrainer:
         self.data = data
         self.model = Model()
         self.num_parameters = 100
+        self.epochs = trial.train.epochs
         self.history: list[EpochResult] = []
         self._stopping = False
 

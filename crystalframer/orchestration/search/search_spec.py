@@ -20,7 +20,15 @@ Objective = Literal["val_mae", "seconds_per_epoch", "num_parameters"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PBT_SETTINGS = ("learning_rate", "beta_1", "beta_2", "weight_decay", "clip_norm", "decay_steps")
 """Settings of ``train`` that may change while a model trains."""
-_NOT_SEARCHED = ("train.seed", "train.epochs", "data.train_size", "data.val_size", "data.test_size", "train.start_from")
+_NOT_SEARCHED = (
+    "train.seed",
+    "train.epochs",
+    "train.minutes",
+    "data.train_size",
+    "data.val_size",
+    "data.test_size",
+    "train.start_from",
+)
 Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
 
@@ -148,6 +156,11 @@ class Search(Experiment):
             for value in where.corners():
                 self.config({key: value})  # a range that leaves what a setting may be shows here
         epochs = self.default.train.epochs
+        if self.default.train.minutes is not None and (self.early_stopping is not None or self.method == "pbt"):
+            raise UserError(
+                "setting 'train.minutes': got a time, but early_stopping and method pbt compare trials after equal "
+                "epochs; state train.epochs instead, or leave early_stopping out"
+            )
         if self.early_stopping is not None and not self.early_stopping.rungs(epochs):
             raise UserError(f"early_stopping.min_epochs: leaves no rung below train.epochs ({epochs})")
         if self.method == "pbt":

@@ -1,4 +1,4 @@
-"""How long trials will take: by the pace of earlier ones where there are any, else by a rough rule.
+"""How long trials will take: as given, by the pace of earlier ones where there are any, else by a rough rule.
 
 The rule is the pace of the paper's own training, seconds for an epoch of the 44,578 training crystals of JARVIS on one
 RTX A6000, scaled with the number of crystals. It holds for a GPU of that kind and is off by an order of magnitude
@@ -30,7 +30,9 @@ PUBLISHED_SECONDS = {
 }
 """Per epoch of JARVIS; published for none and max, the others are put between them by their number of axes."""
 PUBLISHED_CRYSTALS = PUBLISHED["jarvis"].tasks["formation_energy"].counts[0]
-_NOT_ABOUT_PACE = ("seed", "epochs", "learning_rate", "beta_1", "beta_2", "weight_decay", "clip_norm", "decay_steps")
+_NOT_ABOUT_PACE = (
+    "seed", "epochs", "minutes", "learning_rate", "beta_1", "beta_2", "weight_decay", "clip_norm", "decay_steps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Estimate:
     measured: bool
     """Whether by earlier trials."""
     epochs: int
+    given: bool = False
+    """Whether the settings say so (``train.minutes``)"""
 
     @property
     def hours(self) -> float:
@@ -67,6 +71,8 @@ class Pace:
 
     def of(self, config: TrialConfig) -> Estimate:
         """Return how long a trial takes."""
+        if config.train.minutes is not None:
+            return Estimate(60 * config.train.minutes / config.train.epochs, False, config.train.epochs, given=True)
         measured = self._by_kind.get(_kind(config.to_dict()))
         if measured is not None:
             return Estimate(measured, True, config.train.epochs)
@@ -97,7 +103,8 @@ def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path, sw
         if status.standing == "done":
             continue
         whole = pace.of(trial.config)
-        estimates.append(replace(whole, epochs=whole.epochs - status.epoch))
+        left = 1 - status.epoch / (status.epochs or whole.epochs)
+        estimates.append(replace(whole, epochs=round(whole.epochs * left)))
         resumes = f", resumes after epoch {status.epoch}" if status.epoch else ""
         lines.append(f"{trial.name}  {hours_of(estimates[-1])}{resumes}")
     if done := len(trials) - len(lines):
@@ -107,7 +114,8 @@ def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path, sw
 
 def hours_of(one: Estimate) -> str:
     """Return an estimate in words."""
-    return f"{one.hours:.3g} h ({'as earlier trials' if one.measured else 'rough guess'})"
+    source = "as given" if one.given else "as earlier trials" if one.measured else "rough guess"
+    return f"{one.hours:.3g} h ({source})"
 
 
 def total_of(estimates: Sequence[Estimate], resources: Resources) -> str:

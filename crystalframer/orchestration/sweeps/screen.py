@@ -98,10 +98,18 @@ class Screen:
 def _fields_of(progress: TrialProgress) -> dict[str, Any]:
     return {
         "epoch": progress.epoch,
+        "epochs": progress.epochs,
         "val_maes": {progress.epoch: progress.val_mae},
         "seconds_per_epoch": progress.seconds or None,
         "updated": time.time(),
     }
+
+
+def _patience(summary: Summary) -> str:
+    """Say why nothing moves at first."""
+    if any(trial.epoch for trial in summary.trials) or not summary.of("running"):
+        return ""
+    return " (where this program is new, it compiles the attention first: up to a minute)"
 
 
 def event(before: TrialStatus, after: TrialStatus, summary: Summary) -> list[str]:
@@ -120,7 +128,7 @@ def event(before: TrialStatus, after: TrialStatus, summary: Summary) -> list[str
             return [f"{name}: failed: {after.reason}"]
         if after.standing == "interrupted":
             return [f"{name}: {after.reason or f'interrupted after epoch {at}'}"]
-        return [f"{name}: started" if not after.epoch else f"{name}: resumed after epoch {after.epoch}"]
+        return [f"{name}: resumed after epoch {after.epoch}" if after.epoch else f"{name}: started{_patience(summary)}"]
     if after.standing == "running" and tenths[0] != tenths[1]:
         return [f"{name}: epoch {at}{val_mae}{speed}"]
     return []
@@ -131,7 +139,7 @@ def live_view(summary: Summary, console: Console) -> RenderableType:
     driver, narrow = summary.driver, console.width < _NARROW
     cost = f", cost {driver.cost:.2f}" if driver.cost_per_hour else ""
     speed = f"; {summary.speed()}" if summary.rate() else ""
-    heading = Text(f"{len(summary.trials)} trials: {summary.counts()}{speed}{cost}")
+    heading = Text(f"{len(summary.trials)} trials: {summary.counts()}{speed}{cost}{_patience(summary)}")
     running, best = summary.of("running"), summary.best()
     lines = console.height - len(heading.wrap(console, console.width)) - 7  # headings, blanks, two times "and more"
     shown_best = max(_FEWEST_ROWS, min(len(best), lines // 2))
