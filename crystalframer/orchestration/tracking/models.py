@@ -23,25 +23,18 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
     from crystalframer.prediction import Predictor
+    from crystalframer.prediction.served import RowPredictor
 
 EXPERIMENT = "registered_models"
 """MLflow experiment of the runs that registering makes."""
 EXAMPLE = """\
 data_NaCl
-_cell_length_a 5.64
-_cell_length_b 5.64
-_cell_length_c 5.64
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-_symmetry_space_group_name_H-M 'F m -3 m'
-_symmetry_Int_Tables_number 225
-loop_
-_symmetry_equiv_pos_as_xyz
-'x,y,z'
-'x,y+1/2,z+1/2'
-'x+1/2,y,z+1/2'
-'x+1/2,y+1/2,z'
+_cell_length_a 3.99
+_cell_length_b 3.99
+_cell_length_c 3.99
+_cell_angle_alpha 60
+_cell_angle_beta 60
+_cell_angle_gamma 60
 loop_
 _atom_site_label
 _atom_site_type_symbol
@@ -71,35 +64,34 @@ class RegisteredModel:
 class PyfuncModel:
     """What MLflow calls; tables in, tables out."""
 
-    def __init__(self, predictor: "Predictor") -> None:
-        """Predict with `predictor`."""
-        self.predictor = predictor
+    def __init__(self, rows: "RowPredictor") -> None:
+        """Predict with `rows`."""
+        self._rows = rows
 
     def predict(self, model_input: "pd.DataFrame", params: dict[str, Any] | None = None) -> "pd.DataFrame":
-        """Predict the structures of a table, a row each; what cannot be read has its reason in ``error``.
+        """Predict the structures of a table, a row each; what cannot be read or predicted has its reason in ``error``.
 
         Args:
             model_input: with the column ``structure``, and optionally ``id``.
             params: none are known.
         """
-        from crystalframer.prediction.structures import from_text
-
-        texts = model_input["structure"].astype(str).tolist()
-        given = model_input["id"].tolist() if "id" in model_input else [None] * len(texts)
-        ids = [str(number) if label is None else str(label) for number, label in enumerate(given)]
-        named = [from_text(text, label) for text, label in zip(texts, ids, strict=True)]
-        table = self.predictor.predict_named(named).to_dataframe().drop(columns="source").astype(object)
+        structures = model_input["structure"].tolist()
+        given = model_input["id"].tolist() if "id" in model_input else [None] * len(structures)
+        ids = [str(row) if label is None or label != label else str(label) for row, label in enumerate(given)]
+        table = self._rows.predict(structures, ids).to_dataframe().drop(columns="source").astype(object)
         return table.where(table.notna(), None)  # JSON has null, but no NaN
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:
     """Load what `save_pyfunc` saved; MLflow calls this by name with the folder of the model files."""
-    from crystalframer.prediction import load_predictor
-    from crystalframer.prediction.structures import from_text
+    import pandas as pd
 
-    predictor = load_predictor(*sorted(Path(path).glob("*.pt")))
-    predictor.predict_named([from_text(EXAMPLE, "example")])  # compiles now what the first request would wait for
-    return PyfuncModel(predictor)
+    from crystalframer.prediction import load_predictor
+    from crystalframer.prediction.served import RowPredictor
+
+    model = PyfuncModel(RowPredictor(load_predictor(*sorted(Path(path).glob("*.pt")))))
+    model.predict(pd.DataFrame({"structure": [EXAMPLE]}))  # compiles now what the first request would wait for
+    return model
 
 
 def signature_of(predictor: "Predictor") -> "ModelSignature":

@@ -111,14 +111,17 @@ def _answers(port: int) -> bool:
 def test_a_served_model_answers_as_the_python_interface(served: int, model_file: Path, crystals: list[Crystal]) -> None:
     texts = [cif_of(crystal) for crystal in crystals]
     texts[1] = json.dumps(crystals[1].to_structure().as_dict())
-    records = [{"structure": text} for text in (*texts, "no structure at all")]
+    records = [{"structure": text} for text in (*texts, "no structure at all", None)]
     answered = post(served, {"dataframe_records": records})["predictions"]
     expected = load_predictor(model_file).predict(crystals).values[:, 0]
     assert np.allclose([row[COLUMN] for row in answered[:3]], expected, atol=2e-4)
-    assert [row["id"] for row in answered] == ["0", "1", "2", "3"]
+    assert [row["id"] for row in answered] == ["0", "1", "2", "3", "4"]
     assert [row["error"] for row in answered[:3]] == ["", "", ""]
-    assert answered[3][COLUMN] is None
-    assert answered[3]["error"]
+    assert [row[COLUMN] for row in answered[3:]] == [None, None]
+    assert all(row["error"] for row in answered[3:])
+    again = post(served, {"dataframe_records": [{"structure": None}, {"structure": models.EXAMPLE, "id": None}]})
+    assert [row["error"] == "" for row in again["predictions"]] == [False, True]
+    assert again["predictions"][1]["id"] == "1"
     named = post(served, {"dataframe_records": [{"structure": texts[0], "id": "mine"}]})["predictions"][0]
     assert (named["id"], named["error"]) == ("mine", "")
     assert named[COLUMN] == pytest.approx(answered[0][COLUMN], abs=1e-5)
