@@ -181,6 +181,8 @@ def write(folder: Path, content: Exported) -> list[Path]:
             table.to_parquet(temporary, index=False, compression="zstd")
     names = [SWEEP, *tables]
     replace_text(folder / SUMS, "".join(f"{_sha256(folder / name)}  {name}\n" for name in names))
+    if PEERS not in names:
+        (folder / PEERS).unlink(missing_ok=True)
     return [folder / name for name in [*names, SUMS]]
 
 
@@ -191,10 +193,10 @@ def _tables(folder: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4)
 def read(folder: Path) -> Exported:
-    """Read the files.
+    """Read the files, whose hashes are compared.
 
     Raises:
-        UserError: a file is missing, damaged or of another version.
+        UserError: a file is missing, changed, damaged or of another version.
     """
     path = folder / SWEEP
     if not path.is_file():
@@ -205,6 +207,9 @@ def read(folder: Path) -> Exported:
     try:
         record = pydantic.TypeAdapter(SweepRecord).validate_json(path.read_bytes())
         tables = [pd.read_parquet(folder / name) for name in _tables(folder)]
+        _check_sums(folder)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(
             f"the recorded results in {folder} are damaged ({' '.join(str(error).split())[:200]}): restore them"
@@ -215,7 +220,7 @@ def read(folder: Path) -> Exported:
 
 
 def check(folder: Path) -> str:
-    """Compare the files with their hashes, and every recorded error with the predictions that it was made of.
+    """Compare every recorded error with the predictions that it was made of; `read` has compared the hashes.
 
     Returns:
         What was compared, in a sentence.
@@ -224,21 +229,24 @@ def check(folder: Path) -> str:
         UserError: something differs; the first difference is named.
     """
     content = read(folder)
-    lines = (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
-    sums = {name: digest for digest, name in lines}
+    for trial in content.record.trials:
+        _check_trial(content, trial, folder)
+    numbers = f"{len(content.record.trials)} trials from {len(content.predictions):,} predictions"
+    return f"{folder}: {1 + len(_tables(folder))} hashes, and the MAE, RMSE and last epoch of {numbers} agree"
+
+
+def _check_sums(folder: Path) -> None:
+    """Compare the files with their hashes: an export that was cut off leaves files of two times, each of them whole."""
+    lines = (line.partition("  ") for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    sums = {name: digest for digest, _, name in lines}
     if lost := [name for name in sums if not (folder / name).exists()]:
         raise UserError(f"{folder / lost[0]} is missing, {SUMS} names it: restore it, or export the results again")
-    names = (SWEEP, *_tables(folder))
-    for name in names:
+    for name in (SWEEP, *_tables(folder)):
         if sums.get(name) != (found := _sha256(folder / name)):
             raise UserError(
                 f"{folder / name} has the SHA-256 {found[:16]}…, {SUMS} says {str(sums.get(name))[:16]}…: it was "
                 "changed; restore it, or export the results again"
             )
-    for trial in content.record.trials:
-        _check_trial(content, trial, folder)
-    numbers = f"{len(content.record.trials)} trials from {len(content.predictions):,} predictions"
-    return f"{folder}: {len(names)} hashes, and the MAE, RMSE and last epoch of {numbers} agree"
 
 
 def _check_trial(content: Exported, trial: TrialRecord, folder: Path) -> None:

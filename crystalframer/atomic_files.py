@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,13 +22,38 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _beside(path)
     try:
         yield temporary
         flush_to_disk(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Lend the path of a folder beside `path`; what is made of it there gets its name when the block ends.
+
+    By then its files are flushed to the disk. When the block raises, nothing is left.
+
+    Args:
+        path: what is not there yet, or an empty folder.
+
+    Raises:
+        OSError: the folder cannot be written, or something came to stand at `path` meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        yield temporary
+        for entry in [*temporary.rglob("*"), temporary]:
+            flush_to_disk(entry)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     flush_to_disk(path.parent)
 
@@ -47,6 +73,10 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 @contextlib.contextmanager

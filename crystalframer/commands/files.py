@@ -4,6 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from crystalframer.atomic_files import replacing
 from crystalframer.beside import HOME
 from crystalframer.errors import UserError, near_matches
 
@@ -31,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"there is no file {name!r}{near_matches(name, found)}, as `crystalframer files` says")
         if Path(name).exists():
             raise UserError(f"{Path(name).absolute()} is there already: move it away, then copy {name} again")
-        print(shutil.copy(found[name], name))
+        with replacing(Path(name)) as temporary:
+            shutil.copyfile(found[name], temporary)
+        print(name)
     if not arguments.names:
         for name, path in found.items():
             print(f"{name:<24}{_first_words(path)}")

@@ -81,9 +81,9 @@ class TextReader:
         self._connection, theirs = Pipe()
         root = str(Path(__file__).absolute().parents[3])  # so that it is found where it is not installed, too
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-        limits = (self._limits.max_bytes, self._limits.max_atoms, self._limits.max_seconds)
+        call = f"answer({theirs.fileno()}, {self._limits.max_atoms}, {self._limits.max_seconds})"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "crystalframer.data.structures.apart", str(theirs.fileno()), *map(str, limits)],
+            [sys.executable, "-c", f"from {__name__} import answer; {call}"],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": path},
         )
@@ -97,9 +97,10 @@ def _end(connection: Connection, process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def main(handle: int, limits: ReadLimits) -> None:
+def answer(handle: int, max_atoms: int, max_seconds: float) -> None:
     """Answer texts until the other end is closed; the alarm ends this process, whatever it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limits = ReadLimits(max_atoms=max_atoms, max_seconds=max_seconds)
     for text in _USUAL:
         parse_structure(text, limits)  # imports what reading needs, so that no text waits for it
     connection = Connection(handle)
@@ -113,7 +114,3 @@ def main(handle: int, limits: ReadLimits) -> None:
         reading = parse_structure(value, limits)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(reading)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), ReadLimits(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))

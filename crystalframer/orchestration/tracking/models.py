@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer import __version__
+from crystalframer.atomic_files import new_folder
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.experiment import be_quiet
@@ -144,8 +145,8 @@ def save_pyfunc(models: Sequence[Path], folder: Path) -> None:
     mlflow = _mlflow()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"the folder {folder} is there already; give another one")
-    with pyfunc_arguments(models) as arguments, _quiet():
-        mlflow.pyfunc.save_model(str(folder), **arguments)
+    with pyfunc_arguments(models) as arguments, _quiet(), new_folder(folder) as unfinished:
+        mlflow.pyfunc.save_model(str(unfinished), **arguments)
 
 
 def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) -> RegisteredModel:

@@ -22,7 +22,7 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from crystalframer.atomic_files import locked
+from crystalframer.atomic_files import flush_to_disk, locked
 from crystalframer.environment import reach_directly, variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
@@ -188,7 +188,9 @@ def create_database(runs: Path) -> None:
         building = runs / ".mlflow.db.new"
         building.unlink(missing_ok=True)  # what a kill left
         connect(f"sqlite:///{building}").search_experiments()
+        flush_to_disk(building)
         building.replace(path)
+        flush_to_disk(runs)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
 
