@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def reader() -> Iterator[TextReader]:
 
 
 def test_each_row_is_answered_for_itself(rows: RowPredictor, predictor: Predictor) -> None:
-    structures, ids = [GOOD], ["first"]
+    structures: list[Any] = [GOOD]
+    ids = ["first"]
     for name, (structure, _) in BAD.items():
         structures += [structure, POSCAR]
         ids += [name, f"after {name}"]

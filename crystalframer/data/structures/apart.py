@@ -13,6 +13,7 @@ from typing import Any
 
 from crystalframer.data.structures.formats import ReadLimits, parse_structure
 from crystalframer.data.structures.reading import Reading
+from crystalframer.environment import variable
 
 _ANGLES = ("alpha", "beta", "gamma")
 _CELL = "".join(f"_cell_length_{axis} 3\n_cell_angle_{angle} 90\n" for axis, angle in zip("abc", _ANGLES, strict=True))
@@ -80,7 +81,7 @@ class TextReader:
     def _start(self) -> None:
         self._connection, theirs = Pipe()
         root = str(Path(__file__).absolute().parents[3])  # so that it is found where it is not installed, too
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        path = os.pathsep.join(filter(None, [root, variable("PYTHONPATH")]))
         call = f"answer({theirs.fileno()}, {self._limits.max_atoms}, {self._limits.max_seconds})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import answer; {call}"],
