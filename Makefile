@@ -5,19 +5,20 @@ SWEEP ?= ablation_sample
 RUNS ?= runs
 ARGS ?=
 CLUSTER ?= tests/cluster
+MINUTES ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test test-cluster lint types figures ui docs clean
+.PHONY: help ablation test test-cluster fuzz lint types figures ui docs clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=$(PYTHON) SWEEP=$(SWEEP) RUNS=$(RUNS) ARGS=\"...\" (passed on to the pipeline)"
-	@echo "           CLUSTER=$(CLUSTER) (which of them, for test-cluster)"
+	@echo "           CLUSTER=$(CLUSTER) (which of them, for test-cluster) MINUTES=$(MINUTES) (of fuzz)"
 
 ablation: $(READY)  ## run the ablation of all six frames on the embedded sample, to the finished table
 	@$(BIN)/python pipelines/ablate_frames.py sweeps/$(SWEEP).yaml --runs $(RUNS) $(ARGS)
@@ -29,6 +30,9 @@ test: $(READY) lint types  ## lint, check types, run the tests
 test-cluster: $(READY)  ## clusters on hosts made of namespaces: needs root, sshd, rsync, iproute2; half an hour or more
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cluster-test]'
 	@$(BIN)/python -m pytest -q -m cluster $(CLUSTER)
+
+fuzz: $(READY)  ## damage structure files at random for MINUTES; what fails is kept in tests/fuzz/corpus
+	@$(BIN)/python -m tests.fuzz.structures --minutes $(MINUTES)
 
 lint: $(READY)  ## ruff: rules and format
 	@echo "ruff"

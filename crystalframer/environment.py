@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from crystalframer.errors import UserError
@@ -143,14 +144,15 @@ def kernel_cache() -> Path:
     return next((folder for folder in wanted if is_writable(folder)), None) or private_folder() / "kernels"
 
 
-def keep_kernels() -> None:
-    """Have Numba keep what it compiles in `kernel_cache`, in this process and those that it starts."""
+def kept(**options: Any) -> Any:
+    """Return Numba's decorator for a function whose compiled form is kept in `kernel_cache`, with such options."""
+    import numba
+
     folder = kernel_cache()
     if folder != _BESIDE_KERNELS:  # that one Numba finds by itself
-        import numba
-
         os.environ[KERNELS_VARIABLE] = str(folder)
         numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+    return numba.njit(cache=True, error_model="numpy", **options)
 
 
 def is_writable(folder: Path) -> bool:

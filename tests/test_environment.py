@@ -152,9 +152,7 @@ def test_a_kernel_is_compiled_and_kept_in_the_private_folder(tmp_path: Path) -> 
     program = (
         KERNELS.format(beside=str(closed / "__pycache__"))
         + """
-environment.keep_kernels()
-import numba
-@numba.njit(cache=True)
+@environment.kept()
 def f(x):
     return x + 1
 assert f(1) == 2

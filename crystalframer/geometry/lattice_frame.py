@@ -3,8 +3,9 @@
 import itertools
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from crystalframer.environment import kept
 
 _SHELL = itertools.product(range(-3, 4), repeat=3)
 _COEFFICIENTS = np.array([n for n in _SHELL if next((x for x in n if x), 0) > 0], dtype=np.float64)
@@ -32,7 +33,7 @@ def shortest_independent_vectors(lattice: NDArray[np.float64]) -> NDArray[np.flo
     return (coefficients @ lattice)[chosen]
 
 
-@njit(cache=True, error_model="numpy")
+@kept()
 def reducing_coefficients(lattice):
     """Return the unimodular integers U, (3, 3) float64, that make U @ lattice a reduced basis (LLL, δ = 3/4)."""
     whole = np.eye(3)
@@ -61,7 +62,7 @@ def reducing_coefficients(lattice):
     return whole
 
 
-@njit(cache=True, error_model="numpy")
+@kept()
 def _gram_schmidt(basis):
     """Return the orthogonal vectors of a basis' rows and their coefficients, (3, 3) each."""
     orthogonal, mu = basis.copy(), np.zeros((3, 3))
@@ -72,7 +73,7 @@ def _gram_schmidt(basis):
     return orthogonal, mu
 
 
-@njit(cache=True, error_model="numpy")
+@kept()
 def _first_independent(coefficients, vectors):
     """Return the places, (3,), of the first three independent vectors; turns rows to a positive first coefficient."""
     count = len(vectors)
@@ -105,7 +106,7 @@ def _first_independent(coefficients, vectors):
     return chosen
 
 
-@njit(cache=True, error_model="numpy")
+@kept()
 def _is_before(grains, coefficients, n, m):
     """Whether vector n comes before vector m: shorter, or of equal length and larger coefficients."""
     if grains[n] != grains[m]:

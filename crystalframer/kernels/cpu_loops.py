@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from crystalframer.environment import keep_kernels
+from crystalframer.environment import kept
 from crystalframer.geometry import principal_axes
 from crystalframer.kernels import cpu_frames, cpu_math, frames, lanes
 from crystalframer.kernels.cpu_frames import max_frames, weighted_pca_frames
@@ -74,7 +74,6 @@ def _source_digest() -> int:
 
 
 _DIGEST = _source_digest()
-keep_kernels()
 
 
 @part_of_loop()
@@ -193,7 +192,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
     groups, row = heads // LANES, width * LANES
     digest = _DIGEST
 
-    @njit(parallel=True, fastmath=CONTRACT, cache=True, error_model="numpy")
+    @kept(parallel=True, fastmath=CONTRACT)
     def forward(
         kind, terms, q, k, v, inv_sigma_sq, logit_scale,
         offsets, first_edge, first_distinct, distinct, slot, half_sq, unit, columns, dist_start, dist_value,
@@ -304,7 +303,7 @@ def backward_loop(sizes: Sizes) -> Callable[..., None]:
     groups, row = heads // LANES, width * LANES
     digest = _DIGEST
 
-    @njit(parallel=True, fastmath=CONTRACT, cache=True, error_model="numpy")
+    @kept(parallel=True, fastmath=CONTRACT)
     def backward(
         kind, terms, q, k, v, logit_scale,
         offsets, first_edge, first_distinct, distinct, slot, half_sq, unit, columns, dist_start, dist_value,
@@ -387,7 +386,7 @@ def backward_loop(sizes: Sizes) -> Callable[..., None]:
     return backward
 
 
-@njit(cache=True, error_model="numpy")
+@kept()
 def distinct_neighbours(first_edge, neighbour, first_distinct, distinct, slot):
     """Number each atom's distinct neighbours.
 

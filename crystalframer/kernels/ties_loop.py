@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from crystalframer.environment import kept
 from crystalframer.kernels import closeness, cpu_math, frames
 from crystalframer.kernels.closeness import EIGENVALUES, LOG_WEIGHTS, SAME_LINE, SKEWS
 from crystalframer.kernels.cpu_math import jacobi
@@ -389,7 +390,7 @@ def average_loop() -> Callable[..., None]:
     """Return the compiled loop."""
     digest = _DIGEST
 
-    @njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy")
+    @kept(parallel=True, fastmath=FAST)
     def average(
         kind, terms, q, k, inv_sigma_sq, logit_scale, offsets, first_edge, neighbour, half_sq, unit, lattice_axes,
         out_frame, out_moment,

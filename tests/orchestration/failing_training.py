@@ -58,6 +58,7 @@ class FailingTrainer(StubTrainer):
     def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
         """See `StubTrainer.fit`."""
         kind = KINDS[self.trial.train.seed]
+        (Path(os.environ["FAILED"]) / "works in").write_text(str(Path.cwd()))
         mark = Path(os.environ["FAILED"]) / kind
         if not (kind in ONCE and mark.exists()):
             mark.touch()

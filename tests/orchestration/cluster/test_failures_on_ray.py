@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
 from crystalframer.errors import UserError
-from crystalframer.orchestration.cluster.failures import LOST_NODE, WORKER_DIED, Failure
+from crystalframer.orchestration.cluster.failures import KILLED_FOR_MEMORY, LOST_NODE, WORKER_DIED, Failure
 from crystalframer.orchestration.cluster.session import ray_session, require_listener
 from tests.orchestration.conftest import PIPELINE, ROOT, TINY, WriteSweep
 from tests.orchestration.failing_training import KINDS
@@ -99,6 +99,11 @@ def test_the_policies_act_as_often_as_they_may(sweep: tuple[int, str, Path]) -> 
     assert of_kind(folder, "none")["fate"] == "done"
 
 
+def test_a_relative_path_means_in_a_worker_what_it_means_to_the_driver(sweep: tuple[int, str, Path]) -> None:
+    folder = sweep[2].parents[1]
+    assert (folder / "works in").read_text() == str(folder), "the working directory is the driver's"
+
+
 @pytest.fixture
 def two_nodes() -> Iterator[Cluster]:
     """A head without processors and a node with one, on this machine."""
@@ -134,6 +139,30 @@ def test_a_lost_node_is_told_apart_from_a_killed_worker(two_nodes: Cluster) -> N
             ray.get(waiting, timeout=120)
         found.append(Failure.of_lost_worker(str(ended.value)).reason)
     assert found == [WORKER_DIED, LOST_NODE]
+
+
+def test_a_worker_that_the_memory_monitor_kills_is_told_apart() -> None:
+    program = """
+import time, ray
+from crystalframer.orchestration.cluster.failures import Failure, OutOfMemory
+from crystalframer.orchestration.cluster.session import ray_session
+with ray_session(None, 1):
+    @ray.remote
+    class Worker:
+        def wait(self):
+            time.sleep(600)
+    try:
+        ray.get(Worker.remote().wait.remote(), timeout=500)
+    except ray.exceptions.RayError as error:
+        failure = Failure.of_lost_worker(str(error))
+        print(failure.reason, OutOfMemory().detects(failure), sep=": ")
+"""
+    all_is_too_much = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=os.environ | all_is_too_much, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{KILLED_FOR_MEMORY}: True\n"
 
 
 def test_a_ray_of_our_own_listens_on_loopback_alone() -> None:
