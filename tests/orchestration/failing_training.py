@@ -1,5 +1,6 @@
 """A trainer that fails in the way its trial's seed stands for: once, or whenever it is tried."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -33,6 +34,17 @@ def raise_caused(error: Exception, cause: Exception) -> None:
     raise error from cause
 
 
+def kill_the_tracker() -> None:
+    """Kill the MLflow server of this sweep, which inherited the driver's environment."""
+    ours = f"FAILED={os.environ['FAILED']}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # of another user, or gone
+            words = (process / "cmdline").read_bytes()
+            if ours in (process / "environ").read_bytes().split(b"\0") and (b"uvicorn" in words or MLFLOW in words):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+MLFLOW = b"-m\0mlflow\0server\0"
 FAILURES: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "full disk": lambda: raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
@@ -45,6 +57,7 @@ FAILURES: dict[str, Callable[[], None]] = {
     "lost process": lambda: raise_(LostProcessError("another process of the training is gone")),
     "stranger": lambda: raise_(StrangersError("this", "that")),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "lost tracker": kill_the_tracker,
 }
 ONCE = ("full disk", "full disk beneath")
 """Failures that pass."""

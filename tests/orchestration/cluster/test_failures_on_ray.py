@@ -20,6 +20,8 @@ from ray.exceptions import RayActorError
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.failures import KILLED_FOR_MEMORY, LOST_NODE, WORKER_DIED, Failure
 from crystalframer.orchestration.cluster.session import ray_session, require_listener
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment
+from crystalframer.orchestration.tracking.server import database_uri
 from tests.orchestration.conftest import PIPELINE, ROOT, TINY, WriteSweep
 from tests.orchestration.failing_training import KINDS
 
@@ -40,7 +42,7 @@ EXPECTED = {  # by kind: the reason, what is done about it, and the policy; as t
     "stranger": ("StrangersError: this and that", AGAIN, "other failures"),
     "killed": (WORKER_DIED, AGAIN, "other failures"),
 }
-PASSES = ("none", "full disk", "full disk beneath")
+PASSES = ("none", "full disk", "full disk beneath", "lost tracker")
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,16 @@ def test_the_policies_act_as_often_as_they_may(sweep: tuple[int, str, Path]) -> 
     policies = [policy for _, _, policy in EXPECTED.values() if policy != "would repeat"]
     assert corrections == {policy: policies.count(policy) for policy in set(policies)}
     assert of_kind(folder, "none")["fate"] == "done"
+
+
+def test_a_tracker_that_is_lost_is_started_again_and_fails_no_trial(sweep: tuple[int, str, Path]) -> None:
+    folder = sweep[2]
+    trial = of_kind(folder, "lost tracker")
+    assert trial["fate"] == "done"
+    assert "Uvicorn running" in (log := (folder.parent / "mlflow-server.log").read_text())
+    assert log.count("Started server process") > 1, log
+    runs = MlflowExperiment(database_uri(folder.parent), folder.name).runs()
+    assert runs[trial["name"]].status == "FINISHED"
 
 
 def test_a_relative_path_means_in_a_worker_what_it_means_to_the_driver(sweep: tuple[int, str, Path]) -> None:
