@@ -1,7 +1,10 @@
 """Recorded results: what is exported says the same as MLflow, in the same bytes each time, and nobody changes it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +17,7 @@ from analysis.exporting import Asked, collect, formula, run_directories
 from analysis.results import read_sweep
 from analysis.tables import ablation_table, significance_table
 from crystalframer.errors import UserError
-from pipelines import export_results, import_results
+from pipelines import export_results
 from tests.analysis.conftest import SWEEP as NAME
 from tests.analysis.conftest import Store
 
@@ -143,14 +146,15 @@ def test_crystals_carry_their_formulas(recorded: Path) -> None:
 
 
 def test_import_into_mlflow_gives_the_same_results_and_nothing_twice(
-    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    for _ in range(2):
-        assert import_results.main([str(recorded), "--runs", str(tmp_path)]) == 0
+    command = [sys.executable, str(root / "pipelines" / "import_results.py"), str(recorded), "--runs", str(tmp_path)]
+    for _ in range(2):  # each in a process of its own: MLflow remembers by run where a server was that has ended
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
     assert not list((tmp_path / "here").iterdir())  # predictions are kept with the runs, not where one happens to be
-    theirs = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", NAME)
+    theirs = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", NAME, tmp_path)
     ours = read(recorded).results()
     assert [trial.run_key for trial in theirs.trials] == [trial.run_key for trial in ours.trials]
     for one, other in zip(ours.trials, theirs.trials, strict=True):
