@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.command_line import outliving_the_screen
-from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial
+from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial, setting_value
 from crystalframer.errors import UserError
 from crystalframer.yaml_reading import parse_set
 
@@ -21,7 +21,7 @@ EPILOG = """\
 examples:
   a folder of structures and a table of one property (.csv or .xlsx): prepared, split, trained on, evaluated, the rows
   without a value predicted, all of it on one page:
-    crystalframer train my_crystals/ data.xlsx --task hardness
+    crystalframer train my_crystals/ data.xlsx --task hardness --minutes 30
 
   a first look, about a minute (20 epochs on 500 crystals of the embedded sample):
     crystalframer train --set data.train_size=500 --set train.epochs=20 --set train.batch_size=32 \\
@@ -35,7 +35,7 @@ examples:
     crystalframer train --set model.preset=lightweight
 
   ten minutes by the clock of this machine, whatever it is; the schedule is fitted to them in the first steps:
-    crystalframer train --set train.minutes=10 --set train.batch_size=32
+    crystalframer train --minutes 10 --set train.batch_size=32
 
   two targets at once; starting from a trained model with its first two blocks as they are; two processes:
     crystalframer train --task formation_energy,e_hull
@@ -62,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="prepared data set (default: sample, which comes with the package)")
     parser.add_argument("--task", help="target property, or several joined by commas (default: formation_energy)")
     parser.add_argument("--frame", help=f"frame type: {', '.join(FRAMES)} (default: max)")
+    parser.add_argument(
+        "--minutes", metavar="M", help="train for so long by this machine's clock (train.minutes), not for some epochs"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -120,6 +123,8 @@ def _lengthen(arguments: argparse.Namespace) -> int:
     """Let a finished training go on in another folder; return the exit code."""
     if arguments.own or any((arguments.preset, arguments.dataset, arguments.task, arguments.frame)):
         raise UserError("--lengthen keeps data and model: leave out PATH, --preset, --dataset, --task and --frame")
+    if arguments.minutes is not None:
+        raise UserError("--lengthen counts epochs: give --set train.epochs=N instead of --minutes")
 
     from crystalframer.data.registry import load_task_once
     from crystalframer.runs.lengthening import course, longer_trial
@@ -254,6 +259,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "data.dataset": arguments.dataset,
         "data.task": arguments.task,
         "model.frame": arguments.frame,
+        "train.minutes": None if arguments.minutes is None else setting_value("train.minutes", arguments.minutes),
     }
     overrides = {key: value for key, value in named.items() if value is not None}
     overrides |= parse_set(arguments.settings)

@@ -103,6 +103,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, capsys: pytes
         (["--set", "train.epochs=many"], "setting 'train.epochs': got 'many'"),
         (["--set", "data.dataset=2024"], "unknown data set '2024' (known: "),
         (["--set", "model.width=200000"], "setting 'model.width': got 200000, expected a whole number, at most 4,096"),
+        (["--minutes", "soon"], "setting 'train.minutes': got 'soon', expected"),
+        (["--minutes", "0"], "setting 'train.minutes': got 0"),
         (["--preset", "jarvi"], "unknown train.preset 'jarvi' (did you mean 'jarvis'?)"),
         (["--task", "band_gap"], "data set 'sample' has no task 'band_gap'"),
         (["--set", "data.train_size=100", "--set", "train.batch_size=128"], "'train.batch_size': got 128"),
@@ -141,6 +143,11 @@ def test_help_is_quick_and_teaches() -> None:
     done = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "examples:" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_minutes_are_a_setting() -> None:
+    assert build_trial(overrides(options("--minutes", "0.5"))).train.minutes == 0.5
+    assert build_trial(overrides(options())).train.minutes is None
 
 
 @pytest.mark.parametrize(
