@@ -201,7 +201,6 @@ def devices(_: Path) -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("devices", "none", one_line(error), "pip install --force-reinstall torch")
         return
-    print("checking kernels; where they are compiled for the first time, that takes a minute", file=sys.stderr)
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     wrong = ""
     if not names and Path("/proc/driver/nvidia/version").exists():
