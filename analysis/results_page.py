@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sweeps", type=Path, default=HOME / "sweeps", help="folder of the sweeps' files")
     parser.add_argument("--output", type=Path, default=HOME / "docs" / "results.md", help="the page")
     arguments = parser.parse_args(argv)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     replace_text(arguments.output, page(arguments.results, arguments.sweeps))
     pictures = draw(arguments.results, arguments.output.parent / IMAGES)
     for path in [arguments.output, *pictures]:
