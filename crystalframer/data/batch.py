@@ -197,7 +197,7 @@ class BatchLoader:
         self.num_prepared = 0
         """Crystals prepared so far, and anew where they were not remembered."""
         self.seconds_preparing = 0.0
-        """Time spent on them."""
+        """Time spent on them but the first, which may compile and import what all need."""
 
     def geometry(self, row: int) -> Geometry:
         """Return the prepared crystal of one data set row."""
@@ -206,8 +206,9 @@ class BatchLoader:
         started = time.perf_counter()
         kept = np.float32 if self.dtype == torch.float32 else np.float64
         geometry = prepare_geometry(self.data.dataset[row], self.cutoff, self.frame, dtype=kept)
+        if self.num_prepared:
+            self.seconds_preparing += time.perf_counter() - started
         self.num_prepared += 1
-        self.seconds_preparing += time.perf_counter() - started
         size = geometry.num_bytes
         if size <= self._free_bytes:
             self._free_bytes -= size
@@ -225,7 +226,7 @@ class BatchLoader:
     def seconds_ahead(self) -> float:
         """Time that preparing the task's other crystals will take, at the pace so far."""
         left = sum(map(len, self.data.rows.values())) - self.num_prepared
-        return max(0, left) * self.seconds_preparing / max(1, self.num_prepared)
+        return max(0, left) * self.seconds_preparing / max(1, self.num_prepared - 1)
 
     def batch(self, rows: NDArray[np.int64]) -> CrystalBatch:
         """Return the crystals of `rows`, in this order, with their targets in physical units."""

@@ -149,10 +149,12 @@ class Trainer:
         """
         if self.model.is_calibrated:
             return
+        started = time.perf_counter()
         if self.trial.train.start_from is not None:
             load_start(self.model, self.processes.from_first(lambda: start_weights(self.trial, self.data)))
         else:
             self.model.calibrate(self._loader.batch(self._epoch_batches()[0]).to(self.device))
+        self._count(started)  # it may have compiled
 
     def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
         """Train from where training stands to the last epoch, and yield the result of each epoch when it is done.
@@ -267,7 +269,10 @@ class Trainer:
             self._in_step = True
             seed, rate = draw_seed(self._ties), self._schedule.at(self.progress.step)
             on_device = self._device_steps.step(place, seed, rate)
-            loss = math.nan if on_device else self._step_from_host(rows, seed)
+            loss = math.nan
+            if not on_device:
+                found = self._host_steps.step(rows, seed, self.progress, self._schedule, stop=self._stopping)
+                loss, self._all_stopping = found.loss, found.stop and self.processes.size > 1
             if self._clock is None and self._schedule.averages(self.progress.step):
                 self._average.add()
             self._count(started, 0.0 if on_device else loss)
@@ -281,13 +286,6 @@ class Trainer:
                 after_step(loss)
         self._settle()
         return True
-
-    def _step_from_host(self, rows: NDArray[np.int64], seed: int) -> float:
-        """Do one optimiser step on a batch made by the host, and return its loss."""
-        found = self._host_steps.step(rows, seed, self.progress, self._schedule, stop=self._stopping)
-        if self.processes.size > 1:
-            self._all_stopping = found.stop
-        return found.loss
 
     def _settle(self) -> None:
         """Wait for the steps on the device, and take in what they came to."""

@@ -5,13 +5,17 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from crystalframer.config import TrainConfig, build_trial, trial_from_dict
+from crystalframer.data import batch
+from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
+from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import read_status
 from crystalframer.runs.trial import Trial
@@ -132,3 +136,19 @@ def test_the_program_says_how_many_epochs_fit(tmp_path: Path, capsys: pytest.Cap
     assert f"epoch {epochs:4}/{epochs}  step" in said
     assert lengthen(run, "train.epochs=99") == 2
     assert "took the 0.03 minutes it was given" in capsys.readouterr().err
+
+
+def test_the_first_crystal_says_nothing_about_the_others(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, took, prepare = [0.0], iter([60.0, 1.0, 3.0]), prepare_geometry
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        now[0] += next(took)
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(batch, "prepare_geometry", slowly)
+    loader = BatchLoader(data, 4.0)
+    for row in (*data.rows["train"][:3], data.rows["train"][0]):
+        loader.geometry(int(row))
+    assert loader.num_prepared == 3
+    assert loader.seconds_ahead == (sum(map(len, data.rows.values())) - 3) * (1 + 3) / 2
