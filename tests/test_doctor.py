@@ -143,7 +143,7 @@ def test_damaged_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"this is neither a database nor a table, whatever its name may say")
     found = examined(capsys, code=1)
-    assert found["MLflow"]["wrong"] == "the database is damaged or cannot be read: file is not a database"
+    assert found["MLflow"]["wrong"] == "the database is damaged: file is not a database"
     assert found["MLflow"]["mend"].startswith("mv runs/mlflow.db runs/mlflow.db.damaged")
     assert found["data set"]["mend"] == "crystalframer prepare mine"
 

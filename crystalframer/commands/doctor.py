@@ -1,7 +1,6 @@
 """Say what a training or a sweep would find here, what is wrong, and what mends it."""
 
 import argparse
-import contextlib
 import functools
 import importlib
 import json
@@ -9,7 +8,6 @@ import os
 import platform
 import shlex
 import shutil
-import sqlite3
 import sys
 import tempfile
 import textwrap
@@ -264,6 +262,7 @@ def tracking(runs: Path) -> Iterator[Finding]:
     """Look for the MLflow that records, and sign in."""
     from crystalframer.orchestration.tracking.addresses import tracking_address
     from crystalframer.orchestration.tracking.experiment import check_server
+    from crystalframer.orchestration.tracking.server import damage
 
     address = None
     try:
@@ -279,19 +278,10 @@ def tracking(runs: Path) -> Iterator[Finding]:
         return
     database = runs / "mlflow.db"
     found = f"a server of its own on {database}" + ("" if database.exists() else " (not there yet)")
-    wrong = _damage(database) if database.exists() else ""
+    problem = damage(database) if database.exists() else ""
+    wrong = f"the database is damaged: {problem}" if problem else ""
     mend = shlex.join(["mv", str(database), f"{database}.damaged"])
     yield Finding("MLflow", found, wrong, mend if wrong else "")
-
-
-def _damage(database: Path) -> str:
-    """Return what is wrong with a SQLite database."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
-        answer = str(error)
-    return "" if answer == "ok" else f"the database is damaged or cannot be read: {answer}"
 
 
 def cluster(_: Path) -> Iterator[Finding]:

@@ -67,8 +67,12 @@ class LocalMlflowServer:
             reachable_as: this machine's address for the other nodes of a cluster, who sign in with the cluster's
                 password; None for a server that this machine alone can reach. This process, and what it starts, is
                 signed in to that one.
+
+        Raises:
+            UserError: the folder's database is damaged; it is left as it is.
         """
         self._runs = runs.absolute()
+        check_database(self._runs / "mlflow.db")
         self._runs.mkdir(parents=True, exist_ok=True)
         self.log = self._runs / "mlflow-server.log"
         self.database = database_uri(self._runs)
@@ -179,6 +183,30 @@ def is_answering(uri: str) -> bool:
         return False
 
 
+def check_database(path: Path) -> None:
+    """Check a tracking database, if it is there, with all that SQLite keeps beside it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if path.exists() and (problem := damage(path)):
+        remedy = shlex.join(["mv", *map(str, sorted(path.parent.glob("mlflow.db*"))), "SOMEWHERE_ELSE/"])
+        raise UserError(
+            f"MLflow's database {path} is damaged ({problem}): move it away ({remedy}) and run the sweep's own command "
+            "again, which records its trials anew from their directories"
+        )
+
+
+def damage(database: Path) -> str:
+    """Return what is wrong with a SQLite database, nothing if it is sound, or busy or closed to us."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            answer = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return str(error) if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else ""
+    return "" if answer == "ok" else " ".join(answer.split())
+
+
 def create_database(runs: Path) -> None:
     """Make the tracking database of a folder of runs unless it is there, all at once, with a write-ahead log."""
     path = runs / "mlflow.db"
@@ -189,6 +217,8 @@ def create_database(runs: Path) -> None:
         building.unlink(missing_ok=True)  # what a kill left
         connect(f"sqlite:///{building}").search_experiments()
         flush_to_disk(building)
+        for suffix in ("-wal", "-shm", "-journal"):  # of a database that was moved away: SQLite would play them back
+            (runs / f"mlflow.db{suffix}").unlink(missing_ok=True)
         building.replace(path)
         flush_to_disk(runs)
         with contextlib.closing(sqlite3.connect(path)) as connection:

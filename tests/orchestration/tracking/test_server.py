@@ -8,12 +8,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from crystalframer import cli
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import server
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
-from crystalframer.orchestration.tracking.server import LocalMlflowServer, create_database, database_uri, is_answering
+from crystalframer.orchestration.tracking.server import (
+    LocalMlflowServer,
+    create_database,
+    damage,
+    database_uri,
+    is_answering,
+)
 from tests.orchestration.processes import all_gone, descendants
 
 WATCHDOG = Path(server.__file__).with_name("die_with_parent.py")
@@ -92,9 +100,48 @@ def test_a_database_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_bytes(b"this is no database, whatever its name may say" * 100)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("CREATE TABLE alembic_version (version_num)")
+        database.execute("INSERT INTO alembic_version VALUES ('of a later MLflow')")
     with (
         LocalMlflowServer(tmp_path) as server,
         pytest.raises(UserError, match=r"the MLflow server ended at once: .*; see .*mlflow-server.log"),
     ):
         server.wait_until_ready()
+
+
+def test_a_damaged_database_is_one_sentence_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mlflow.db"
+    create_database(tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    noise = np.frombuffer(whole, np.uint8).copy()
+    noise[random.integers(4096, len(whole), 20_000)] = random.integers(0, 256, 20_000)
+    assert damage(path) == ""
+    capsys.readouterr()
+    for damaged in (b"no database " * 100, whole[: len(whole) // 2], noise.tobytes()):
+        path.write_bytes(damaged)
+        assert cli.main(["ui", "--runs", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: MLflow's database {path} is damaged (")
+        assert said.endswith("records its trials anew from their directories\n")
+        assert said.count("\n") == 1
+        assert path.read_bytes() == damaged
+
+
+def test_a_log_that_a_database_left_behind_is_not_played_back(tmp_path: Path) -> None:
+    create_database(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET name = 'former'")
+        database.commit()
+        log = (tmp_path / "mlflow.db-wal").read_bytes()
+    (tmp_path / "mlflow.db").unlink()
+    (tmp_path / "mlflow.db-wal").write_bytes(log)
+    program = "import sys; from pathlib import Path; from crystalframer.orchestration.tracking.server import *; "
+    program += "create_database(Path(sys.argv[1]))"  # in another process, as MLflow keeps its connections
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, stderr=subprocess.DEVNULL)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert database.execute("SELECT name FROM experiments").fetchall() == [("Default",)]
