@@ -5,6 +5,7 @@ text) and optionally ``id``, with the columns that `Predictions.to_dataframe` ha
 `_load_pyfunc`; nothing of it is pickled.
 """
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -117,19 +118,24 @@ def pyfunc_arguments(models: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """
     import pandas as pd
 
-    from crystalframer.prediction import Predictor
-    from crystalframer.training.trained_model import load_model, write_model
+    from crystalframer.prediction.loading import predictor_of, read_model
+    from crystalframer.training.trained_model import write_model
 
-    members = [load_model(path) for path in models]
-    predictor = Predictor(members)
+    found = [read_model(path) for path in models]
+    members = [member for model in found for member in model.members]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "models"
-        for number, member in enumerate(members):
-            write_model(data / f"{number:03}.pt", member)
+        data.mkdir()
+        for number, (path, model) in enumerate(zip(models, found, strict=True)):
+            if model.calibration is not None:  # a packed model as it is, with its intervals
+                shutil.copyfile(path, data / f"{number:03}.pt")
+            else:
+                for place, member in enumerate(model.members):
+                    write_model(data / f"{number:03}-{place:03}.pt", member)
         yield {
             "loader_module": __name__,
             "data_path": str(data),
-            "signature": signature_of(predictor),
+            "signature": signature_of(predictor_of(found)),
             "input_example": pd.DataFrame({"structure": [EXAMPLE], "id": ["NaCl"]}),
             "pip_requirements": [f"crystalframer=={__version__}"],
             "metadata": {"targets": {t.name: t.unit for t in members[0].targets}, "origin": members[0].origin},

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from crystalframer import cli
@@ -152,6 +153,18 @@ def test_a_registered_model_is_fetched_back(
     assert info.signature.inputs.required_input_names() == ["structure"]
     assert COLUMN in info.signature.outputs.input_names()
     assert info.saved_input_example_info is not None
+
+
+def test_a_model_with_a_name_is_registered_with_its_intervals(tmp_path: Path, crystals: list[Crystal]) -> None:
+    assert cli.main(["register", "jarvis-mbj-gap", "--folder", str(tmp_path / "gap")]) == 0
+    import mlflow
+
+    info = mlflow.models.get_model_info(str(tmp_path / "gap"))
+    assert info.signature is not None
+    assert "bandgap_mbj_lower [eV]" in info.signature.outputs.input_names()
+    rows = pd.DataFrame({"structure": [cif_of(crystal) for crystal in crystals]})
+    answered = mlflow.pyfunc.load_model(str(tmp_path / "gap")).predict(rows)
+    assert (answered["bandgap_mbj_lower [eV]"] < answered["bandgap_mbj_upper [eV]"]).all()
 
 
 def test_a_trials_run_is_a_model(
