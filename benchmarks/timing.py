@@ -95,12 +95,12 @@ def threads(count: int) -> Iterator[None]:
     """Let torch and the compiled kernels use `count` threads."""
     before = torch.get_num_threads(), numba.get_num_threads()
     try:
+        numba.set_num_threads(count)  # which may change torch's
         torch.set_num_threads(count)
-        numba.set_num_threads(count)
         yield
     finally:
-        torch.set_num_threads(before[0])
         numba.set_num_threads(before[1])
+        torch.set_num_threads(before[0])
 
 
 class Stopwatch:
