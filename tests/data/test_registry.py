@@ -39,6 +39,7 @@ def test_the_sample_is_always_there() -> None:
         (DataConfig(dataset="mp", task="band_gap"), r"'mp' has no task 'band_gap' \(did you mean 'bandgap'\?\)"),
     ],
 )
+@pytest.mark.usefixtures("data_directory")
 def test_unknown_names_list_the_near_matches(config: DataConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         registry.load_task(config)

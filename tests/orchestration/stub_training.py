@@ -95,7 +95,7 @@ class StubTrainer:
                 kernel="stub",
                 model={},
                 optimizer={"state": {}, "param_groups": [group, group]},
-                average={},
+                average={"count": 0, "sums": {}},
                 generators={},
                 progress=Progress(epoch=len(self.history)),
                 history=[asdict(epoch) for epoch in self.history],
