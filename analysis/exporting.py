@@ -20,6 +20,7 @@ from crystalframer.data.registry import load_task, subset_of
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.runs.run_directory import RunDirectory, TrialResult
+from crystalframer.runs.tracker import seconds_of
 
 Say = Callable[[str], None]
 
@@ -176,7 +177,6 @@ def _read(directory: RunDirectory, asked: Asked | None) -> _Finished | str:
 
 def _record(trial: _Finished, cores: int | None) -> TrialRecord:
     result, tags = trial.result, dict(sorted(trial.result["tags"].items()))
-    seconds = sum(record.values["seconds_per_epoch"] for record in trial.directory.records())
     return TrialRecord(
         run_key=trial.key,
         settings=trial.config.to_dict(),
@@ -186,7 +186,7 @@ def _record(trial: _Finished, cores: int | None) -> TrialRecord:
         step=result["final"]["step"],
         time_ms=result["final"]["time_ms"],
         final=dict(result["final"]["values"]),
-        hours=seconds / 3600,
+        hours=seconds_of(trial.directory.records()) / 3600,
         cores=int(tags["threads"]) if "threads" in tags else cores,
     )
 

@@ -5,10 +5,9 @@ import tempfile
 from pathlib import Path
 
 from analysis.exported import Exported, check, read
-from crystalframer.orchestration.sweeps.driver import SweepOptions
-from crystalframer.orchestration.sweeps.sweep import mlflow_of
 from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
+from crystalframer.orchestration.tracking.server import mlflow_of
 from crystalframer.runs.tracker import StepMetrics
 
 
@@ -17,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(check(arguments.results))
     content = read(arguments.results)
     uri = tracking_address(arguments.tracking_uri) if arguments.tracking_uri else None
-    with mlflow_of(SweepOptions(arguments.runs, tracking_uri=uri)) as tracking:
+    with mlflow_of(arguments.runs, uri) as tracking:
         record(content, tracking.experiment(content.record.sweep))
     where = uri or arguments.runs / "mlflow.db"
     print(f"{len(content.record.trials)} trials recorded in the experiment {content.record.sweep} at {where}")

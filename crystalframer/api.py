@@ -133,12 +133,21 @@ def finetune(
     check_device(device)
     chosen = {"data.dataset": data, "data.task": task, **(settings or {})}
     folder = Path(out or default_runs() / "finetune" / f"{data}-{task}-{Path(model).name}").absolute()
-    with local_models([str(model)], tracking_uri) as files:
-        if len(files) != 1:
-            raise UserError(f"{model} names {len(files)} models, expected one")
-        return fine_tune(
-            files[0], chosen, folder, seeds=seeds, from_scratch=from_scratch, device=device, threads=threads
-        )
+    with one_model(str(model), tracking_uri) as file:
+        return fine_tune(file, chosen, folder, seeds=seeds, from_scratch=from_scratch, device=device, threads=threads)
+
+
+@contextmanager
+def one_model(model: str, tracking_uri: str | None) -> Iterator[Path]:
+    """Yield the file of one model for the context.
+
+    Raises:
+        UserError: there is no such model, or there are several.
+    """
+    with local_models([model], tracking_uri) as found:
+        if len(found) != 1:
+            raise UserError(f"{model} names {len(found)} models, expected one")
+        yield found[0]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crystalframer.commands.model_argument import add_model, one_model
+from crystalframer.commands.model_argument import add_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the card of a model."""
+    from crystalframer.api import one_model
     from crystalframer.prediction.card import NAME, card_of
     from crystalframer.prediction.loading import MLFLOW
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crystalframer.commands.model_argument import add_model, add_ties, one_model
+from crystalframer.commands.model_argument import add_model, add_ties
 from crystalframer.errors import UserError
 
 EPILOG = """\
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate as the command line says; return the exit code."""
+    from crystalframer.api import one_model
+
     with one_model(arguments.model, arguments.tracking_uri) as model:
         return evaluate(model, arguments)
 

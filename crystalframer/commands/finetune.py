@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from crystalframer.command_line import outliving_the_screen
-from crystalframer.commands.model_argument import add_model, one_model
+from crystalframer.commands.model_argument import add_model
 from crystalframer.yaml_reading import parse_set
 
 EPILOG = """\
@@ -38,27 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @outliving_the_screen()
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune as the command line says; return the exit code."""
-    from crystalframer.orchestration.cluster.surroundings import default_runs
-    from crystalframer.pretrained.tuning import fine_tune
+    from crystalframer.api import finetune
     from crystalframer.runs.run_directory import SupersededError
-    from crystalframer.training.devices import check_device
     from crystalframer.training.optimizer import TrainingDivergedError
 
-    check_device(arguments.device)
-    chosen = {"data.dataset": arguments.dataset, "data.task": arguments.task, **parse_set(arguments.settings)}
-    name = f"{arguments.dataset}-{arguments.task}-{Path(arguments.model).name}"
-    folder = (arguments.out or default_runs() / "finetune" / name).absolute()
     try:
-        with one_model(arguments.model, arguments.tracking_uri) as file:
-            tuned = fine_tune(
-                file,
-                chosen,
-                folder,
-                seeds=arguments.seeds,
-                from_scratch=arguments.from_scratch,
-                device=arguments.device,
-                threads=arguments.threads,
-            )
+        tuned = finetune(
+            arguments.model,
+            arguments.dataset,
+            task=arguments.task,
+            seeds=arguments.seeds,
+            from_scratch=arguments.from_scratch,
+            settings=parse_set(arguments.settings),
+            out=arguments.out,
+            device=arguments.device,
+            threads=arguments.threads,
+            tracking_uri=arguments.tracking_uri,
+        )
     except (TrainingDivergedError, SupersededError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

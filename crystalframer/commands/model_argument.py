@@ -1,11 +1,6 @@
 """The argument MODEL, which several commands share."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-from crystalframer.errors import UserError
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -29,18 +24,3 @@ def add_ties(parser: argparse.ArgumentParser) -> None:
         help="where symmetry ties: the first frame, or the mean over all, the same however the crystal is written down "
         "(default: the model's setting)",
     )
-
-
-@contextmanager
-def one_model(model: str, tracking_uri: str | None) -> Iterator[Path]:
-    """Yield the file of one model for the context.
-
-    Raises:
-        UserError: there is no such model, or there are several.
-    """
-    from crystalframer.api import local_models
-
-    with local_models([model], tracking_uri) as found:
-        if len(found) != 1:
-            raise UserError(f"{model} names {len(found)} models, expected one")
-        yield found[0]

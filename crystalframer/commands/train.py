@@ -218,11 +218,10 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
 
     from crystalframer.config import trial_from_dict
     from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
-    from crystalframer.orchestration.sweeps.driver import SweepOptions
-    from crystalframer.orchestration.sweeps.sweep import mlflow_of
     from crystalframer.orchestration.tracking import gate
     from crystalframer.orchestration.tracking.addresses import tracking_address
     from crystalframer.orchestration.tracking.buffered import mlflow_tracker
+    from crystalframer.orchestration.tracking.server import mlflow_of
     from crystalframer.runs.recording import record_finished
     from crystalframer.runs.run_directory import RunDirectory
 
@@ -231,7 +230,7 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
         place = Surroundings(None, tracking_address())
         if arguments.ray:
             place = stack.enter_context(surroundings(None, default_runs(), None))
-        tracking = stack.enter_context(mlflow_of(SweepOptions(default_runs(), tracking_uri=place.tracking_uri)))
+        tracking = stack.enter_context(mlflow_of(default_runs(), place.tracking_uri))
         experiment = tracking.experiment(run.tags["sweep"])
         make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, gate.credentials())
         yield replace(run, make_tracker=make_tracker)

@@ -118,7 +118,7 @@ class _LocalMoments(torch.autograd.Function):
             frames = _frames_in_lanes(given, heads)
         keys = (-1, -1) if tie_seed is None else tuple(int(key) for key in hash_keys(config, tie_seed))
         scale = np.float32(logit_scale)
-        _follow_torch_threads()
+        follow_torch_threads()
         forward_loop(sizes)(
             code, terms, *(_flat(tensor) for tensor in tensors), scale, *geometry,
             batch.lattice_axes.numpy(), keys[0], keys[1], config.num_heads, batch.preceding.edges,
@@ -135,7 +135,7 @@ class _LocalMoments(torch.autograd.Function):
         grad_value, grad_moment = _whole_lanes(grads[0]), _whole_lanes(grads[1], dim=0)
         out = [torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)]
         out.append(query.new_empty(query.shape[:2]))
-        _follow_torch_threads()
+        follow_torch_threads()
         backward_loop(ctx.sizes)(
             ctx.code, ctx.terms, _flat(query), _flat(key), _flat(value), ctx.scale, *ctx.geometry,
             weights.numpy(), frames.numpy(), _flat(grad_value), _flat(grad_moment), *(_flat(grad) for grad in out),
@@ -163,7 +163,7 @@ def _flat(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.view(-1).numpy()
 
 
-def _follow_torch_threads() -> None:
+def follow_torch_threads() -> None:
     """Use as many threads as torch does: `torch.set_num_threads` is the one setting.
 
     Numba's first call starts its pool and, where both use OpenMP, thereby sets torch's number to that of all cores;

@@ -14,10 +14,8 @@ Numbers that are not finite, of a training that diverges, go through as they do 
 exception could not leave a parallel loop in good order).
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +25,7 @@ from crystalframer.environment import kept
 from crystalframer.geometry import principal_axes
 from crystalframer.kernels import cpu_frames, cpu_math, frames, lanes
 from crystalframer.kernels.cpu_frames import max_frames, weighted_pca_frames
-from crystalframer.kernels.cpu_math import CONTRACT, part_of_loop
+from crystalframer.kernels.cpu_math import CONTRACT, part_of_loop, source_digest
 from crystalframer.kernels.lanes import (
     GROUP,
     LANES,
@@ -66,14 +64,9 @@ class Sizes(NamedTuple):
     """Distance basis functions that reach one neighbour"""
 
 
-def _source_digest() -> int:
-    """Return a number that changes with the source of anything compiled in: part of the key of Numba's cache."""
-    files = [__file__, cpu_math.__file__, cpu_frames.__file__, frames.__file__, lanes.__file__, principal_axes.__file__]
-    text = b"".join(Path(file).read_bytes() for file in files)
-    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
-
-
-_DIGEST = _source_digest()
+_DIGEST = source_digest(
+    __file__, cpu_math.__file__, cpu_frames.__file__, frames.__file__, lanes.__file__, principal_axes.__file__
+)
 
 
 @part_of_loop()

@@ -1,7 +1,9 @@
 """Small numerical routines for the CPU kernel, compiled by Numba."""
 
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,16 @@ def part_of_loop() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     second. They could round differently: the process that compiled would train to other last bits than all others.
     """
     return njit(fastmath=CONTRACT, error_model="numpy", forceinline=True)
+
+
+def source_digest(*files: str) -> int:
+    """Return a number that changes with the source of anything compiled into a loop: part of its key in Numba's cache.
+
+    Args:
+        files: the modules' paths.
+    """
+    text = b"".join(Path(file).read_bytes() for file in files)
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
 @part_of_loop()

@@ -4,7 +4,6 @@ Axes of all tied frames of an atom and head are gathered as lines: opposite axes
 line, whose moments are computed once. A cubic site with 24 tied frames costs three lines.
 """
 
-import numba
 import numpy as np
 import torch
 
@@ -12,6 +11,7 @@ from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import ties_loop
 from crystalframer.kernels.closeness import Averaged
+from crystalframer.kernels.cpu import follow_torch_threads
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.moments import num_terms
 
@@ -28,10 +28,7 @@ def average(inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig) -
     tensors = [tensor.detach().contiguous() for tensor in (inputs.query, inputs.key, inputs.inv_sigma_sq)]
     frames = torch.empty(batch.num_atoms, config.num_heads, 3, 3)
     moments = torch.empty(config.num_heads, batch.num_atoms, 3 * terms)
-    threads, most = torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    numba.set_num_threads(min(threads, most))
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
+    follow_torch_threads()
     ties_loop.average_loop()(
         _KINDS[config.frame], terms, *(tensor.numpy() for tensor in tensors), np.float32(inputs.logit_scale),
         *_geometry(batch), frames.numpy(), moments.numpy(),

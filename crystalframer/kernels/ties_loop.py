@@ -1,10 +1,8 @@
 """The loop of `kernels.ties_cpu`, compiled by Numba; the definitions: `kernels.closeness`, `ties_reference`."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from numba import njit, prange
 from crystalframer.environment import kept
 from crystalframer.kernels import closeness, cpu_math, frames
 from crystalframer.kernels.closeness import EIGENVALUES, LOG_WEIGHTS, SAME_LINE, SKEWS
-from crystalframer.kernels.cpu_math import jacobi
+from crystalframer.kernels.cpu_math import jacobi, source_digest
 from crystalframer.kernels.frames import COLLINEAR_TOLERANCE
 
 MAX, STATIC_LOCAL, WEIGHTED_PCA = range(3)
@@ -34,14 +32,7 @@ _GAP_FULL, _GAP_NONE = EIGENVALUES.full, EIGENVALUES.none
 _SKEW_FULL, _SKEW_NONE = SKEWS.full, SKEWS.none
 
 
-def _source_digest() -> int:
-    """Return a number that changes with the source of anything compiled in: part of the key of Numba's cache."""
-    files = [__file__, cpu_math.__file__, frames.__file__, closeness.__file__]
-    text = b"".join(Path(file).read_bytes() for file in files)
-    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
-
-
-_DIGEST = _source_digest()
+_DIGEST = source_digest(__file__, cpu_math.__file__, frames.__file__, closeness.__file__)
 
 
 def _inlined(fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

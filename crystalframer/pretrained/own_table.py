@@ -35,7 +35,7 @@ from crystalframer.prediction.predictor import Predictor
 from crystalframer.pretrained.baselines import baselines, measured
 from crystalframer.pretrained.packing import finished_run, packed_of_runs
 from crystalframer.pretrained.table_page import Findings, page
-from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.tracker import seconds_of
 from crystalframer.training.trained_model import load_model
 
 MODEL, REPORT, PREDICTED = "model.pt", "report.html", "predicted.csv"
@@ -154,7 +154,10 @@ def conclude(own: OwnTable, data: TaskData, folder: Path, say: Say = print) -> P
             model=model,
             data=data,
             evaluation=_evaluation(predictor, data, intervals=intervals),
-            candidates=[*baselines(predictor, data), measured("this model", predictor, data, _seconds(run.directory))],
+            candidates=[
+                *baselines(predictor, data),
+                measured("this model", predictor, data, seconds_of(run.directory.records())),
+            ],
             predicted=predicted,
             left_out=_left_out(own, predicted),
             unsplit=_unsplit(data),
@@ -212,7 +215,3 @@ def _evaluation(predictor: Predictor, data: TaskData, *, intervals: bool) -> Any
     if intervals:
         return evaluate_predictor(predictor, data, "test")[0]
     return evaluate_model(predictor.members[0], data, "test")[0]
-
-
-def _seconds(directory: RunDirectory) -> float:
-    return sum(epoch.values["seconds_per_epoch"] for epoch in directory.records())

@@ -14,6 +14,7 @@ from crystalframer.errors import UserError
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.pretrained.baselines import Candidate, baselines, best_of, inherited, measured, table_of
 from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.tracker import seconds_of
 from crystalframer.runs.training_here import train_here
 from crystalframer.training.trained_model import write_model
 
@@ -106,7 +107,7 @@ def fine_tune(
 
 def _measured(way: str, folders: Sequence[Path], data: TaskData) -> list[Candidate]:
     """Return the candidates of finished trainings: each seed, and their mean where there are several."""
-    seconds = [sum(epoch.values["seconds_per_epoch"] for epoch in RunDirectory(folder).records()) for folder in folders]
+    seconds = [seconds_of(RunDirectory(folder).records()) for folder in folders]
     found = [
         measured(f"{way}, seed {seed}", load_predictor(folder), data, took)
         for seed, (folder, took) in enumerate(zip(folders, seconds, strict=True))

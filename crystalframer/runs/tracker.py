@@ -28,6 +28,11 @@ class StepMetrics:
     """By metric name, e.g. ``val/mae_eV_per_atom``."""
 
 
+def seconds_of(steps: Iterable[StepMetrics]) -> float:
+    """Return the wall-clock time of epochs in s."""
+    return sum(entry.values["seconds_per_epoch"] for entry in steps)
+
+
 def is_of_another_training(held: Mapping[tuple[str, int], float], history: Sequence[StepMetrics]) -> bool:
     """Return whether a run's metrics cannot be those of the training with this history.
 

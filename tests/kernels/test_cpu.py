@@ -105,7 +105,7 @@ def test_leaves_torch_its_number_of_threads_when_numba_starts_its_own() -> None:
         "import torch; torch.set_num_threads(1)\n"
         "from crystalframer.kernels import cpu\n"
         "assert torch.get_num_threads() == 1\n"
-        "cpu._follow_torch_threads()\n"
+        "cpu.follow_torch_threads()\n"
         "assert torch.get_num_threads() == 1\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "NUMBA_NUM_THREADS": "2"})

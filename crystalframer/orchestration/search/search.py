@@ -27,7 +27,8 @@ from crystalframer.orchestration.search.search_results import (
 from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.search.study import StudyExport, study_url, suggest
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
-from crystalframer.orchestration.sweeps.sweep import mlflow_of, only_one_driver
+from crystalframer.orchestration.sweeps.sweep import only_one_driver
+from crystalframer.orchestration.tracking.server import mlflow_of
 from crystalframer.runs.run_directory import EarlyStop
 from crystalframer.runs.trial import Trial, TrialProgress
 from crystalframer.training.suitability import check_suitable
@@ -56,7 +57,10 @@ def run_search(spec: Search, options: SweepOptions, console: Console, *, storage
     with only_one_driver(driver.folder):
         source = source_of(spec, driver)
         url = storage or study_url(options.runs)
-        with closing(StudyExport(url, spec, source.trials, driver.say)) as export, mlflow_of(options) as tracking:
+        with (
+            closing(StudyExport(url, spec, source.trials, driver.say)) as export,
+            mlflow_of(options.runs, options.tracking_uri) as tracking,
+        ):
             source.export = export.add
             ahead = 1 if options.address is None else options.max_concurrent or AHEAD_ON_A_CLUSTER
             outcome = driver.run(source, tracking, anything_to_do=not source.exhausted, ahead=ahead)

@@ -23,8 +23,7 @@ from crystalframer.orchestration.sweeps.driver import (
     full_disk,
 )
 from crystalframer.orchestration.sweeps.spec import Sweep
-from crystalframer.orchestration.tracking.experiment import check_server
-from crystalframer.orchestration.tracking.server import LocalMlflowServer, Tracking
+from crystalframer.orchestration.tracking.server import mlflow_of
 from crystalframer.runs.budget import LOCK
 from crystalframer.runs.trial import Trial
 from crystalframer.training.suitability import check_suitable
@@ -71,22 +70,9 @@ def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:
         for trial in trials:
             driver.add(trial, tasks[trial.name])
         pending = driver.unfinished()
-        with mlflow_of(options) as tracking:
+        with mlflow_of(options.runs, options.tracking_uri) as tracking:
             outcome = driver.run(JobList(pending, driver.job), tracking, anything_to_do=bool(pending))
         return driver.conclude(outcome)
-
-
-@contextlib.contextmanager
-def mlflow_of(options: SweepOptions) -> Iterator[Tracking]:
-    """Use the server that the user named, or start a local one for the duration of the block."""
-    uri = options.tracking_uri
-    if uri is None:
-        with LocalMlflowServer(options.runs) as server:
-            yield Tracking(server.uri, server)
-        return
-    if uri.startswith("http"):
-        check_server(uri)
-    yield Tracking(uri)
 
 
 @contextlib.contextmanager

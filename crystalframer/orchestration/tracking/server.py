@@ -19,6 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +27,7 @@ from crystalframer.atomic_files import flush_to_disk, locked
 from crystalframer.environment import reach_directly, variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
-from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, MlflowExperiment, connect
+from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, MlflowExperiment, check_server, connect
 from crystalframer.orchestration.tracking.first_screen import overview_page
 
 MLFLOW_PORT = 5000
@@ -171,6 +172,18 @@ class Tracking:
         """Start a server of our own again if it died."""
         if self._server is not None:
             self._server.revive()
+
+
+@contextlib.contextmanager
+def mlflow_of(runs: Path, uri: str | None) -> Iterator[Tracking]:
+    """Use the server that the user named, or start that of a folder of runs for the duration of the block."""
+    if uri is None:
+        with LocalMlflowServer(runs) as server:
+            yield Tracking(server.uri, server)
+        return
+    if uri.startswith("http"):
+        check_server(uri)
+    yield Tracking(uri)
 
 
 def is_answering(uri: str) -> bool:
