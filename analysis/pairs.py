@@ -71,7 +71,8 @@ def answer(comparison: Comparison) -> list[str]:
     said = []
     rivals = _rivals(comparison)
     if not rivals:
-        said.append(f"{lowest_is}, really less than that of each of the other {len(rows) - 1}.")
+        others = "the other" if len(rows) == 2 else f"each of the other {len(rows) - 1}"
+        said.append(f"{lowest_is}, really less than that of {others}.")
     elif all(pair.found is None for pair in find_pairs(comparison)):
         unknown = "without test predictions nothing says whether it is real"
         said.append(f"The lowest error is that of {lowest_is}; {unknown}.")

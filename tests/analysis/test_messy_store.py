@@ -94,6 +94,16 @@ def test_only_a_real_winner_is_in_bold(store: Store) -> None:
     assert "really less than that of each of the other 2" in markdown
 
 
+def test_of_two_rows_one_is_less_than_the_other(store: Store) -> None:
+    frames: tuple[FrameName, ...] = ("none", "max")
+    for frame in frames:
+        for seed in (0, 1):
+            mae, table = predictions(frame, seed)
+            store.add(frame, seed, test_mae=mae, predictions=table)
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP, store.runs))
+    assert "really less than that of the other." in answer(comparison)[0]
+
+
 def test_where_nothing_is_real_nothing_is_in_bold(store: Store) -> None:
     frames: tuple[FrameName, ...] = ("none", "pca")
     for frame in frames:
