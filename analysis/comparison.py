@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from analysis.results import FinishedTrial, Results
-from crystalframer.config import FRAMES, MODEL_PRESETS, FrameName, ModelConfig, TrialConfig
+from crystalframer.config import FRAMES, MODEL_PRESETS, FrameName, ModelConfig
 from crystalframer.data.dataset import SPLITS
 from crystalframer.errors import UserError
 from crystalframer.escaping import for_figures
@@ -25,8 +25,9 @@ FRAME_LABELS: Mapping[FrameName, str] = {
 }
 """What tables and figures call the frames, in the paper's order."""
 
-AVERAGED_OVER = ("data.dataset", "data.task", "model.frame", "train.seed")
-"""Settings that never make a row of their own: what the table is of, its rows' frame, and what is averaged over."""
+AVERAGED_OVER = ("data.dataset", "data.task", "model.frame", "train.seed", "train.start_from", "train.start_hash")
+"""Settings that never make a row of their own: what the table is of, its rows' frame, and what is averaged over. The
+models that fine-tuning starts from differ by seed; what they learned from is the trials' tag ``start_data``."""
 
 VARIES = "varies"
 """What `Comparison.common` returns for a setting that the trials do not share."""
@@ -95,10 +96,14 @@ class Comparison:
     rows: tuple[Row, ...]
     part_of: str = ""
     """The published data set and task, ``jarvis:bandgap_mbj``, that it is or is a part of; empty for another."""
+    transfer: bool = False
+    """Whether the trials start from models of other targets: such errors stand beside no single-task ones."""
 
     @property
     def title(self) -> str:
         """What tables call it."""
+        if self.transfer:
+            return f"{self.dataset}, {self.task}, trained on from other models: not comparable with a single task's"
         return f"{self.dataset}, {self.task}" + (f": {self.coverage}" if self.is_part else "")
 
     @property
@@ -128,7 +133,7 @@ class Comparison:
     @property
     def heading(self) -> str:
         """What figures call it."""
-        return for_figures(f"{self.dataset}, {self.quantity}")
+        return for_figures(f"{self.dataset}, {self.quantity}" + ", trained on" * self.transfer)
 
     @property
     def quantity(self) -> str:
@@ -138,7 +143,7 @@ class Comparison:
     @property
     def file_name(self) -> str:
         """What files of it are called."""
-        return re.sub(r"[^\w.-]", "_", f"{self.dataset}_{self.task}")
+        return re.sub(r"[^\w.-]", "_", f"{self.dataset}_{self.task}" + "_transfer" * self.transfer)
 
     @property
     def finished(self) -> list[Row]:
@@ -173,7 +178,7 @@ class Comparison:
 
 @lru_cache(maxsize=8)
 def compare(results: Results) -> list[Comparison]:
-    """Group the trials by data set and task, sorted by name.
+    """Group the trials by data set and task, sorted by name, those that start from another model by themselves.
 
     While trials of the sweep are missing, every frame has a row, an empty one where nothing has finished; once all
     are there, only the frames that the sweep asked for.
@@ -181,8 +186,11 @@ def compare(results: Results) -> list[Comparison]:
     Raises:
         UserError: trials of one row were trained on different data.
     """
-    keys = sorted({(trial.config.data.dataset, trial.config.data.task) for trial in results.trials})
-    comparisons = [_comparison(*key, results.trials, _part_of(*key, results.subsets)) for key in keys]
+    groups: dict[tuple[str, str, bool], list[FinishedTrial]] = {}
+    for trial in results.trials:
+        data, transfer = trial.config.data, trial.config.train.start_from is not None
+        groups.setdefault((data.dataset, data.task, transfer), []).append(trial)
+    comparisons = [_comparison(*key, groups[key], results.subsets) for key in sorted(groups)]
     if results.complete:
         return [replace(full, rows=tuple(row for row in full.rows if row.trials)) for full in comparisons]
     return comparisons
@@ -195,8 +203,13 @@ def _part_of(dataset: str, task: str, subsets: Mapping[str, Mapping[str, str]]) 
     return subsets.get(dataset, {}).get(task, "")
 
 
-def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial], part_of: str) -> Comparison:
-    trials = [t for t in every_trial if (t.config.data.dataset, t.config.data.task) == (dataset, task)]
+def _comparison(
+    dataset: str,
+    task: str,
+    transfer: bool,
+    trials: Sequence[FinishedTrial],
+    subsets: Mapping[str, Mapping[str, str]],
+) -> Comparison:
     flat = [trial.config.to_flat_dict() for trial in trials]
     varying = [key for key in flat[0] if key not in AVERAGED_OVER and len({settings[key] for settings in flat}) > 1]
     rows: list[Row] = []
@@ -204,13 +217,14 @@ def _comparison(dataset: str, task: str, every_trial: Iterable[FinishedTrial], p
         by_variant: dict[str, list[FinishedTrial]] = {}
         for trial in trials:
             if trial.config.model.frame == frame:
-                by_variant.setdefault(_variant(trial.config, varying), []).append(trial)
+                by_variant.setdefault(_variant(trial, varying), []).append(trial)
         rows += [
             Row(frame, name, found[0].config.model, _same_data(found)) for name, found in sorted(by_variant.items())
         ]
         if not by_variant:
             rows.append(Row(frame, "", replace(_typical(trials), frame=frame), ()))
-    return Comparison(dataset, task, trials[0].unit, tuple(rows), part_of)
+    part_of = "" if transfer else _part_of(dataset, task, subsets)
+    return Comparison(dataset, task, trials[0].unit, tuple(rows), part_of, transfer)
 
 
 def _typical(trials: Sequence[FinishedTrial]) -> ModelConfig:
@@ -219,8 +233,9 @@ def _typical(trials: Sequence[FinishedTrial]) -> ModelConfig:
     return next((model for model in models if paper_setting(model) == "default"), models[0])
 
 
-def _variant(config: TrialConfig, varying: Iterable[str]) -> str:
+def _variant(trial: FinishedTrial, varying: Iterable[str]) -> str:
     """Name what varies besides frame and seed; the angular encoding goes by its preset's name where it has one."""
+    config = trial.config
     preset = encoding_preset(config.model)
     shown = [] if preset in (None, "default") else [preset]
     named = ENCODING if preset else ANGULAR if config.model.frame == "none" else ()
@@ -228,6 +243,8 @@ def _variant(config: TrialConfig, varying: Iterable[str]) -> str:
     shown += [
         f"{key.partition('.')[2]} {flat[key]}" for key in varying if key not in {f"model.{name}" for name in named}
     ]
+    if config.train.start_from is not None:
+        shown.append(f"from {trial.tags.get('start_data') or config.train.start_hash}")
     return ", ".join(shown)
 
 

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalframer.config import TrialConfig
@@ -230,6 +231,10 @@ class _Run:
             "threads": str(torch.get_num_threads()),
             "machine": platform.node(),
         }
+        if (start := self._trial.config.train.start_from) is not None:
+            from crystalframer.training.fine_tuning import learned_before
+
+            own["start_data"] = learned_before(Path(start))
         self._tags = {**tags, **own}
         self._tracker.start(self._trial.name, self._trial.config.to_flat_dict(), self._tags, kept)
         self._tracker.log_metrics(kept)

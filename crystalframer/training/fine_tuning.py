@@ -58,6 +58,16 @@ def start_weights(trial: TrialConfig, data: TaskData) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith(_HEAD)}
 
 
+def learned_before(path: Path) -> str:
+    """Return the data set and tasks, ``jarvis:bandgap_opt``, that the model in a file learned from.
+
+    Raises:
+        UserError: the file is missing, damaged or no model.
+    """
+    data = load_model(path).trial.data
+    return f"{data.dataset}:{data.task}"
+
+
 @torch.no_grad()
 def load_start(model: CrystalFramer, weights: dict[str, Tensor]) -> None:
     """Give a model the weights that `start_weights` returned; what they lack stays as it is."""

@@ -13,6 +13,9 @@ from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.prediction.loading import load_predictor
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.tracker import NullTracker
+from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.inference import evaluate_split
 from crystalframer.training.snapshot import write_snapshot
 from crystalframer.training.trained_model import load_model, write_model
@@ -183,3 +186,14 @@ def test_every_way_a_model_is_saved_is_loaded(
     resumed = Trainer(trainer.trial, data)
     resumed.restore(checkpoint)
     assert resumed.evaluate("test").predictions.tolist() == expected.tolist()
+
+
+def test_a_trial_records_what_its_model_learned_before(
+    make_trial: MakeTrial, other_task: TaskData, trained: Path, tmp_path: Path
+) -> None:
+    config = make_trial({"data.task": "e_hull", "train.start_from": str(trained)})
+    directory = RunDirectory(tmp_path / "run")
+    list(run_trial(Trial("run", config), other_task, directory, NullTracker(), Trainer, tags={}))
+    result = directory.result()
+    assert result is not None
+    assert result["tags"]["start_data"] == f"{load_model(trained).trial.data.dataset}:formation_energy"
