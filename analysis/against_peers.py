@@ -30,6 +30,7 @@ HEADINGS = (
     "ours − peer", "crystals", "ours", "peer", "difference", "95 % interval", "better on", "sign test p", "bootstrap p",
     "Holm p", "is",
 )  # fmt: skip
+MAY_BE_CHANCE = "may be chance"
 
 
 @reports_user_errors
@@ -86,18 +87,45 @@ def build(context: Context, peers: Sequence[Peer]) -> Document:
     return Document(
         title=f"{context.sweep}: ours against other methods",
         tables=[
-            Table(comparison.title, HEADINGS, [_row(each, comparison.unit) for each in compared], notes),
+            _at_a_glance(comparison, compared, notes),
+            Table("Every comparison", HEADINGS, [_row(each, comparison.unit) for each in compared]),
             *(_where_table(best, peer, found) for peer, found in where),
         ],
         records=pd.DataFrame([_record(each, comparison) for each in compared]),
     )
 
 
+def _at_a_glance(comparison: Comparison, compared: Sequence[Against], notes: Sequence[str]) -> Table:
+    """Return one line for each of our rows and one column for each peer; what is certain stands out."""
+    peers = {each.peer: each.peer_mae for each in compared}
+    by_row: dict[str, list[Against]] = {}
+    for each in compared:
+        by_row.setdefault(each.ours.label, []).append(each)
+    rows = [
+        [label, f"{float(found[0].ours.errors.absolute.mean()):.4f}", *map(_glance, found)]
+        for label, found in by_row.items()
+    ]
+    certain = frozenset(
+        (n, 2 + k)
+        for n, found in enumerate(by_row.values())
+        for k, each in enumerate(found)
+        if verdict(each) != MAY_BE_CHANCE
+    )
+    headings = ["ours", f"MAE ({comparison.unit})", *(f"− {peer} ({mae:.4f})" for peer, mae in peers.items())]
+    count = f"In bold what is certain: {len(certain)} of {len(compared)} differences."
+    return Table(comparison.title, headings, rows, [*notes, count], certain)
+
+
+def _glance(each: Against) -> str:
+    value, ends = _difference(each.found.difference)
+    return f"{value} ({ends})"
+
+
 def verdict(each: Against) -> str:
     """Say which one is better, where the corrected test and the interval say so."""
     interval = each.found.difference
     if each.corrected >= ALPHA or interval.low <= 0 <= interval.high:
-        return "may be chance"
+        return MAY_BE_CHANCE
     return "better" if interval.value < 0 else "worse"
 
 

@@ -26,6 +26,7 @@ ORDER = (
     "tables.ablation_table",
     "figures.frame_errors",
     "tables.significance_table",
+    "tables.published_gap",
     "against_peers",
     "figures.learning_curves",
     "figures.error_against_time",

@@ -18,11 +18,12 @@ from analysis.figures import error_against_time
 from analysis.items import Context
 from analysis.peers import recorded_peers
 from analysis.results import shown
-from analysis.tables import ablation_table
+from analysis.tables import ablation_table, published_gap
 from crystalframer.atomic_files import replace_text
 from crystalframer.beside import HOME
 from crystalframer.command_line import HelpFormatter, reports_user_errors
 from crystalframer.escaping import for_markdown
+from crystalframer.pretrained.listing import PACKAGE, read_list
 from crystalframer.yaml_reading import mapping, read_yaml
 
 INTRODUCTION = """\
@@ -65,6 +66,7 @@ def page(results: Path, sweeps: Path) -> str:
     for folder in folders:
         check(folder)
         parts.append(_study(read(folder)))
+    parts.append(_models())
     parts.append(_not_run(sweeps, {folder.name for folder in folders}))
     return "\n\n".join(parts) + "\n"
 
@@ -106,8 +108,12 @@ def _study(content: Exported) -> str:
         lines.append("\n".join(markdown_rows(costs)))
         if lacking := _lacking(comparison):
             lines.append(f"Not run: {', '.join(lacking)}.")
+    context = Context(results, record.sweep, Path())
+    for table in published_gap.build(context).tables:
+        lines.append(
+            "\n".join(["### Beside published errors", "", *map(for_markdown, table.notes), "", *markdown_rows(table)])
+        )
     if len(content.peers):
-        context = Context(results, record.sweep, Path())
         (table, *_) = against_peers.build(context, recorded_peers(results)).tables
         lines.append(f"![Error against core minutes, others' errors as lines]({IMAGES}/{_picture(content)}.png)")
         lines.append(
@@ -129,6 +135,37 @@ def _cost(content: Exported, row: Row) -> Sequence[str]:
 
 def _lacking(comparison: Comparison) -> Iterable[str]:
     return [row.label for row in comparison.rows if not row.trials]
+
+
+def _models() -> str:
+    """Return the section of the models that come with the package, from their list."""
+    headings = ["model", "property", "test MAE (95 % interval)", "90 % intervals hold", "crystals", "minutes", "MB"]
+    rows = [
+        [
+            name,
+            f"{target.property}, {target.unit}",
+            f"{target.mae:.4f} ({target.mae_low:.4f} to {target.mae_high:.4f})",
+            f"{100 * target.coverage:.1f} %",
+            " / ".join(f"{size:,}" for size in entry.crystals),
+            f"{entry.minutes:.0f}",
+            f"{entry.bytes / 1e6:.1f}",
+        ]
+        for name, entry in sorted(read_list(PACKAGE).items())
+        for target in entry.targets
+    ]
+    told = [f"- `{name}`: {for_markdown(entry.data)}" for name, entry in sorted(read_list(PACKAGE).items())]
+    lines = [
+        "## Models of the package",
+        "",
+        "Measured when they were packed, on their test crystals: the error, and the share of true values within the "
+        "interval that is meant to hold 90 %. Crystals: training / validation / test. Minutes: of one CPU core, all "
+        "seeds together, by the median epoch.",
+        "",
+        *markdown_rows(Table("", headings, rows)),
+        "",
+        *told,
+    ]
+    return "\n".join(lines)
 
 
 def _not_run(sweeps: Path, recorded: set[str]) -> str:

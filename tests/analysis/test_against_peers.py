@@ -72,6 +72,8 @@ def test_metals_and_insulators_are_told_apart(store: Store, gaps: dict[str, floa
     peer = write(tmp_path / "peer.csv", {id: gap + (0.5 if gap == 0 else 0.01) for id, gap in gaps.items()})
     run(store, tmp_path, str(peer))
     text = (tmp_path / SWEEP / "against_peers.md").read_text()
+    assert "| max | 0.2000 | +0.0267 (" in text  # at a glance
+    assert "In bold what is certain: 1 of 2 differences." in text
     assert "| metals (gap 0) | 40 | −0.5000 |" in text  # of the ensemble, the best row
     assert "| insulators | 80 | −0.0100 |" in text
 

@@ -28,7 +28,12 @@ def test_every_item_whose_runs_exist_is_made(made: Path) -> None:
     page = (made / "index.html").read_text()
     shown = re.findall(r'<(?:section|div) id="(\w+)"', page)
     assert len(set(shown)) == len(shown)
-    assert {item.name for item in make_all.items_of()} - set(shown) <= {"search", "speed", "against_peers"}
+    assert {item.name for item in make_all.items_of()} - set(shown) <= {
+        "search",
+        "speed",
+        "against_peers",
+        "published_gap",
+    }
     assert {path.suffix for path in made.iterdir()} == {".md", ".tex", ".html", ".csv", ".png", ".pdf", ".js"}
 
 

@@ -7,14 +7,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import literature
 from analysis.documents import Document, Table, to_html, to_latex, to_markdown
-from analysis.items import Context
+from analysis.items import Context, Missing
 from analysis.results import read_sweep
-from analysis.tables import ablation_table, efficiency_table, jarvis_table, search_table
+from analysis.tables import ablation_table, efficiency_table, jarvis_table, published_gap, search_table
 from analysis.tables.ablation_table import produce as ablation
 from analysis.tables.search_table import importance
 from tests.analysis.conftest import SWEEP, Store
@@ -173,7 +174,7 @@ PART = {"data.dataset": "jarvis_mbj", "data.task": "bandgap_mbj", "model.preset"
 
 @pytest.mark.parametrize(("test", "beside"), [("1813", True), ("1700", False)])
 def test_a_part_of_a_published_split_has_published_errors_beside_it_if_its_test_set_is_the_same(
-    store: Store, test: str, beside: bool
+    store: Store, tmp_path: Path, test: str, beside: bool
 ) -> None:
     sizes = {"num_train": "14439", "num_val": "1817", "num_test": test}
     store.add("max", 0, test_mae=0.268, unit="eV", settings=PART, tags=sizes)
@@ -189,5 +190,60 @@ def test_a_part_of_a_published_split_has_published_errors_beside_it_if_its_test_
     assert any(part in heading for heading in document.tables[0].headings) == beside
     ours = document.records.query("figures == 'ours' and mae == 0.268")
     assert len(ours) == beside
+    beside_it = published_gap.produce(Context(results, SWEEP, tmp_path))
+    assert isinstance(beside_it, Missing) != beside
     (unstated,) = ablation_table.build(found).tables
     assert "published MAE (eV)" not in unstated.headings
+
+
+def test_a_power_law_meets_a_published_error_where_it_says(store: Store, tmp_path: Path) -> None:
+    epochs = np.arange(1, 41)
+    averaged = epochs > 32
+    curve = np.where(averaged, 0.4, 0.5 * epochs**-0.25)
+    # the test error falls with the same power of the epochs as the validation error: to a half in 2 ** 4 times as many
+    assert published_gap.meets_after(curve, averaged, test_mae=0.3, wanted=0.15) == pytest.approx(16 * 40)
+    assert published_gap.meets_after(0.1 * curve[::-1], averaged, test_mae=0.3, wanted=0.15) is None
+    assert published_gap.meets_after(curve[:6], averaged[:6], test_mae=0.3, wanted=0.15) is None
+
+    sizes = {"num_train": "14439", "num_val": "1817", "num_test": "1813"}
+    truth = {f"m{n}": (1.0, 1.0 + 0.01 * n) for n in range(53)}
+    for seed, mae in ((0, 0.26), (1, 0.26)):
+        store.add("max", seed, test_mae=mae, unit="eV", settings=PART, tags=sizes, predictions=truth)
+    store.add("none", 0, test_mae=0.3, unit="eV", settings={**PART, "model.preset": "default"}, tags=sizes)
+    results = replace(
+        read_sweep(store.tracking_uri, SWEEP, store.runs), subsets={"jarvis_mbj": {"bandgap_mbj": "jarvis:bandgap_mbj"}}
+    )
+    document = published_gap.build(Context(results, SWEEP, tmp_path))
+    (table,) = document.tables
+    none, ours = table.rows
+    assert none[:2] == ["none (Crystalformer)", "0.3000"]
+    assert none[3:6] == ["0.2740", "+0.0260", "8 of 2,000"]
+    assert ours[1] == "0.2600"
+    assert ours[2]  # an interval, from the predictions
+    assert (ours[4], ours[-1]) == ("−0.0020", "met")
+    assert table.notes[0].startswith("1 of 2 errors is above the published one")
+    # val = test · (1 + 1 / epoch): the law through epochs 4, 5, 6 of 8 is fitted to fewer than four errors
+    assert none[-1] == "not in sight"
+    assert document.records["difference"].tolist() == pytest.approx([0.026, -0.002])
+
+
+def test_transfer_shares_no_table_with_single_task_errors_and_its_seeds_one_row(store: Store, tmp_path: Path) -> None:
+    sizes = {"num_train": "14439", "num_val": "1817", "num_test": "1813"}
+    for seed in (0, 1):
+        store.add("max", seed, test_mae=0.27, unit="eV", settings=PART, tags=sizes)
+        for source in ("jarvis_union", "jarvis_without"):
+            start = {"train.start_from": f"{source}{seed}.pt", "train.start_hash": f"{source[-5:]}{seed}"}
+            tags = {**sizes, "start_data": f"{source}:bandgap_opt"}
+            store.add("max", seed, test_mae=0.2, unit="eV", settings={**PART, **start}, tags=tags)
+    results = replace(
+        read_sweep(store.tracking_uri, SWEEP), subsets={"jarvis_mbj": {"bandgap_mbj": "jarvis:bandgap_mbj"}}
+    )
+    alone, transfer = ablation_table.build(results).tables
+    assert [row[:3] for row in alone.rows if row[1]] == [["max, lightweight", "0.2700 ± 0.0000", "2"]]
+    labels = [f"max, lightweight, from {source}:bandgap_opt" for source in ("jarvis_union", "jarvis_without")]
+    assert [row[:3] for row in transfer.rows if row[1]] == [[label, "0.2000 ± 0.0000", "2"] for label in labels]
+    assert "published MAE (eV)" in alone.headings
+    assert "published MAE (eV)" not in transfer.headings
+    assert "not comparable with a single task's" in transfer.title
+    ours = literature.build("jarvis", results).records.query("figures == 'ours'")["mae"].dropna()
+    assert ours.tolist() == [0.27]
