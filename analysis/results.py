@@ -22,7 +22,7 @@ from crystalframer.data.dataset import unit_token
 from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.tracking.addresses import tracking_address
-from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.experiment import NOTE_TAG, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -187,7 +187,7 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
         files = _files_of(tracking_uri, sweep, runs_folder)
         runs = list(_runs(client, experiment))
         summaries = [run for run in runs if run.data.tags.get("kind") == "search" and run.info.status == "FINISHED"]
-        trials, left_out = _sort_out(client, [run for run in runs if run.data.tags.get("kind") != "search"], files)
+        trials, left_out = _sort_out(client, [run for run in runs if "kind" not in run.data.tags], files)
     except MlflowException as error:
         raise UserError(
             f"cannot read MLflow at {tracking_uri}: {error}; is it running, is the address right?"
@@ -201,7 +201,7 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
         tuple(left_out),
         None if expected is None else int(expected),
         files(summaries[0]) if summaries else None,
-        experiment.tags.get("mlflow.note.content", ""),
+        experiment.tags.get(NOTE_TAG, ""),
         {name: subset_of(name) for name in sorted({trial.config.data.dataset for trial in trials})},
     )
 

@@ -72,6 +72,7 @@ def mlflow_of(place: Path, name: str) -> dict[str, set[tuple[str, int, float]]]:
             for point in client.get_metric_history(run.info.run_id, key)
         }
         for run in client.search_runs([experiment.experiment_id])
+        if "kind" not in run.data.tags
     }
 
 

@@ -1,6 +1,7 @@
 """Train every frame type on real crystals and tabulate their errors: a sweep, from its file to its table."""
 
 import argparse
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -82,22 +83,24 @@ def run(options: argparse.Namespace) -> int:
         return 0
     with surroundings(options.address, options.runs, options.tracking_uri) as place:
         where = sweep_options(options, place, device=options.device)
-        code = run_sweep(spec, where, console)
-        if code > EXIT_FAILED:
-            return code
         output = options.output or (options.runs.absolute().parent / "analysis" if place.address else None)
-        made = _analyse(spec.name, options.runs, place.tracking_uri, output)
-    _say_where(place.tracking_uri, options.runs)
-    return code if made else EXIT_FAILED
+        analyse = functools.partial(_analyse, spec.name, options.runs, place.tracking_uri, output)
+        code = run_sweep(spec, where, console, analyse)
+    if code <= EXIT_FAILED:
+        _say_where(place.tracking_uri, options.runs)
+    return code
 
 
-def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> bool:
-    """Draw the table and the learning curves, and return whether both could be drawn."""
+def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> list[Path]:
+    """Draw the table and the learning curves; return their files, none where one of them could not be made."""
+    output = output or load("analysis.results").OUTPUT
     source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
-    arguments = ["--sweep", sweep, *source, *(["--output", str(output)] if output else [])]
     scripts = map(load, ("analysis.tables.ablation_table", "analysis.figures.learning_curves"))
-    codes = [script.ITEM.main(arguments) for script in scripts]
-    return not any(codes)
+    codes = [script.ITEM.main(["--sweep", sweep, *source, "--output", str(output)]) for script in scripts]
+    if any(codes):
+        return []
+    folder = output / sweep
+    return sorted([*folder.glob("ablation_table.*"), *folder.glob("learning_curves_*.png")])
 
 
 def _say_where(tracking_uri: str | None, runs: Path) -> None:

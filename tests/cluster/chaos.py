@@ -356,7 +356,8 @@ def _count(cluster: Cluster, sweep: str, damage: Damage, expected: Metrics) -> N
     copy_database(cluster.database, copy)
     client = connect(f"sqlite:///{copy}")
     experiment = client.get_experiment_by_name(sweep)
-    runs = [] if experiment is None else client.search_runs([experiment.experiment_id], max_results=1000)
+    every = [] if experiment is None else client.search_runs([experiment.experiment_id], max_results=1000)
+    runs = [run for run in every if "kind" not in run.data.tags]  # trials, not the summary
     names = Counter(run.data.tags["run_key"] for run in runs)
     damage.duplicated += sum(count - 1 for count in names.values()) + len(names.keys() - expected.keys())
     damage.lost += len(expected.keys() - {run.data.tags["run_key"] for run in runs if run.info.status == "FINISHED"})

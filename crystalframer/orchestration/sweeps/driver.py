@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs
 from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
 from crystalframer.orchestration.sweeps.screen import Screen, closing_view
 from crystalframer.orchestration.sweeps.spec import Experiment
-from crystalframer.orchestration.tracking.experiment import MlflowExperiment, is_away
+from crystalframer.orchestration.tracking.experiment import NOTE_TAG, MlflowExperiment, is_away
 from crystalframer.orchestration.tracking.server import Tracking
 from crystalframer.runs.budget import LOCK, Heartbeat
 from crystalframer.runs.json_files import DamagedError
@@ -36,6 +36,8 @@ EXIT_OVER_BUDGET = 3
 TRACKING_PATIENCE_SECONDS = 300.0
 """How long the end of a sweep waits for a tracking server that is away."""
 TRACKING_WAIT_SECONDS = 5.0
+LONGEST_NOTE = 4_000
+"""Characters that a run's description may have; MLflow takes some more."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,8 @@ class Driver:
     def record_search(self, results: Mapping[str, Any], files: Iterable[Path]) -> None:
         """Record in MLflow what a search found: a run called ``search`` with the importances and the files."""
         assert self._experiment is not None, "the sweep ran"
-        tracker = self._experiment.tracker()
-        tags = {"sweep": self.sweep.name, "kind": "search", "current": "false"}
-        tracker.start("search", {"method": results["method"]}, tags)
+        tags = {"sweep": self.sweep.name}
+        tracker = self._experiment.record("search", tags, {"method": results["method"]}, files)
         shares = {
             f"importance/{kind}/{key}": share
             for kind, found in results["importance"].items()
@@ -116,9 +117,20 @@ class Driver:
         }
         epochs = {f"epochs/{key}": float(value) for key, value in results["epochs"].items()}
         tracker.log_metrics([StepMetrics(results["epochs"]["used"], round(1000 * time.time()), {**epochs, **shares})])
-        for path in files:
-            tracker.log_artifact(path, "")
         tracker.finish("FINISHED")
+
+    def record_summary(self, files: Sequence[Path]) -> None:
+        """Record in MLflow what the sweep's trials show: a run called ``summary`` with the table and the pictures.
+
+        Its description is the table where that is not too long.
+        """
+        assert self._experiment is not None, "the sweep ran"
+        experiment, tags = self._experiment, {"sweep": self.sweep.name}
+        texts = [path.read_text(encoding="utf-8") for path in files if path.suffix == ".md"]
+        if texts and sum(map(len, texts)) < LONGEST_NOTE:
+            tags[NOTE_TAG] = "\n\n".join(texts)
+        if not _reached(lambda: experiment.record("summary", tags, {}, files).finish("FINISHED")):
+            self.say("MLflow cannot be reached: it lacks the summary of this sweep; the same command records it")
 
     def run(self, source: JobSource, tracking: Tracking, *, anything_to_do: bool = True, ahead: int = 200) -> Outcome:
         """Run the source's jobs to their end, or until the user or the budget stops the sweep."""

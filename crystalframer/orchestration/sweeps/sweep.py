@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -50,15 +50,22 @@ def check_trials(trials: Sequence[Trial]) -> dict[str, TaskData]:
     return {trial.name: tasks[trial.config.data] for trial in trials}
 
 
-def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:
-    """Run what is not done yet of a sweep, and return the exit code.
+def run_sweep(spec: Sweep, options: SweepOptions, console: Console, tabulate: Callable[[], Sequence[Path]]) -> int:
+    """Run what is not done yet of a sweep, tabulate and record what came out, and return the exit code.
 
     Finished trials are kept, unfinished ones resume from their checkpoints, and runs in MLflow that the sweep, as its
     file reads now, does not contain are tagged ``current=false``.
 
+    Args:
+        spec: the sweep.
+        options: where it runs and records.
+        console: where its screen is.
+        tabulate: makes the table and the pictures of the finished trials and returns their files, which MLflow keeps
+            in a run called ``summary``; none where they could not be made.
+
     Returns:
-        0 when every trial is done, 1 when some failed, 3 when the budget was used up before, 128 + the signal's
-        number when the user stopped it.
+        0 when every trial is done and the table is made, 1 when some failed or it could not be made, 3 when the budget
+        was used up before, 128 + the signal's number when the user stopped it.
 
     Raises:
         UserError: a check failed, before anything was started.
@@ -72,7 +79,12 @@ def run_sweep(spec: Sweep, options: SweepOptions, console: Console) -> int:
         pending = driver.unfinished()
         with mlflow_of(options.runs, options.tracking_uri) as tracking:
             outcome = driver.run(JobList(pending, driver.job), tracking, anything_to_do=bool(pending))
-        return driver.conclude(outcome)
+            code = driver.conclude(outcome)
+            if code <= EXIT_FAILED:
+                if not (files := tabulate()):
+                    return EXIT_FAILED
+                driver.record_summary(files)
+        return code
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ ENVIRONMENT = {
 """Set in every process of ours that talks to MLflow, unless the user set them otherwise."""
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """How patient a first question is."""
+NOTE_TAG = "mlflow.note.content"
+"""The tag that MLflow's page shows as the description of a run or experiment."""
 _METRICS_PER_REQUEST = 1000
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED")
 _Item = TypeVar("_Item")
@@ -255,7 +257,7 @@ class MlflowExperiment:
         """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows."""
         self._client.set_experiment_tag(self.id, VIEW_TAG, overview(units))
         self.set_num_trials(len(keys))
-        self._client.set_experiment_tag(self.id, "mlflow.note.content", description)
+        self._client.set_experiment_tag(self.id, NOTE_TAG, description)
         for key, run in self.runs().items():
             if run.current != (key in keys):
                 self._client.set_tag(run.run_id, "current", "true" if key in keys else "false")
@@ -263,6 +265,16 @@ class MlflowExperiment:
     def set_num_trials(self, number: int) -> None:
         """Tag how many trials the sweep asks for."""
         self._client.set_experiment_tag(self.id, "num_trials", str(number))
+
+    def record(
+        self, kind: str, tags: Mapping[str, str], params: Mapping[str, object], files: Iterable[Path]
+    ) -> MlflowTracker:
+        """Record what the trials showed together, in the one run of its kind, which is named so; it is no trial."""
+        tracker = self.tracker()
+        tracker.start(kind, params, {**tags, "kind": kind, "current": "false"})
+        for path in files:
+            tracker.log_artifact(path, "")
+        return tracker
 
     def end_abandoned(self, status_by_key: Mapping[str, RunStatus]) -> None:
         """Set the status of runs that still say RUNNING though nobody runs them: KILLED, or as `status_by_key` says."""

@@ -114,7 +114,14 @@ def test_a_sweep_from_its_file_to_its_table(
     client = connect(database_uri(tmp_path / "runs"))
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    lost = client.search_runs([experiment.experiment_id])[0]
+    (summary,) = client.search_runs([experiment.experiment_id], "tags.kind = 'summary'")
+    assert summary.info.run_name == "summary"
+    table = (tmp_path / "output" / "tiny" / "ablation_table.md").read_text()
+    assert summary.data.tags["mlflow.note.content"] == table
+    kept = [path.name for path in (tmp_path / "runs" / "mlartifacts").rglob(f"{summary.info.run_id}/artifacts/*")]
+    assert {"ablation_table.md", "ablation_table.csv", "learning_curves_sample_formation_energy.png"} <= set(kept)
+
+    lost = client.search_runs([experiment.experiment_id], "tags.current = 'true'")[0]
     client.delete_run(lost.info.run_id)  # MLflow forgets a run: the run directory knows it all
     code, output = finish(start_driver(sweep))  # nothing is left to train
     assert code == 0, output
@@ -184,7 +191,7 @@ def test_a_killed_worker_a_stopped_driver_another_seed_other_settings(
     code, output = finish(start_driver(sweep, "--tracking-uri", uri))
     assert code == 0, output
     assert len(curves(runs, uri)) == 1  # the old ones are tagged current=false
-    assert len(client.search_runs([experiment.experiment_id])) == 7
+    assert len([run for run in client.search_runs([experiment.experiment_id]) if "kind" not in run.data.tags]) == 7
     assert not (runs / "mlflow.db").exists()  # the server that was named is the only one
 
 
