@@ -64,6 +64,28 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file (UTF-8), flushed to the disk; what a kill or a power cut left of another one goes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    new = not path.exists()
+    with locked(path, math.inf), path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            end = file.read().rfind(b"\n") + 1
+            file.truncate(end)
+        file.seek(end)
+        file.write(f"{line}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        flush_to_disk(path.parent)
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk; Windows cannot open folders."""
     if os.name != "posix" and path.is_dir():

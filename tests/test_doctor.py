@@ -4,6 +4,7 @@ import base64
 import http.server
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,21 @@ def test_kernels_are_held_against_the_reference(monkeypatch: pytest.MonkeyPatch,
     (_, kernel, *_) = list(doctor.devices(tmp_path))
     assert "frame max: out is off by 1.0e-03 (relative RMS; allowed 1.0e-05)" in kernel.wrong
     assert kernel.mend.startswith("rm -r ")
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "mend"),
+    [(resource.RLIMIT_NOFILE, "open files", "ulimit -n 8192"), (resource.RLIMIT_NPROC, "processes", "ulimit -u 8192")],
+)
+def test_few_files_or_processes(number: int, what: str, mend: str, tmp_path: Path) -> None:
+    before = resource.getrlimit(number)
+    resource.setrlimit(number, (500, before[1]))
+    try:
+        (finding,) = (one for one in doctor.machine(tmp_path) if one.what == what)
+    finally:
+        resource.setrlimit(number, before)
+    assert (finding.found, finding.mend) == ("500", mend)
+    assert finding.wrong.startswith(f"Ray and MLflow may run out of {what}")
 
 
 def test_a_closed_folder_and_one_core(tmp_path: Path) -> None:

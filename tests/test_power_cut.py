@@ -19,6 +19,7 @@ from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction.predictions import Predictions
 from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.status import TrialStatus, append_plan, read_plan, write_plan
 from crystalframer.runs.tracker import MemoryTracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.checkpoint import read_checkpoint
@@ -179,3 +180,23 @@ def _result(trial: Trial, data: TaskData, folder: Path) -> dict[str, object]:
     result = directory.result()
     assert result is not None
     return dict(result)
+
+
+def test_a_plan_holds_what_was_added_and_takes_more_after_any_cut(tmp_path: Path) -> None:
+    one, two, three = (TrialStatus(f"trial-{number}", "sample energy", "max", "eV", 10) for number in range(3))
+    live = tmp_path / "live"
+    live.mkdir()
+    with recording(live) as recorder:
+        write_plan(live, [one])
+        append_plan(live, two)
+    found = set()
+    for number, state in enumerate(recorder.every_state):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        lay_out(state, folder)
+        append_plan(folder, three)
+        planned, remarks = read_plan(folder)
+        assert not remarks
+        found.add(tuple(trial.name for trial in planned))
+    assert found == {("trial-2",), ("trial-0", "trial-2"), ("trial-0", "trial-1", "trial-2")}
+    assert recorder.states["nothing"][-1]["plan.jsonl"] == (live / "plan.jsonl").read_bytes(), "safe, once it is added"

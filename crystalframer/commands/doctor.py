@@ -36,6 +36,8 @@ LEAST_MEMORY, LEAST_SPACE = 3 * 2**30, 2**30
 """Bytes below which a sweep's programs, or its files, hardly find room."""
 LEAST_FILES = 1024
 """Open files that a process may have; Ray and MLflow hold hundreds."""
+LEAST_PROCESSES = 1024
+"""Processes and threads that a user may have; those of a sweep on two cores are some 500."""
 NAMES = (
     "CRYSTALFRAMER_",
     "RAY_ADDRESS",
@@ -131,10 +133,15 @@ def machine(_: Path) -> Iterator[Finding]:
     yield Finding("memory", f"{memory / 2**30:.1f} GiB", wrong, mend)
     import resource
 
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    few = files != resource.RLIM_INFINITY and files < LEAST_FILES
-    wrong = f"Ray and MLflow may run out of open files, expected at least {LEAST_FILES}" if few else ""
-    yield Finding("open files", str(files), wrong, "ulimit -n 8192" if few else "")
+    for what, number, least, option, holders in (
+        ("open files", resource.RLIMIT_NOFILE, LEAST_FILES, "n", "open files"),
+        ("processes", resource.RLIMIT_NPROC, LEAST_PROCESSES, "u", "processes, of which each thread is one"),
+    ):
+        most = resource.getrlimit(number)[0]
+        few = most != resource.RLIM_INFINITY and most < least
+        wrong = f"Ray and MLflow may run out of {holders}, expected at least {least}" if few else ""
+        found = "no limit" if most == resource.RLIM_INFINITY else str(most)
+        yield Finding(what, found, wrong, f"ulimit -{option} 8192" if few else "")
 
 
 def folders(runs: Path) -> Iterator[Finding]:

@@ -80,6 +80,7 @@ def _heading(name: str, summary: "Summary") -> list[str]:
         f"driver {found} (process {driver.pid}{where}), {driver.seconds / 3600:.2f} hours in all, "
         f"{driver.trial_seconds / 3600:.2f} hours of trials{cost}",
         *([driver.over_budget] if driver.over_budget else []),
+        *([f"waiting for {driver.waiting}"] if summary.alive and driver.waiting else []),
         *summary.remarks,
     ]
 

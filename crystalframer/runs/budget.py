@@ -78,6 +78,8 @@ class DriverState:
     """Names of the trials that run; None in files written before this was kept."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Why trials were given up, by name."""
+    waiting: str = ""
+    """What trials wait for that no machine has, in a few words."""
 
     @property
     def cost(self) -> float:
@@ -85,8 +87,8 @@ class DriverState:
         return self.trial_seconds / 3600 * self.cost_per_hour
 
     def is_alive(self, now: float | None = None) -> bool:
-        """Return whether the driver that wrote this seems to run."""
-        return not self.ended and (time.time() if now is None else now) - self.updated < ALIVE_SECONDS
+        """Return whether the driver that wrote this seems to run: lately, also by a clock that went back since."""
+        return not self.ended and abs((time.time() if now is None else now) - self.updated) < ALIVE_SECONDS
 
     def silence(self) -> float:
         """Return for how many seconds nothing was written."""
@@ -107,7 +109,7 @@ def read_driver(folder: Path) -> tuple[DriverState, bool]:
         return state, state.is_alive()
     holder = (folder / LOCK).read_text(encoding="utf-8", errors="replace")
     if holder.isdigit() and int(holder) != state.pid:  # a new driver that has written nothing yet
-        state = replace(state, pid=int(holder), machine="", running=(), failed={}, over_budget="")
+        state = replace(state, pid=int(holder), machine="", running=(), failed={}, over_budget="", waiting="")
     return state, True
 
 
@@ -136,7 +138,7 @@ class Heartbeat:
         )
         self._write()
 
-    def tick(self, running: Collection[str], failed: Mapping[str, str] | None = None) -> str:
+    def tick(self, running: Collection[str], failed: Mapping[str, str] | None = None, waiting: str = "") -> str:
         """Count the time since the last call for the trials that run, and return what is used up, "" for nothing."""
         now, before = self._clock(), self.state
         passed, self._counted_at = now - self._counted_at, now
@@ -146,9 +148,10 @@ class Heartbeat:
             trial_seconds=self.state.trial_seconds + passed * len(running),
             running=tuple(running),
             failed=dict(failed or {}),
+            waiting=waiting,
         )
-        changed = (self.state.running, self.state.failed) != (before.running, before.failed)
-        if changed or now - self._written_at >= WRITE_SECONDS:
+        now_said, said = ((state.running, state.failed, state.waiting) for state in (self.state, before))
+        if now_said != said or now - self._written_at >= WRITE_SECONDS:
             self._write()
         return self._budget.used_up(self.state)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crystalframer.atomic_files import replace_text
+from crystalframer.atomic_files import append_line, replace_text
 from crystalframer.errors import UserError, near_matches
 from crystalframer.runs.budget import DriverState, read_driver
 from crystalframer.runs.json_files import DamagedError, parse_json
@@ -229,17 +229,16 @@ def read_summary(folder: Path) -> Summary:
 
 def write_plan(folder: Path, trials: Iterable[TrialStatus]) -> None:
     """Write a sweep's trials down, in place of what was there."""
-    replace_text(folder / PLAN, "".join(map(_plan_line, trials)))
+    replace_text(folder / PLAN, "".join(f"{_plan_line(trial)}\n" for trial in trials))
 
 
 def append_plan(folder: Path, trial: TrialStatus) -> None:
     """Add a trial to those of a sweep."""
-    with (folder / PLAN).open("a", encoding="utf-8") as file:
-        file.write(_plan_line(trial))
+    append_line(folder / PLAN, _plan_line(trial))
 
 
 def _plan_line(trial: TrialStatus) -> str:
-    return json.dumps({key: getattr(trial, key) for key in _PLANNED}) + "\n"
+    return json.dumps({key: getattr(trial, key) for key in _PLANNED})
 
 
 def read_plan(folder: Path) -> tuple[list[TrialStatus], list[str]]:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,11 +45,35 @@ def kill_the_tracker() -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
+def fill_the_disk() -> None:
+    """Fill the trial's own small disk for as long as this process lives."""
+    path = Path(os.environ["FAILED"]) / SMALL_DISK / "ballast"
+    HELD.append(os.open(path, os.O_CREAT | os.O_WRONLY))
+    path.unlink()
+    with contextlib.suppress(OSError):
+        while os.write(HELD[-1], bytes(4096)):
+            pass
+
+
+def open_all_files() -> None:
+    """Open as many files as this process may."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with contextlib.suppress(OSError):
+        while True:
+            HELD.append(os.open(os.devnull, os.O_RDONLY))
+
+
+HELD: list[int] = []
+"""Open files."""
+SMALL_DISK = "small disk's place"
+"""A link to the run directory that is a disk of its own."""
 MLFLOW = b"-m\0mlflow\0server\0"
 FAILURES: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "full disk": lambda: raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
     "full disk beneath": lambda: raise_caused(RuntimeError("writing failed"), OSError(errno.EDQUOT, "quota")),
+    "small disk": fill_the_disk,
+    "no file handles": open_all_files,
     "memory": lambda: raise_(MemoryError("1 TiB")),
     "memory refused": lambda: print(torch.empty(2**60, dtype=torch.uint8)),
     "mistake": lambda: raise_(UserError("the batch is too large: choose a smaller one")),
@@ -59,7 +84,7 @@ FAILURES: dict[str, Callable[[], None]] = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "lost tracker": kill_the_tracker,
 }
-ONCE = ("full disk", "full disk beneath")
+ONCE = ("full disk", "full disk beneath", "small disk")
 """Failures that pass."""
 KINDS = list(FAILURES)
 """By seed."""

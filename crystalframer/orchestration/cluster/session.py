@@ -121,15 +121,25 @@ def check_resources(resources: Resources) -> None:
     """
     if (home() / GROWING).exists():
         return
+    for what, needed, most in _lacking(resources):
+        raise UserError(
+            f"a trial asks for {needed:g} {what}s but no machine here has more than {most:g}: run the sweep on a "
+            f"larger machine or cluster (--address), or ask for less with --set resources.{what.lower()}s_per_trial=N"
+        )
+
+
+def waiting_for(resources: Resources) -> str:
+    """Return what a trial asks for and no node has at present, e.g. "1 GPU" or "4 CPUs"; "" where some node has it."""
+    return " and ".join(f"{needed:g} {what}{'s' if needed > 1 else ''}" for what, needed, _ in _lacking(resources))
+
+
+def _lacking(resources: Resources) -> Iterator[tuple[str, float, float]]:
+    """Yield what no node has enough of, how much a trial asks for, and the most that a node has."""
     nodes: list[dict[str, Any]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     for what, needed in (("CPU", float(resources.cpus_per_trial)), ("GPU", resources.gpus_per_trial)):
         most = max((node.get(what, 0.0) for node in nodes), default=0.0)
         if needed > most:
-            raise UserError(
-                f"a trial asks for {needed:g} {what}s but no machine here has more than {most:g}: run the sweep on a "
-                f"larger machine or cluster (--address), or ask for less with "
-                f"--set resources.{what.lower()}s_per_trial=N"
-            )
+            yield what, needed, most
 
 
 def _stay_on_loopback() -> None:

@@ -214,6 +214,7 @@ class Driver:
             source = MeasuredJobs(source, self._known_memory())
         with session.ray_session(self._options.address):
             session.check_resources(self.sweep.resources)
+            waiting_for = functools.partial(session.waiting_for, self.sweep.resources)
             self._experiment = self._open_experiment(tracking)
             with Screen(self._console, self.statuses) as screen:
                 dispatcher = Dispatcher(
@@ -225,15 +226,25 @@ class Driver:
                 housekeeping = tune.Housekeeping(
                     scratch=self.folder / ".ray",
                     stop_file=self.folder / ".stop",
-                    tick=functools.partial(self._tick, dispatcher, tracking, heartbeat, screen),
+                    tick=functools.partial(self._tick, dispatcher, tracking, heartbeat, screen, waiting_for),
                     ahead=ahead,
                 )
                 return tune.run_jobs(self.sweep.name, dispatcher, housekeeping)
 
-    def _tick(self, dispatcher: Dispatcher, tracking: Tracking, heartbeat: Heartbeat, screen: Screen) -> None:
+    def _tick(
+        self,
+        dispatcher: Dispatcher,
+        tracking: Tracking,
+        heartbeat: Heartbeat,
+        screen: Screen,
+        waiting_for: Callable[[], str],
+    ) -> None:
         tracking.revive()
         running = [trial.name for trial in screen.summary().of("running")]
-        if over := heartbeat.tick(running, dispatcher.outcome.failed):
+        waiting = "" if running or not dispatcher.running else waiting_for()
+        if waiting and waiting != screen.driver.waiting:
+            self.say(f"waiting for {waiting}: no machine of the cluster has as much for one trial (see `ray status`)")
+        if over := heartbeat.tick(running, dispatcher.outcome.failed, waiting):
             dispatcher.stop(over)
         screen.driver = heartbeat.state
 

@@ -139,7 +139,8 @@ def live_view(summary: Summary, console: Console) -> RenderableType:
     driver, narrow = summary.driver, console.width < _NARROW
     cost = f", cost {driver.cost:.2f}" if driver.cost_per_hour else ""
     speed = f"; {summary.speed()}" if summary.rate() else ""
-    heading = Text(f"{len(summary.trials)} trials: {summary.counts()}{speed}{cost}{_patience(summary)}")
+    waiting = f"; waiting for {driver.waiting}" if driver.waiting else ""
+    heading = Text(f"{len(summary.trials)} trials: {summary.counts()}{speed}{waiting}{cost}{_patience(summary)}")
     running, best = summary.of("running"), summary.best()
     lines = console.height - len(heading.wrap(console, console.width)) - 7  # headings, blanks, two times "and more"
     shown_best = max(_FEWEST_ROWS, min(len(best), lines // 2))

@@ -16,6 +16,8 @@ from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker
 
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
+WAITING_SHARE = 0.1
+"""Share of its time that a training spends at most on asking a server that does not answer."""
 LAST_PATIENCE_SECONDS = 90.0
 """How long the end of a trial waits for the server."""
 
@@ -84,12 +86,14 @@ class PatientTracker:
 
     def _catch_up(self) -> None:
         while self._left:
+            asked = time.monotonic()
             try:
                 self._left[0]()
             except Exception as error:  # re-raised unless the server is away
+                now = time.monotonic()
                 if not self._away(error):
                     raise
-                self._not_before = time.monotonic() + self._wait
+                self._not_before = now + max(self._wait, (now - asked) / WAITING_SHARE)
                 self._wait = min(LONGEST_WAIT_SECONDS, 2 * self._wait)
                 return
             self._wait = self._first_wait

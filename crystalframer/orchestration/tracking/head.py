@@ -84,6 +84,7 @@ def _serve(
 ) -> None:
     """Keep a server running, and copy the database, until told to stop."""
     pause, copied = 1.0, 0.0
+    content: Content | None = None
     while not stop.is_set():
         started = time.monotonic()
         process = subprocess.Popen(
@@ -96,7 +97,7 @@ def _serve(
         while process.poll() is None and not stop.wait(1.0):
             if copy is not None and time.monotonic() - copied > COPY_SECONDS:
                 copied = time.monotonic()
-                _copy_changed(local / "mlflow.db", copy)
+                content = _copy_changed(local / "mlflow.db", copy, content)
         process.stdin.close()  # die_with_parent.py ends what is left
         process.wait()
         pause = 1.0 if time.monotonic() - started > STEADY_SECONDS else min(2 * pause, LONGEST_PAUSE)
@@ -105,13 +106,25 @@ def _serve(
             stop.wait(pause)
 
 
-def _copy_changed(database: Path, copy: Path) -> None:
-    changed = max(path.stat().st_mtime for path in database.parent.glob("mlflow.db*"))
-    if not copy.exists() or copy.stat().st_mtime < changed:
-        try:
-            copy_database(database, copy)
-        except OSError as error:  # the storage is full or away: the next minute tries again
-            print(f"could not copy the database to {copy}: {error}", flush=True)
+Content = list[tuple[str, int, int]]
+"""Name, size and time of the files that hold a SQLite database, which no two states of it share."""
+
+
+def _copy_changed(database: Path, copy: Path, copied: Content | None) -> Content | None:
+    """Copy the database unless that was done with this content; return the content of the last copy.
+
+    Times are compared for equality alone: a clock that was set back makes later changes look older than the copy.
+    """
+    files = [(path.name, path.stat()) for path in (database, database.with_name("mlflow.db-wal")) if path.exists()]
+    content = [(name, status.st_size, status.st_mtime_ns) for name, status in files]
+    if content == copied:
+        return copied
+    try:
+        copy_database(database, copy)
+    except OSError as error:  # the storage is full or away: the next minute tries again
+        print(f"could not copy the database to {copy}: {error}", flush=True)
+        return copied
+    return content
 
 
 def copy_database(database: Path, copy: Path) -> None:

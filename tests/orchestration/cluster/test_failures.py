@@ -3,9 +3,7 @@
 import errno
 import os
 import resource
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -39,6 +37,8 @@ from crystalframer.runs.tracker import MemoryTracker, StepMetrics
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.trainer import Trainer
+from tests.fixtures.disks import fill, mounted
+from tests.orchestration.processes import descendants
 from tests.orchestration.tracking.test_tracking import read_mlflow
 
 DIED = Failure("its worker process died", worker_died=True)
@@ -158,11 +158,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own that is soon full."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs to mount a file system, which is not permitted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(folder, "300k") as there:
+        if not there:
+            pytest.skip("needs to mount a file system, which is not permitted here")
+        yield folder
 
 
 def test_a_full_disk_is_waited_for_and_the_trial_goes_on(
@@ -238,6 +237,47 @@ def test_a_tracking_server_that_is_killed_and_comes_back_lacks_nothing(tmp_path:
         assert {step for _, step in run.metrics} == set(range(1, 21))
 
 
+@pytest.mark.slow
+def test_a_tracking_server_that_stands_still_loses_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with LocalMlflowServer(tmp_path) as server:
+        server.wait_until_ready()
+        experiment = MlflowExperiment(server.uri, "still")
+        tracker = PatientTracker(MlflowTracker(server.uri, experiment.id), is_away, patience=60.0, first_wait=0.2)
+        tracker.start("a-trial", {}, {"sweep": "still"})
+        family = [server._process.pid, *descendants(server._process.pid)]
+        for number, stop in enumerate((signal.SIGSTOP, signal.SIGCONT)):
+            for pid in family:
+                os.kill(pid, stop)
+            for step in range(1 + 20 * number, 21 + 20 * number):
+                tracker.log_metrics([StepMetrics(step, step, {"val/mae_eV": 1.0 / step})])
+            assert tracker.behind or stop == signal.SIGCONT
+        tracker.finish("FINISHED")
+        assert tracker.behind == 0
+        run = read_mlflow(server.uri, experiment.id, artifacts=False)["a-trial"]
+        assert sorted(step for _, step in run.metrics) == list(range(1, 41))
+
+
+def test_a_server_that_does_not_answer_costs_a_training_a_tenth_of_its_time() -> None:
+    asked = []
+
+    class Hangs(MemoryTracker):
+        def log_metrics(self, steps: object) -> None:
+            asked.append(time.monotonic())
+            time.sleep(0.1)
+            raise ConnectionError("no answer")
+
+    tracker = PatientTracker(Hangs({}), lambda error: isinstance(error, ConnectionError), first_wait=0.001)
+    until = time.monotonic() + 0.9
+    while time.monotonic() < until:
+        tracker.log_metrics([StepMetrics(1, 1, {"loss": 1.0})])
+        time.sleep(0.01)
+    assert len(asked) == 1
+
+
 def test_a_server_that_stays_away_costs_a_trial_nothing_but_patience(tmp_path: Path) -> None:
     gone = PatientTracker(MlflowTracker("http://127.0.0.1:9", "1"), is_away, patience=0.5, first_wait=0.1)
     gone.start("a-trial", {}, {})
@@ -256,20 +296,8 @@ def test_other_errors_of_a_tracker_are_not_borne_with(tmp_path: Path) -> None:
         tracker.set_tags({})
 
 
-def fill(path: Path) -> None:
-    """Write to a file until the disk is full."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"0" * 4096):
-                pass
-        except OSError as error:
-            assert error.errno == errno.ENOSPC  # noqa: PT017
-
-
 def end_group_of(server: LocalMlflowServer) -> None:
     """Kill -9 the server, its watchdog and everything they started."""
-    from tests.orchestration.processes import descendants
-
     process = server._process
     for pid in (*descendants(process.pid), process.pid):
         os.kill(pid, signal.SIGKILL)
