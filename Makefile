@@ -36,8 +36,8 @@ test-cluster: $(READY)  ## clusters on hosts made of namespaces: needs root, ssh
 	@$(BIN)/python -m $(INSTALL) -c constraints.txt -e '.[cluster-test]'
 	@$(BIN)/python -m pytest -q -m cluster $(CLUSTER)
 
-fuzz: $(READY)  ## damage structure files at random for MINUTES; what fails is kept in tests/fuzz/corpus
-	@$(BIN)/python -m tests.fuzz.structures --minutes $(MINUTES)
+fuzz: $(READY)  ## damage files of every kind at random for MINUTES; what fails is kept in tests/fuzz/corpus
+	@$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 audit: $(TOOLS)  ## compare constraints.txt with the known advisories, package by package; needs the network
 	@$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt

@@ -17,7 +17,7 @@ from torch import Tensor
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction.calibration import Calibration
-from crystalframer.training.safe_files import read_archive, write_archive
+from crystalframer.training.safe_files import read_archive, whole, write_archive
 from crystalframer.training.trained_model import TrainedModel, content_of, from_content
 
 FORMAT = "crystalframer packed model"
@@ -104,7 +104,7 @@ def packed_of(path: Path, content: Mapping[str, Any], device: str | torch.device
             f"packed model {path} has format version {content.get('version')}, expected {VERSION}; "
             "read it with the version of this program that wrote it"
         )
-    try:
+    with whole(f"packed model {path}"):
         members = [{**member, "model": _unpacked(member["model"])} for member in content["members"]]
         return PackedModel(
             members=tuple(from_content(path, member, device) for member in members),
@@ -114,9 +114,6 @@ def packed_of(path: Path, content: Mapping[str, Any], device: str | torch.device
             curves=content["curves"],
             card=str(content["card"]),
         )
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(repr(error).split())[:200]
-        raise UserError(f"packed model {path} lacks a part or has a wrong one ({reason}); use another copy") from error
 
 
 def _example(content: Mapping[str, Any]) -> Example:

@@ -4,6 +4,7 @@ The file is a `torch.save` archive of plain values and tensors only, so that it 
 reading a file from elsewhere runs no code of it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
 from crystalframer.training.metrics import Target
-from crystalframer.training.safe_files import read_archive, write_archive
+from crystalframer.training.safe_files import read_archive, whole, write_archive
 
 FORMAT = "crystalframer checkpoint"
 VERSION = 2
@@ -109,14 +110,20 @@ def checkpoint_of(path: Path, content: Any) -> Checkpoint:
     """Return the checkpoint that `read_archive` read from a file; see `read_checkpoint`."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this program; expected a file that its training wrote")
-    if content["version"] == 1:
-        names = {"name": "task", "unit": "unit", "mean": "target_mean", "std": "target_std"}
-        content = {**content, "targets": [{new: content[old] for new, old in names.items()}], "version": VERSION}
-    if content["version"] != VERSION:
+    version = content.get("version")
+    if version not in (1, VERSION):
         raise UserError(
-            f"checkpoint {path} has format version {content['version']}, expected {VERSION}; "
+            f"checkpoint {path} has format version {version}, expected {VERSION}; "
             "read it with the version of this program that wrote it"
         )
+    with whole(f"checkpoint {path}"):
+        return _as_checkpoint(path, content)
+
+
+def _as_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
+    if content["version"] == 1:
+        names = {"name": "task", "unit": "unit", "mean": "target_mean", "std": "target_std"}
+        content = {**content, "targets": [{new: content[old] for new, old in names.items()}]}
     known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name not in _LATER}
     known["best"] = content.get("best")
     elements = content.get("elements")

@@ -1,9 +1,11 @@
 """Files of plain values and tensors: written atomically, read without running any code of theirs."""
 
+import contextlib
 import pickle
 import time
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from crystalframer.errors import UserError
 
 _LEFTOVER_SECONDS = 3600.0
 _DAMAGE = (
+    OSError,
     zipfile.BadZipFile,
+    zlib.error,
     pickle.UnpicklingError,
     RuntimeError,
     EOFError,
@@ -24,7 +28,7 @@ _DAMAGE = (
     LookupError,
     OverflowError,
 )
-"""What torch and zipfile raise on a file that is not what it pretends to be."""
+"""What torch and zipfile raise on a file that is not what it pretends to be, `OSError` where a place is before it."""
 
 
 def write_archive(path: Path, content: Mapping[str, Any]) -> None:
@@ -64,6 +68,22 @@ def read_archive(path: Path) -> Any:
         raise
     except _DAMAGE as error:
         raise UserError(damaged) from error
+
+
+@contextlib.contextmanager
+def whole(what: str) -> Iterator[None]:
+    """Take values out of what `read_archive` read; `what` names the file in the sentence.
+
+    Raises:
+        UserError: a part is missing, or is something else than it should be.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = " ".join(repr(error).split())[:200]
+        raise UserError(f"{what} lacks a part or has a wrong one ({reason}); use another copy") from error
 
 
 def _remove_leftovers(path: Path) -> None:

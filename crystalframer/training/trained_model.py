@@ -20,7 +20,7 @@ from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from crystalframer.training.checkpoint import Checkpoint, checkpoint_of, evaluated_weights
 from crystalframer.training.metrics import Target as Target
 from crystalframer.training.metrics import TargetScale, restore
-from crystalframer.training.safe_files import read_archive, write_archive
+from crystalframer.training.safe_files import read_archive, whole, write_archive
 
 FORMAT = "crystalframer model"
 VERSION = 1
@@ -143,16 +143,17 @@ def build_model(
 
 def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.device) -> TrainedModel:
     best = checkpoint.best
-    return TrainedModel(
-        model=build_model(path, checkpoint.trial, evaluated_weights(checkpoint), device),
-        trial=checkpoint.trial,
-        targets=checkpoint.targets,
-        epoch=checkpoint.progress.epoch if best is None else int(best["epoch"]),
-        averaged=int(checkpoint.average["count"]) > 0 if best is None else bool(best["averaged"]),
-        data_fingerprint=checkpoint.data_fingerprint,
-        elements=checkpoint.elements,
-        origin="trained with this program",
-    )
+    with whole(f"checkpoint {path}"):
+        return TrainedModel(
+            model=build_model(path, checkpoint.trial, evaluated_weights(checkpoint), device),
+            trial=checkpoint.trial,
+            targets=checkpoint.targets,
+            epoch=checkpoint.progress.epoch if best is None else int(best["epoch"]),
+            averaged=int(checkpoint.average["count"]) > 0 if best is None else bool(best["averaged"]),
+            data_fingerprint=checkpoint.data_fingerprint,
+            elements=checkpoint.elements,
+            origin="trained with this program",
+        )
 
 
 def from_content(path: Path, content: dict[str, Any], device: str | torch.device) -> TrainedModel:
@@ -166,7 +167,7 @@ def from_content(path: Path, content: dict[str, Any], device: str | torch.device
             f"model file {path} has format version {content.get('version')}, expected {VERSION}; "
             "read it with the version of this program that wrote it"
         )
-    try:
+    with whole(f"model file {path}"):
         trial = trial_from_dict(content["trial"], path)
         targets = tuple(Target(**target) for target in content["targets"])
         elements: Sequence[int] | None = content["elements"]
@@ -180,8 +181,6 @@ def from_content(path: Path, content: dict[str, Any], device: str | torch.device
             elements=None if elements is None else tuple(elements),
             origin=str(content["origin"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"model file {path} lacks a part or has a wrong one ({error!r}); use another copy") from error
     if len(targets) != trial.model.num_targets:
         raise UserError(
             f"model file {path} names {len(targets)} targets, expected {trial.model.num_targets}; use another copy"

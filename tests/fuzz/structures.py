@@ -1,38 +1,30 @@
 """Mutated CIF, POSCAR, extended XYZ and JSON files.
 
-    python -m tests.fuzz.structures --minutes 10
-
 Files that state the same in several ways are damaged at one place or at several. Reading must not raise, not take
-longer than `MAX_SECONDS`, not end in an error of our own code, and where the file was damaged at one place only, not
-give another composition or volume without a warning. Every input that ever failed stays in `CORPUS`, and is tried
+longer than `limits.MAX_SECONDS`, not end in an error of our own code, and where the file was damaged at one place only,
+not give another composition or volume without a warning. Every input that ever failed stays in `CORPUS`, and is tried
 first.
 """
 
-import argparse
 import hashlib
 import json
 import random
-import signal
-import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from crystalframer.data.structures.files import read_structures
 from crystalframer.data.structures.formats import ReadLimits
 from crystalframer.data.structures.reading import Reading
 from tests.fixtures.structure_texts import formula_of
+from tests.fuzz.limits import attempted
 
 WORDS = ("0", "1", "-1", "4", "1e9", "nan", "?", ".", "1/3", "Fe", "CO", "NH4", "Fe/Ni", "T", "x,y,z", "225", "loop_")
 """What a word of a file may become."""
 CORPUS = Path(__file__).with_name("corpus")
 """Inputs that failed once, one a file; its name begins with the name of its seed."""
-MAX_SECONDS = 20.0
 LIMITS = ReadLimits(max_bytes=2**20, max_atoms=2000)
 OUR_ERRORS = (
     "(IndexError)",
@@ -286,30 +278,15 @@ def corpus() -> Iterator[Case]:
         yield Case(path.name.partition("-")[0], path.read_bytes().decode(), "-single-" in path.name)
 
 
-class _TooLongError(BaseException):
-    pass
-
-
 def problem_of(case: Case, folder: Path) -> str:
     """Read a damaged file; return what is wrong with how it was read, or an empty string."""
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise _TooLongError
 
     seed = SEEDS[case.seed]
     path = folder / f"x{seed.suffix}"
     path.write_bytes(case.text.encode())
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
-    try:
-        readings = list(read_structures([path], limits=LIMITS))
-    except _TooLongError:
-        return f"took more than {MAX_SECONDS:g} s"
-    except Exception:  # noqa: BLE001 - whatever comes out is what is looked for
-        return traceback.format_exc()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    readings, problem = attempted(lambda: list(read_structures([path], limits=LIMITS)))
+    if problem or readings is None:
+        return problem
     for reading in readings:
         if (reading.crystal is None) != bool(reading.reason):
             return "neither a crystal nor a reason"
@@ -354,32 +331,3 @@ def keep(case: Case) -> Path:
     path = CORPUS / f"{case.seed}-{'single' if case.single else 'several'}-{digest}.txt"
     path.write_bytes(case.text.encode())
     return path
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Try the corpus, then new inputs for some minutes; return 1 if any failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=None, help="number of the first input (default: the time)")
-    options = parser.parse_args(arguments)
-    number = int(time.time()) if options.seed is None else options.seed
-    until = time.monotonic() + 60 * options.minutes
-    count, failures = 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        for case in corpus():
-            if problem := problem_of(case, Path(folder)):
-                failures += 1
-                print(f"corpus, {case.seed}: {problem}")
-        for case in cases(number):
-            if time.monotonic() > until:
-                break
-            count += 1
-            if problem := problem_of(case, Path(folder)):
-                failures += 1
-                print(f"{keep(case)}: {problem}")
-    print(f"{count:,} damaged structure files of seed {number}: {failures} failures")
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

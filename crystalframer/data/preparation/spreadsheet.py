@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ MAX_BYTES = 2**27
 """Most bytes of an unpacked file; as objects, cells take some ten times as much."""
 MAX_CELLS = 2_000_000
 """Most cells between the first and the last one of a sheet."""
+_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What reading a zip raises that is damaged, encrypted, or compressed in an unknown way."""
 _DECIMAL_COMMA = re.compile(r"[-+−]?\d+,\d+([eE][-+]?\d+)?")
 _NEVER_COMPUTED = re.compile(rb"<f(?:\s[^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
 """A formula without the value that a spreadsheet program saves beside it."""
@@ -62,19 +65,10 @@ def _cells(path: Path) -> _Cells:
 
     _check(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as stream:  # openpyxl leaves a path's file open if it fails
             warnings.simplefilter("ignore")  # what openpyxl would not keep if it wrote the file again
-            book = openpyxl.load_workbook(path, data_only=True, keep_links=False)
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        InvalidFileException,
-        KeyError,
-        ValueError,
-        TypeError,
-        EOFError,
-        SyntaxError,
-    ) as error:
+            book = openpyxl.load_workbook(stream, data_only=True, keep_links=False)
+    except (*_DAMAGE, InvalidFileException, AttributeError, LookupError, ValueError, TypeError, SyntaxError) as error:
         raise UserError(
             f"{path} cannot be read as a spreadsheet ({_reason(error)}): save it again as {SPREADSHEET}"
         ) from error
@@ -116,17 +110,19 @@ def _check(path: Path) -> None:
                     f"{path} holds {size / 2**20:,.0f} MiB unpacked, at most {MAX_BYTES >> 20} are read: save the "
                     "table as .csv"
                 )
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
             for name in archive.namelist():
                 if name.startswith("xl/worksheets/") and (count := _uncomputed(archive.read(name))):
                     raise UserError(
                         f"{path} holds {count:,} formulas without a value: open it in a spreadsheet program and save it"
                     )
-    except zipfile.BadZipFile:
-        raise UserError(
-            f"{path} is no {SPREADSHEET} file, or damaged, or protected by a password: save it again, or as .csv"
-        ) from None
     except OSError as error:
         raise UserError(f"cannot read the table {path} ({error.strerror})") from error
+    except _DAMAGE as error:
+        raise UserError(
+            f"{path} is no {SPREADSHEET} file, or damaged, or protected by a password: save it again, or as .csv"
+        ) from error
 
 
 def _uncomputed(content: bytes) -> int:

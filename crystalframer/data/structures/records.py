@@ -55,7 +55,7 @@ def split_records(path: Path) -> Iterator[Chunk]:
     try:
         with _open(path) as stream:
             yield from _split(stream, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"source {path} is damaged ({error}): fetch it again") from error
 
 
