@@ -14,12 +14,12 @@ from analysis.exported import FORMAT, DatasetRecord, Exported, SweepRecord, Tria
 from analysis.material_errors import material_errors
 from analysis.peers import Peer, read_peer
 from crystalframer import __version__
-from crystalframer.config import DataConfig, TrialConfig, trial_from_dict
+from crystalframer.config import DataConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task, subset_of
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
-from crystalframer.runs.run_directory import RunDirectory, TrialResult
+from crystalframer.runs.run_directory import FinishedRun, RunDirectory
 from crystalframer.runs.tracker import seconds_of
 
 Say = Callable[[str], None]
@@ -37,9 +37,7 @@ class Asked:
 @dataclass(frozen=True)
 class _Finished:
     key: str
-    config: TrialConfig
-    directory: RunDirectory
-    result: TrialResult
+    run: FinishedRun
     tested: pd.DataFrame
 
 
@@ -100,7 +98,7 @@ def collect(
         if isinstance(found, str):
             left_out.append(f"{folder.name}: {found}")
         elif found.key in finished:
-            other = finished[found.key].directory.path
+            other = finished[found.key].run.directory.path
             raise UserError(f"{folder} and {other} hold the same trial, {found.key}: name one of them with --from")
         else:
             finished[found.key] = found
@@ -152,13 +150,12 @@ def with_peers(content: Exported, peers: Sequence[Peer]) -> Exported:
 
 def _read(directory: RunDirectory, asked: Asked | None) -> _Finished | str:
     """Return a finished trial that counts, or why it does not."""
-    identity, result = directory.identity(), directory.result()
-    if identity is None:
-        return "no run directory"
-    if result is None:
+    if (run := directory.finished()) is None:
+        if directory.identity() is None:
+            return "no run directory"
         state = directory.state()
         return state.state if state else "not started"
-    config = trial_from_dict(identity["settings"], directory.path / "config.json")
+    config = run.config
     fingerprint = config.fingerprint()
     if asked is not None and fingerprint not in asked.names:
         return "not in the sweep as its file now reads"
@@ -172,21 +169,21 @@ def _read(directory: RunDirectory, asked: Asked | None) -> _Finished | str:
         tested = pd.read_csv(directory.predictions, dtype={"id": str})
     except (OSError, ValueError) as error:
         raise UserError(f"{directory.predictions} is missing or damaged ({error}): run the trial again") from error
-    return _Finished(key, config, directory, result, tested.sort_values("id"))
+    return _Finished(key, run, tested.sort_values("id"))
 
 
 def _record(trial: _Finished, cores: int | None) -> TrialRecord:
-    result, tags = trial.result, dict(sorted(trial.result["tags"].items()))
+    result, tags = trial.run.result, dict(sorted(trial.run.result["tags"].items()))
     return TrialRecord(
         run_key=trial.key,
-        settings=trial.config.to_dict(),
+        settings=trial.run.config.to_dict(),
         tags=tags,
         unit=result["unit"],
         val_mae=result["val_mae"],
         step=result["final"]["step"],
         time_ms=result["final"]["time_ms"],
         final=dict(result["final"]["values"]),
-        hours=seconds_of(trial.directory.records()) / 3600,
+        hours=seconds_of(trial.run.directory.records()) / 3600,
         cores=int(tags["threads"]) if "threads" in tags else cores,
     )
 
@@ -195,7 +192,7 @@ def _epochs(trial: _Finished) -> pd.DataFrame:
     return pd.DataFrame(
         [
             (trial.key, record.step, record.time_ms, metric, value)
-            for record in trial.directory.records()
+            for record in trial.run.directory.records()
             for metric, value in record.values.items()
         ],
         columns=["trial", "step", "time_ms", "metric", "value"],
@@ -206,7 +203,7 @@ def _data(trials: Sequence[_Finished], say: Say) -> tuple[pd.DataFrame, dict[str
     """Return the formulas of the test crystals, and what the data sets are parts of, where they are at hand."""
     rows: dict[tuple[str, str], str] = {}
     datasets: dict[str, DatasetRecord] = {}
-    by_data = {(trial.config.data, trial.result["tags"]["dataset_fingerprint"]): trial for trial in trials}
+    by_data = {(trial.run.config.data, trial.run.result["tags"]["dataset_fingerprint"]): trial for trial in trials}
     for (config, fingerprint), trial in sorted(by_data.items(), key=lambda item: item[1].key):
         data = _task(config, fingerprint, say)
         if data is None:

@@ -128,11 +128,6 @@ def add_to_list(folder: Path, name: str, entry: Listed) -> None:
     replace_text(folder / LIST, json.dumps({"models": entries}, indent=1, ensure_ascii=False) + "\n")
 
 
-def is_listed(name: str) -> bool:
-    """Return whether a model has this name."""
-    return name in listed_models()
-
-
 def find_model(name: str) -> Path:
     """Return the packed file of a model by its name, fetched where it is not there yet.
 

@@ -3,13 +3,12 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
@@ -23,7 +22,7 @@ from crystalframer.prediction.predictor import Predictor
 from crystalframer.prediction.training_domain import FAR, POINTS, TrainingDomain
 from crystalframer.pretrained.listing import NAME, Listed, ListedTarget, add_to_list, own_folder, read_list, sha256_of
 from crystalframer.published import PUBLISHED
-from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.run_directory import FinishedRun, RunDirectory
 from crystalframer.statistics import interval, mean_absolute
 from crystalframer.training.metrics import TaskErrors, evaluate_predictions
 from crystalframer.training.trained_model import load_model
@@ -31,15 +30,6 @@ from crystalframer.training.trained_model import load_model
 SMALL = 24
 """Atoms of the example at most."""
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished training."""
-
-    directory: RunDirectory
-    config: TrialConfig
-    data_fingerprint: str
 
 
 def pack_runs(
@@ -92,7 +82,7 @@ def pack_runs(
 
 
 def packed_of_runs(
-    finished: Sequence[Finished], data: TaskData, name: str, *, about: str = "", licence: str = "", say: Say = print
+    finished: Sequence[FinishedRun], data: TaskData, name: str, *, about: str = "", licence: str = "", say: Say = print
 ) -> tuple[PackedModel, Listed]:
     """Return trainings as one model with intervals, measured on its test split, and its entry in a list.
 
@@ -179,22 +169,20 @@ def measure_test(
     return listed, evaluation.by_task, coverages
 
 
-def finished_run(run: Path) -> Finished:
+def finished_run(run: Path) -> FinishedRun:
     """Return the training of a run directory.
 
     Raises:
         UserError: it is unfinished, or the folder is none.
     """
     directory = RunDirectory(run.absolute())
-    identity = directory.identity()
-    if identity is None or directory.result() is None:
-        state = "is no run directory" if identity is None else "holds a training that is not finished"
+    if (finished := directory.finished()) is None:
+        state = "is no run directory" if directory.identity() is None else "holds a training that is not finished"
         raise UserError(f"{run} {state}; give the folders of finished trainings")
-    config = trial_from_dict(identity["settings"], directory.path / "config.json")
-    return Finished(directory, config, identity["dataset_fingerprint"])
+    return finished
 
 
-def _check_alike(finished: Sequence[Finished]) -> None:
+def _check_alike(finished: Sequence[FinishedRun]) -> None:
     """Raise a `UserError` unless trainings differ in their seeds, and in nothing else."""
     first = finished[0]
     for number, other in enumerate(finished[1:], start=1):
@@ -223,7 +211,7 @@ def _example(predictor: Predictor, data: TaskData) -> Example | None:
     return None
 
 
-def _minutes(run: Finished) -> float:
+def _minutes(run: FinishedRun) -> float:
     """Return the minutes of a training by its median epoch: a machine busy or asleep meanwhile counts little."""
     seconds = [
         epoch.values["seconds_per_epoch"] for epoch in run.directory.records() if "seconds_per_epoch" in epoch.values

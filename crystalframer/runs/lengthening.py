@@ -1,4 +1,4 @@
-"""A finished training goes on: more epochs from its last state, in a folder of its own.
+"""A training resumes from another's last state, in a folder of its own: more epochs, or other settings of training.
 
 Without averaging, the learning rate depends on the step alone, and what follows is bit by bit the training that was
 asked for so many epochs at once. With averaging, the rate stood still over the last epochs and now falls again, and the
@@ -11,8 +11,7 @@ from typing import Any
 
 from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
-from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.training.checkpoint import read_checkpoint
+from crystalframer.runs.run_directory import Attempt, RunDirectory
 
 MAY_CHANGE = ("train.epochs", "train.patience", "train.average_epochs")
 """What a longer training may have otherwise."""
@@ -29,18 +28,18 @@ def longer_trial(run: Path, settings: Mapping[str, Any]) -> TrialConfig:
         UserError: the training is not finished or was given minutes, another setting is to change, or nothing would
             be left to do.
     """
-    directory = RunDirectory(run)
-    identity = directory.identity()
-    if identity is None or directory.result() is None:
+    from crystalframer.training.checkpoint import read_checkpoint
+
+    if (finished := RunDirectory(run).finished()) is None:
         raise UserError(f"{run} holds no finished training; resume one that was stopped by its own command")
     if other := [key for key in settings if key not in MAY_CHANGE]:
         raise UserError(f"a longer training may differ in {', '.join(MAY_CHANGE)}, not in {', '.join(other)}")
-    plain = identity["settings"]
-    if (minutes := plain["train"].get("minutes")) is not None:
+    if (minutes := finished.config.train.minutes) is not None:
         raise UserError(f"{run} took the {minutes:g} minutes it was given; start another training with train.epochs=N")
-    changed = {key.partition(".")[2]: value for key, value in settings.items()}
-    trial = trial_from_dict({**plain, "train": {**plain["train"], **changed}})
-    errors = [epoch["val_mae"] for epoch in read_checkpoint(directory.checkpoint).history]
+    plain = finished.config.to_dict()
+    plain["train"] |= {key.partition(".")[2]: value for key, value in settings.items()}
+    trial = trial_from_dict(plain)
+    errors = [epoch["val_mae"] for epoch in read_checkpoint(finished.directory.checkpoint).history]
     if trial.train.is_over(errors):
         raise UserError(
             f"{run} is over after {len(errors)} epochs with train.epochs={trial.train.epochs} and "
@@ -48,6 +47,28 @@ def longer_trial(run: Path, settings: Mapping[str, Any]) -> TrialConfig:
             "that ended it"
         )
     return trial
+
+
+def inherit(attempt: Attempt, config: TrialConfig, parent: RunDirectory) -> None:
+    """Copy a parent's checkpoint and metrics into an attempt's directory, unless it has a checkpoint already.
+
+    The weights, the averages, the optimiser's moments, the random generators and the history stay the parent's; the
+    settings are the trial's own from here on.
+
+    Raises:
+        UserError: the parent has no checkpoint, or differs in what cannot change while a model trains.
+    """
+    from crystalframer.training.checkpoint import read_checkpoint, with_settings, write_checkpoint
+
+    directory = attempt.directory
+    if directory.checkpoint.exists():
+        return
+    checkpoint = read_checkpoint(parent.checkpoint)
+    if checkpoint.trial.model != config.model or checkpoint.trial.data != config.data:
+        raise UserError(f"{directory.path} cannot resume {parent.path}: another model or other data")
+    attempt.check_current()
+    attempt.take_over(record for record in parent.records() if record.step <= len(checkpoint.history))
+    write_checkpoint(directory.checkpoint, with_settings(checkpoint, config))
 
 
 def course(longer: TrialConfig) -> str:

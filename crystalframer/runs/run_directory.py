@@ -31,19 +31,17 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from crystalframer.atomic_files import is_locked, locked, replace_text, replacing
-from crystalframer.config import TrialConfig
+from crystalframer.config import TrialConfig, trial_from_dict
 from crystalframer.errors import UserError
+from crystalframer.runs.contents import EarlyStop, TrialIdentity, TrialResult, TrialState, TrialStateName
 from crystalframer.runs.json_files import parse_json, read_json
 from crystalframer.runs.tracker import StepMetrics
 
-TrialStateName = Literal["waiting", "running", "stopped", "failed", "done"]
 LOCK_SECONDS = 120.0
 """How long a new attempt waits for an older one to notice that it was superseded."""
 _TAIL_BYTES = 8192
@@ -54,66 +52,13 @@ class SupersededError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class TrialState:
-    """Where a trial stands."""
+class FinishedRun:
+    """A finished training."""
 
-    state: TrialStateName
-    attempt: str
-    """Id of the attempt that wrote this."""
-    epoch: int
-    """Epochs that the checkpoint holds."""
-    epochs: int
-    """Epochs of the whole trial."""
-    reason: str = ""
-    """Why it failed, in one line."""
-    updated: float = 0.0
-    """Seconds since 1970, when this was written."""
-    peak_bytes: int | None = None
-    """Most memory of the device that this attempt has held, None where there is no such device."""
-    device_bytes: int | None = None
-    """Memory of the device."""
-
-
-@dataclass(frozen=True)
-class EarlyStop:
-    """A search's decision that a trial ends here; the trial's checkpoint holds this epoch."""
-
-    epoch: int
-    val_mae: float
-    reason: str
-
-
-class TrialIdentity(TypedDict):
-    """What ``config.json`` says the trial is."""
-
-    fingerprint: str
-    dataset_fingerprint: str
-    settings: dict[str, dict[str, Any]]
-    """As `TrialConfig.to_dict` writes them."""
-
-
-class StepRecord(TypedDict):
-    """`StepMetrics` as plain values."""
-
-    step: int
-    time_ms: int
-    values: dict[str, float]
-
-
-@with_config(ConfigDict(extra="allow"))
-class TrialResult(TypedDict):
-    """What ``done.json`` says; errors are in the target's unit."""
-
-    trial: str
-    unit: str
-    val_mae: float
-    test_mae: float
-    test_rmse: float
-    baseline_mae: float
-    """Test MAE of predicting the training mean."""
-    tags: dict[str, str]
-    """Those of the MLflow run."""
-    final: StepRecord
+    directory: "RunDirectory"
+    config: TrialConfig
+    data_fingerprint: str
+    result: TrialResult
 
 
 class RunDirectory:
@@ -200,6 +145,18 @@ class RunDirectory:
             DamagedError: the file is damaged.
         """
         return read_json(self.path / "config.json", TrialIdentity)
+
+    def finished(self) -> FinishedRun | None:
+        """Return the directory's training once it is finished, or None where it is not, or was never started.
+
+        Raises:
+            UserError: a file is damaged, or its settings are none.
+        """
+        identity, result = self.identity(), self.result()
+        if identity is None or result is None:
+            return None
+        config = trial_from_dict(identity["settings"], self.path / "config.json")
+        return FinishedRun(self, config, identity["dataset_fingerprint"], result)
 
     def is_in_use(self) -> bool:
         """Return whether an attempt at the trial is under way, on any machine that shares the storage and its locks."""

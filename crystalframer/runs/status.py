@@ -16,8 +16,9 @@ from typing import Any, Literal
 from crystalframer.atomic_files import append_line, replace_text
 from crystalframer.errors import UserError, near_matches
 from crystalframer.runs.budget import DriverState, read_driver
+from crystalframer.runs.contents import TrialResult
 from crystalframer.runs.json_files import DamagedError, parse_json
-from crystalframer.runs.run_directory import RunDirectory, TrialResult
+from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import StepMetrics
 
 PLAN = "plan.jsonl"

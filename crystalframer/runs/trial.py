@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
-from crystalframer.errors import UserError, one_line
+from crystalframer.errors import one_line
+from crystalframer.runs.contents import TrialResult
+from crystalframer.runs.lengthening import inherit
 from crystalframer.runs.recording import conclude_tracking, epoch_metrics, final_metrics
-from crystalframer.runs.run_directory import Attempt, RunDirectory, SupersededError, TrialResult
+from crystalframer.runs.run_directory import Attempt, RunDirectory, SupersededError
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import StepMetrics, Tracker
 from crystalframer.runs.trainable import TrainerFactory, TrialTrainer
@@ -155,28 +157,6 @@ def follow_trial(
         pass
     if config.train.is_over([epoch.val_mae for epoch in trainer.history], trainer.epochs):
         trainer.evaluate("test")
-
-
-def inherit(attempt: Attempt, config: TrialConfig, parent: RunDirectory) -> None:
-    """Copy a parent's checkpoint and metrics into an attempt's directory, unless it has a checkpoint already.
-
-    The weights, the averages, the optimiser's moments, the random generators and the history stay the parent's; the
-    settings are the trial's own from here on.
-
-    Raises:
-        UserError: the parent has no checkpoint, or differs in what cannot change while a model trains.
-    """
-    from crystalframer.training.checkpoint import read_checkpoint, with_settings, write_checkpoint
-
-    directory = attempt.directory
-    if directory.checkpoint.exists():
-        return
-    checkpoint = read_checkpoint(parent.checkpoint)
-    if checkpoint.trial.model != config.model or checkpoint.trial.data != config.data:
-        raise UserError(f"{directory.path} cannot resume {parent.path}: another model or other data")
-    attempt.check_current()
-    attempt.take_over(record for record in parent.records() if record.step <= len(checkpoint.history))
-    write_checkpoint(directory.checkpoint, with_settings(checkpoint, config))
 
 
 class _Run:

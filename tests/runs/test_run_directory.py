@@ -12,7 +12,8 @@ import pytest
 from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.runs import run_directory
-from crystalframer.runs.run_directory import RunDirectory, SupersededError, TrialResult
+from crystalframer.runs.contents import TrialResult
+from crystalframer.runs.run_directory import RunDirectory, SupersededError
 from crystalframer.runs.tracker import StepMetrics
 
 CONFIG = TrialConfig()

@@ -18,7 +18,8 @@ from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs, gpu_shar
 from crystalframer.orchestration.cluster.jobs import JobList, Resources, TrialJob
 from crystalframer.orchestration.sweeps.estimates import Pace, describe_sweep
 from crystalframer.runs.budget import ALIVE_SECONDS, LOCK, Budget, DriverState, Heartbeat, read_driver
-from crystalframer.runs.run_directory import EarlyStop, RunDirectory, TrialResult
+from crystalframer.runs.contents import EarlyStop, TrialResult
+from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus, append_plan, read_summary, write_plan, write_report
 from crystalframer.runs.tracker import StepMetrics
 from crystalframer.runs.trial import Trial, TrialProgress

@@ -12,7 +12,8 @@ from crystalframer.atomic_files import replace_text
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
-from crystalframer.runs.run_directory import EarlyStop, RunDirectory, SupersededError
+from crystalframer.runs.contents import EarlyStop
+from crystalframer.runs.run_directory import RunDirectory, SupersededError
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trainable import TrainerFactory
 from crystalframer.runs.trial import Trial, TrialProgress, run_trial, snapshot_epochs

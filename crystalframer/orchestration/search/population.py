@@ -21,7 +21,7 @@ from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.search.recorded import SearchTrial, other_search, subject
 from crystalframer.orchestration.search.search_spec import Range, Search
 from crystalframer.orchestration.sweeps.driver import Driver
-from crystalframer.runs.run_directory import EarlyStop
+from crystalframer.runs.contents import EarlyStop
 from crystalframer.runs.trial import Trial, TrialProgress
 
 Values = Mapping[str, float]

@@ -29,7 +29,7 @@ from crystalframer.orchestration.search.study import StudyExport, study_url, sug
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.sweep import only_one_driver
 from crystalframer.orchestration.tracking.server import mlflow_of
-from crystalframer.runs.run_directory import EarlyStop
+from crystalframer.runs.contents import EarlyStop
 from crystalframer.runs.trial import Trial, TrialProgress
 from crystalframer.training.suitability import check_suitable
 

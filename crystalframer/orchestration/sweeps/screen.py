@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crystalframer.runs.budget import DriverState
-from crystalframer.runs.run_directory import TrialResult
+from crystalframer.runs.contents import TrialResult
 from crystalframer.runs.status import Summary, TrialStatus
 from crystalframer.runs.trial import TrialProgress
 from crystalframer.statistics import Spread

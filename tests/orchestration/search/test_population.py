@@ -14,8 +14,8 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.search.population import first_generation, next_generation
 from crystalframer.orchestration.search.search_results import write_results
 from crystalframer.orchestration.search.search_spec import load_search
+from crystalframer.runs.lengthening import inherit
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import inherit
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.trainer import Trainer
 from tests.orchestration.searches import Bench, write_search

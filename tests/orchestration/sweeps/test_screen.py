@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from crystalframer.orchestration.sweeps.screen import Screen, closing_view, live_view
-from crystalframer.runs.run_directory import TrialResult
+from crystalframer.runs.contents import TrialResult
 from crystalframer.runs.status import TrialStatus, duration
 from crystalframer.runs.trial import TrialProgress
 
