@@ -8,11 +8,12 @@ from statistics import fmean, median
 from typing import Any
 
 from analysis.results import FinishedTrial, Results
-from crystalframer.config import FRAMES, MODEL_PRESETS, FrameName, ModelConfig
+from crystalframer.config import FRAMES, FrameName, ModelConfig
 from crystalframer.data.dataset import SPLITS
 from crystalframer.errors import UserError
 from crystalframer.escaping import for_figures
 from crystalframer.published import PUBLISHED, PublishedTask
+from crystalframer.resolving import MODEL_PRESETS
 from crystalframer.statistics import Spread
 
 FRAME_LABELS: Mapping[FrameName, str] = {

@@ -27,9 +27,10 @@ import pydantic
 from analysis.artifacts import TrialFiles
 from analysis.results import FinishedTrial, Results
 from crystalframer.atomic_files import replace_text, replacing
-from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import unit_token
 from crystalframer.errors import UserError
+from crystalframer.resolving import trial_from_dict
 
 FORMAT = 1
 SWEEP, EPOCHS, PREDICTIONS, CRYSTALS = "sweep.json", "epochs.parquet", "predictions.parquet", "crystals.parquet"

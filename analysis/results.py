@@ -17,12 +17,13 @@ import pandas as pd
 
 from analysis.artifacts import PREDICTIONS, TrialFiles
 from crystalframer.command_line import HelpFormatter
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import unit_token
 from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.experiment import NOTE_TAG, connect
+from crystalframer.resolving import build_trial
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

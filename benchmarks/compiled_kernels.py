@@ -24,9 +24,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from crystalframer.config import MODEL_PRESETS, FrameName, build_trial
+from crystalframer.config import FrameName
 from crystalframer.kernels import triton_kernel
 from crystalframer.kernels.parity import make_batch, make_inputs, random_crystal
+from crystalframer.resolving import MODEL_PRESETS, build_trial
 
 TARGETS = (80, 89, 90)
 """Compute capabilities, times ten."""

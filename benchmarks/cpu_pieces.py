@@ -35,12 +35,13 @@ def pieces(frame: str, preset: str, cutoff: float, crystals: int) -> dict[str, C
     import numpy as np
     import torch
 
-    from crystalframer.config import DataConfig, TrainConfig, build_trial
+    from crystalframer.config import DataConfig, TrainConfig
     from crystalframer.data.batch import BatchLoader, collate
     from crystalframer.data.registry import load_task
     from crystalframer.kernels import cpu
     from crystalframer.kernels.parity import make_inputs
     from crystalframer.nn.model import CrystalFramer
+    from crystalframer.resolving import build_trial
     from crystalframer.training.optimizer import build_optimizer
 
     torch.set_num_threads(1)

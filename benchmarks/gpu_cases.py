@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from benchmarks.workload import Workload
-from crystalframer.config import DataConfig, TrialConfig, build_trial
+from crystalframer.config import DataConfig, TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
+from crystalframer.resolving import build_trial
 
 if TYPE_CHECKING:
     from benchmarks.on_gpu import Plan

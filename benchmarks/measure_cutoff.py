@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
+from crystalframer.config import FRAMES, FrameName, ModelConfig
 from crystalframer.data.batch import CrystalBatch, collate
 from crystalframer.data.registry import load_dataset
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.resolving import build_trial
 
 EXACT = 12.0
 """Å; beyond it every weight is below exp(−18) even where σ is at its bound."""

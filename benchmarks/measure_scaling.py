@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks.machine import load
-from crystalframer.config import build_trial, trial_from_dict
 from crystalframer.data.registry import load_task
+from crystalframer.resolving import build_trial, trial_from_dict
 from crystalframer.training.launch import launch
 from crystalframer.training.processes import Channel, Processes, split_by_cost
 from crystalframer.training.trainer import Trainer

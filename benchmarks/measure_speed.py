@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.settings import QUICK, REAL, USABLE, Settings, check
-from crystalframer.config import FRAMES, MODEL_PRESETS
+from crystalframer.config import FRAMES
 from crystalframer.errors import UserError
+from crystalframer.resolving import MODEL_PRESETS
 
 if TYPE_CHECKING:
     from benchmarks.rows import Row

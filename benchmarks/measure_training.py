@@ -20,11 +20,12 @@ from statistics import median
 import torch
 
 from benchmarks.machine import provenance
-from crystalframer.config import FRAMES, FrameName, Precision, TrialConfig, build_trial
+from crystalframer.config import FRAMES, FrameName, Precision, TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.geometry.batched_neighbours import find_neighbours_of_all
 from crystalframer.kernels.moments import num_terms
+from crystalframer.resolving import build_trial
 from crystalframer.training.trainer import Trainer
 
 EPOCHS_LEFT_OUT = 1

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from crystalframer.config import FRAMES, KERNELS, MODEL_PRESETS, FrameName, KernelName, ModelConfig, build_trial
+from crystalframer.config import FRAMES, KERNELS, FrameName, KernelName, ModelConfig
 from crystalframer.errors import UserError, near_matches
+from crystalframer.resolving import MODEL_PRESETS, build_trial
 
 REAL = "real"
 """The size that stands for a batch of real crystals of the data set."""

@@ -69,10 +69,10 @@ def train(
         TrainingDivergedError: a loss or prediction is not a finite number.
         KeyboardInterrupt: it was stopped, and saved; the same call resumes.
     """
-    from crystalframer.config import build_trial
     from crystalframer.data.registry import load_task
     from crystalframer.orchestration.cluster.surroundings import default_runs
     from crystalframer.pretrained.own_table import conclude, prepare_table
+    from crystalframer.resolving import build_trial
     from crystalframer.runs.training_here import default_name, train_here
     from crystalframer.training.devices import check_device
 

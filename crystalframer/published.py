@@ -1,7 +1,7 @@
 """The published data sets: all that is known of each, said once.
 
 Settings, registry, preparation, model cards, submissions and estimates take what they need from `PUBLISHED`. The module
-lies beside the rooms and imports nothing, so that `config.py` can take its presets from here.
+lies beside the rooms and imports nothing, so that `resolving.py` can take its presets from here.
 """
 
 from collections.abc import Mapping

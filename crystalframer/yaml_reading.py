@@ -1,7 +1,7 @@
 """Reading YAML strictly: sizes are bounded before anything is built, and every value but null is text.
 
-What a text stands for depends on the setting: ``5e-4`` and ``010`` are numbers or not by `config.setting_value`, and a
-data set called ``2024`` or ``no`` keeps its name.
+What a text stands for depends on the setting: ``5e-4`` and ``010`` are numbers or not by `resolving.setting_value`, and
+a data set called ``2024`` or ``no`` keeps its name.
 """
 
 import itertools
@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from crystalframer.config import SETTINGS, setting_value
 from crystalframer.errors import UserError
+from crystalframer.resolving import SETTINGS, setting_value
 from crystalframer.validation import quote, unknown
 
 MOST_BYTES = 250_000

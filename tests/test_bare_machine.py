@@ -22,7 +22,8 @@ sys.meta_path.insert(0, Absent())
 
 from dataclasses import replace
 from pathlib import Path
-from crystalframer.config import DataConfig, build_trial
+from crystalframer.config import DataConfig
+from crystalframer.resolving import build_trial
 from crystalframer.data.dataset import select_task
 from crystalframer.data.store import read_store
 from crystalframer.prediction import load_predictor

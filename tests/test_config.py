@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from crystalframer.config import TRAIN_PRESETS, build_trial, trial_from_dict
 from crystalframer.errors import UserError
+from crystalframer.resolving import TRAIN_PRESETS, build_trial, trial_from_dict
 
 LONG = "x" * 1_000_000
 

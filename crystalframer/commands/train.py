@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.command_line import outliving_the_screen
-from crystalframer.config import FRAMES, TRAIN_PRESETS, TrialConfig, build_trial, setting_value
+from crystalframer.config import FRAMES, TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.resolving import TRAIN_PRESETS, build_trial, setting_value
 from crystalframer.yaml_reading import parse_set
 
 if TYPE_CHECKING:
@@ -216,12 +217,12 @@ def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["Singl
         return
     from dataclasses import replace
 
-    from crystalframer.config import trial_from_dict
     from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
     from crystalframer.orchestration.tracking import gate
     from crystalframer.orchestration.tracking.addresses import tracking_address
     from crystalframer.orchestration.tracking.buffered import mlflow_tracker
     from crystalframer.orchestration.tracking.server import mlflow_of
+    from crystalframer.resolving import trial_from_dict
     from crystalframer.runs.recording import record_finished
     from crystalframer.runs.run_directory import RunDirectory
 

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from crystalframer.config import FRAMES, FrameName, TrialConfig, build_trial
+from crystalframer.config import FRAMES, FrameName, TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.nn.released_names import from_official_state, with_sizes_of
 from crystalframer.published import PUBLISHED
+from crystalframer.resolving import build_trial
 from crystalframer.training.metrics import Target
 from crystalframer.training.safe_files import read_archive
 from crystalframer.training.trained_model import TrainedModel, build_model

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from crystalframer.config import build_trial
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.pretrained.baselines import Candidate, baselines, best_of, inherited, measured, table_of
+from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import seconds_of
 from crystalframer.runs.training_here import train_here

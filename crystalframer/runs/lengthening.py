@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.run_directory import Attempt, RunDirectory
 
 MAY_CHANGE = ("train.epochs", "train.patience", "train.average_epochs")

@@ -36,8 +36,9 @@ from typing import Any
 import yaml
 
 from crystalframer.atomic_files import is_locked, locked, replace_text, replacing
-from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.contents import EarlyStop, TrialIdentity, TrialResult, TrialState, TrialStateName
 from crystalframer.runs.json_files import parse_json, read_json
 from crystalframer.runs.tracker import StepMetrics

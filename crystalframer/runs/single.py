@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from crystalframer.command_line import EXIT_INTERRUPTED
-from crystalframer.config import TrialConfig, epochs_since_best, trial_from_dict
+from crystalframer.config import TrialConfig, epochs_since_best
 from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
+from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.lengthening import require_same_data
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import PLAN, TrialStatus, append_plan, duration, read_plan

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.resolving import trial_from_dict
 from crystalframer.training.metrics import Target
 from crystalframer.training.safe_files import read_archive, whole, write_archive
 

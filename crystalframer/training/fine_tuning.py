@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crystalframer.config import TrialConfig, file_hash
+from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.resolving import file_hash
 from crystalframer.training.trained_model import load_model
 
 _HEAD = ("head_in.", "head_out.")

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalframer.config import KernelName, TrialConfig, trial_from_dict
+from crystalframer.config import KernelName, TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.resolving import trial_from_dict
 from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from crystalframer.training.checkpoint import Checkpoint, checkpoint_of, evaluated_weights
 from crystalframer.training.metrics import Target as Target

@@ -9,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.orchestration.tracking.experiment import MlflowTracker
+from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.trainer import Trainer

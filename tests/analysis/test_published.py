@@ -8,8 +8,9 @@ import yaml
 
 from analysis.comparison import paper_setting
 from analysis.published_errors import Published, load_efficiency, load_published, load_sources
-from crystalframer.config import ModelConfig, build_trial
+from crystalframer.config import ModelConfig
 from crystalframer.data.registry import tasks_of
+from crystalframer.resolving import build_trial
 
 PAPERS = ("jarvis", "mp", "oqmd")
 

@@ -14,12 +14,13 @@ from benchmarks.settings import QUICK, REAL, Settings, check, model_config
 from benchmarks.stages import STAGES, measure_stages
 from benchmarks.timing import Sample, Spread, interleaved, ratio, threads
 from benchmarks.workload import LEAST_CRYSTALS, Subject, make_workload
-from crystalframer.config import DataConfig, build_trial
+from crystalframer.config import DataConfig
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.kernels import AttentionInputs, parity, reference
 from crystalframer.kernels.frames import TIE_TOLERANCE
+from crystalframer.resolving import build_trial
 
 CPU = torch.device("cpu")
 

@@ -24,7 +24,6 @@ import openpyxl
 import torch
 import yaml
 
-from crystalframer.config import build_trial
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.preparation.targets import read_targets
 from crystalframer.data.registry import load_task
@@ -33,6 +32,7 @@ from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.prediction.loading import read_model
+from crystalframer.resolving import build_trial
 from crystalframer.runs.budget import Budget, Heartbeat
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import read_summary, write_plan

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crystalframer.config import FrameName, KernelName, ModelConfig, build_trial
+from crystalframer.config import FrameName, KernelName, ModelConfig
 from crystalframer.data.batch import CrystalBatch, collate
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.attention import PeriodicAttention
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.nn.released_names import from_official_state, with_sizes_of
+from crystalframer.resolving import build_trial
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "golden"
 """../shared/golden beside the checkout."""

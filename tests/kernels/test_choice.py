@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from crystalframer import kernels
-from crystalframer.config import build_trial
 from crystalframer.errors import UserError
 from crystalframer.kernels import get_kernel, resolve_kernel
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.resolving import build_trial
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -12,12 +12,13 @@ import torch
 from numba.core import event
 from torch import Tensor
 
-from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
+from crystalframer.config import FRAMES, FrameName, ModelConfig
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.kernels import cpu, cpu_loops, parity, reference
 from crystalframer.kernels.basis import angular_basis
 from crystalframer.kernels.chebyshev import TOLERANCE, chebyshev_matrix
 from crystalframer.kernels.parity import GRADIENTS, doubled, make_batch, make_inputs, random_crystal, relative_rms, run
+from crystalframer.resolving import build_trial
 
 
 def assert_parity(crystals: list[Crystal], config: ModelConfig, tie_seed: int | None = None) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crystalframer.config import FRAMES, DataConfig, FrameName, ModelConfig, TrainConfig, build_trial
+from crystalframer.config import FRAMES, DataConfig, FrameName, ModelConfig, TrainConfig
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
@@ -24,6 +24,7 @@ from crystalframer.geometry.crystal import Crystal
 from crystalframer.kernels import parity, reference
 from crystalframer.kernels.parity import GRADIENTS, make_batch, make_inputs, random_crystal, relative_rms, run
 from crystalframer.nn.model import CrystalFramer
+from crystalframer.resolving import build_trial
 from crystalframer.training.device_steps import DeviceSteps
 from crystalframer.training.metrics import Target
 from crystalframer.training.optimizer import build_optimizer

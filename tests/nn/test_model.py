@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from crystalframer.config import FRAMES, FrameName, ModelConfig, build_trial
+from crystalframer.config import FRAMES, FrameName, ModelConfig
 from crystalframer.errors import UserError
 from crystalframer.nn.model import CrystalFramer, count_parameters
+from crystalframer.resolving import build_trial
 from tests.fixtures import crystals as c
 from tests.fixtures.models import loud_model, small_config
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.orchestration.search.study import StudyExport
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
+from crystalframer.resolving import build_trial
 from tests.fixtures.threads import one_thread as one_thread
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,6 @@ import yaml
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from crystalframer.config import trial_from_dict
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
@@ -22,6 +21,7 @@ from crystalframer.orchestration.search.search_spec import Search, load_search
 from crystalframer.orchestration.search.study import StudyExport, study_url
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.screen import Screen
+from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import Trial, TrialProgress, run_trial

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig
 from crystalframer.data.registry import load_dataset
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.prediction.structures import elements_of
+from crystalframer.resolving import build_trial
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained_model import TrainedModel, write_model
 from tests.fixtures.models import SMALL, loud_model

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from crystalframer import cli
-from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.prediction import load_predictor
 from crystalframer.prediction.card import model_card, write_card
+from crystalframer.resolving import build_trial
 from crystalframer.training.trained_model import TrainedModel, load_model
 from crystalframer.training.trainer import Trainer
 from pipelines.train import main as train

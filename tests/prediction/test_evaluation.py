@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crystalframer.config import TrialConfig, build_trial, setting_value
+from crystalframer.config import TrialConfig
 from crystalframer.data.registry import load_task
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.prediction import leaderboard
@@ -22,6 +22,7 @@ from crystalframer.prediction.evaluation import (
 )
 from crystalframer.prediction.leaderboard import submit, write_submission
 from crystalframer.published import PUBLISHED, PublishedTask
+from crystalframer.resolving import build_trial, setting_value
 from crystalframer.training.trained_model import TrainedModel, load_model, write_model
 from crystalframer.training.trainer import Trainer
 from pipelines.evaluate import main

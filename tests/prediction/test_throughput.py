@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from crystalframer.config import build_trial
 from crystalframer.data.batch import collate
 from crystalframer.data.registry import load_dataset
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.prediction import Predictor
+from crystalframer.resolving import build_trial
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained_model import TrainedModel, write_model
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.pretrained.packing import pack_runs
+from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import NullTracker
 from crystalframer.runs.trial import Trial, run_trial

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from crystalframer import cli
-from crystalframer.config import DataConfig, build_trial
+from crystalframer.config import DataConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.occupancies import Mixture
 from crystalframer.prediction import load_predictor
 from crystalframer.pretrained.baselines import Candidate, baselines, composition_features, inherited, table_of
+from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.statistics import Interval
 from crystalframer.training.trained_model import load_model

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from crystalframer import cli
-from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
@@ -17,6 +16,7 @@ from crystalframer.prediction import load_predictor
 from crystalframer.prediction.packed import read_packed
 from crystalframer.pretrained.listing import listed_models, read_list, sha256_of
 from crystalframer.pretrained.packing import pack_runs
+from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from tests.pretrained.conftest import SETTINGS, train
 

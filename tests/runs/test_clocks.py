@@ -74,7 +74,7 @@ def test_a_trial_is_the_same_though_the_clock_jumps_and_its_process_dies(
 import sys
 from dataclasses import replace
 from pathlib import Path
-from crystalframer.config import build_trial
+from crystalframer.resolving import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.runs.budget import Budget, Heartbeat
 from crystalframer.runs.run_directory import RunDirectory

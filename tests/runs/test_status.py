@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from crystalframer.atomic_files import locked
-from crystalframer.config import build_trial
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs, gpu_share, trials_per_gpu
 from crystalframer.orchestration.cluster.jobs import JobList, Resources, TrialJob
 from crystalframer.orchestration.sweeps.estimates import Pace, describe_sweep
+from crystalframer.resolving import build_trial
 from crystalframer.runs.budget import ALIVE_SECONDS, LOCK, Budget, DriverState, Heartbeat, read_driver
 from crystalframer.runs.contents import EarlyStop, TrialResult
 from crystalframer.runs.run_directory import RunDirectory

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crystalframer.config import DataConfig, TrialConfig, build_trial
+from crystalframer.config import DataConfig, TrialConfig
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.data.registry import load_task
+from crystalframer.resolving import build_trial
 from tests.fixtures.threads import one_thread as one_thread
 
 MakeTrial = Callable[[dict[str, Any]], TrialConfig]

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from crystalframer.config import TrainConfig, build_trial, trial_from_dict
+from crystalframer.config import TrainConfig
 from crystalframer.data import batch
 from crystalframer.data.batch import BatchLoader
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.geometry.prepared import prepare_geometry
+from crystalframer.resolving import build_trial, trial_from_dict
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import read_status
 from crystalframer.runs.trial import Trial

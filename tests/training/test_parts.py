@@ -73,7 +73,8 @@ def test_the_gradient_in_parts_is_that_in_one_piece(make_trial: MakeTrial, data:
 LIMITED = """
 import gc, logging, resource, sys
 import torch
-from crystalframer.config import DataConfig, build_trial
+from crystalframer.config import DataConfig
+from crystalframer.resolving import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.training.trainer import Trainer
 

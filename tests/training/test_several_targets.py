@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
+from crystalframer.resolving import build_trial
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.gradient import BatchGradient
 from crystalframer.training.metrics import Target, evaluate_predictions

@@ -11,8 +11,8 @@ import yaml
 
 from crystalframer.cli import parser
 from crystalframer.commands.train import overrides
-from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
+from crystalframer.resolving import build_trial
 from crystalframer.runs.console import on_console
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.single import Position

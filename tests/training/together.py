@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from crystalframer.config import DataConfig, trial_from_dict
+from crystalframer.config import DataConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
+from crystalframer.resolving import trial_from_dict
 from crystalframer.training.processes import Channel, Processes
 from crystalframer.training.trainer import Trainer
 

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from ray import tune
 
-from crystalframer.config import trial_from_dict
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.failures import Failure, Hopeless
 from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.cluster.surroundings import require_visible
 from crystalframer.orchestration.tracking.buffered import mlflow_tracker
+from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.trainable import TrainerFactory
 from crystalframer.runs.trial import Trial, TrialProgress, run_trial

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crystalframer.config import TrialConfig, trial_from_dict
+from crystalframer.config import TrialConfig
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
 from crystalframer.orchestration.search.search_spec import Range, Search
 from crystalframer.orchestration.sweeps.driver import Driver
+from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.trial import Trial

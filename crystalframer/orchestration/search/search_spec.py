@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 import pydantic
 from pydantic import Field
 
-from crystalframer.config import TrialConfig, build_trial, setting_value
+from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.sweeps.spec import Experiment, Seeds
+from crystalframer.resolving import build_trial, setting_value
 from crystalframer.runs.budget import Budget
 from crystalframer.validation import Real, Whole, number, quote
 from crystalframer.yaml_reading import list_of, mapping, settings

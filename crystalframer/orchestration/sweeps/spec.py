@@ -14,9 +14,10 @@ from typing import Annotated, Any, ClassVar, Self, get_args
 import pydantic
 from pydantic import Field
 
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.cluster.jobs import Resources
+from crystalframer.resolving import build_trial
 from crystalframer.runs.budget import Budget
 from crystalframer.runs.trial import Trial
 from crystalframer.validation import STRICT, Whole, number, quote, sentence, unknown

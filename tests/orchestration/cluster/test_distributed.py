@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.distributed import launch_on_ray
 from crystalframer.orchestration.cluster.session import ray_session
+from crystalframer.resolving import build_trial
 from crystalframer.runs.single import SingleRun, train_single
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.launch import launch

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from crystalframer.config import TrialConfig, build_trial
+from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError, one_line
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher
@@ -31,6 +31,7 @@ from crystalframer.orchestration.sweeps.screen import Screen
 from crystalframer.orchestration.tracking.buffered import PatientTracker
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker, is_away
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
+from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import MemoryTracker, StepMetrics

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from crystalframer.config import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.orchestration.sweeps.spec import load_sweep
+from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import Trial, run_trial

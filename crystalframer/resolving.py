@@ -1,0 +1,127 @@
+"""From what a user wrote to a trial: presets, dotted settings, numbers given as text.
+
+Presets are differences to the defaults of `config.py`; YAML files and dotted overrides are differences to a preset.
+`build_trial` is the only way from dotted settings to a `TrialConfig`, and it is strict: an unknown key or a value of
+the wrong type is a `UserError` that names the near matches.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from crystalframer.config import DataConfig, TrainConfig, TrialConfig
+from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
+from crystalframer.validation import number, quote, sentence, unknown
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "lightweight": {"num_angl": 16, "s_angl": 1.0, "c_dist": 1.5, "c_angl": 6.0},
+}
+"""The paper's two settings of the angular encoding, as differences to `ModelConfig`."""
+
+TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    name: dict(published.training) for name, published in PUBLISHED.items() if published.training
+}
+"""Published training lengths per data set, as differences to `TrainConfig`."""
+
+_PRESETS = {"model": MODEL_PRESETS, "train": TRAIN_PRESETS}
+_ADAPTER = pydantic.TypeAdapter(TrialConfig)
+SETTINGS = (*TrialConfig().to_flat_dict(), *(f"{section}.preset" for section in _PRESETS))
+"""Every dotted key a trial has, and the two preset keys."""
+_NUMBERS = {key for key, value in TrialConfig().to_flat_dict().items() if isinstance(value, int | float)}
+_NUMBERS |= {"data.train_size", "data.val_size", "data.test_size", "train.minutes"}
+
+
+def setting_value(key: str, value: Any) -> Any:
+    """Return what a value in a file or on a command line stands for: a number where the setting is one."""
+    if key not in _NUMBERS:
+        return value
+    return [number(one) for one in value] if isinstance(value, list) else number(value)
+
+
+def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
+    """Resolve dotted settings into a trial.
+
+    Args:
+        overrides: values by dotted key, e.g. ``{"model.frame": "max", "train.preset": "jarvis"}``. A preset is
+            applied first, whatever the order; other keys are differences to it.
+
+    Returns:
+        The trial, every default filled in, as many outputs as tasks, and the hash of the file to start from.
+
+    Raises:
+        UserError: a key is unknown (near matches are listed), a value has the wrong type or range, or the file to
+            start from cannot be read.
+    """
+    nested: dict[str, dict[str, Any]] = {"data": {}, "model": {}, "train": {}}
+    for key in overrides:
+        if key not in SETTINGS:
+            raise UserError(unknown("setting", key, SETTINGS))
+    for section, presets in _PRESETS.items():
+        name = overrides.get(f"{section}.preset")
+        if name is not None:
+            if name not in list(presets):
+                raise UserError(unknown(f"{section}.preset", name, presets))
+            nested[section].update(presets[name])
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        if name != "preset":
+            nested[section][name] = value
+    _resolve(nested["data"], nested["model"], nested["train"])
+    if "train.average_epochs" not in overrides:
+        _shorten_averaging(nested["train"])
+    return trial_from_dict(nested)
+
+
+def _resolve(data: dict[str, Any], model: dict[str, Any], train: dict[str, Any]) -> None:
+    """Fill in what follows from other settings."""
+    tasks = data.get("task", DataConfig.task)
+    if isinstance(tasks, list | tuple):
+        data["task"] = tasks = ",".join(map(str, tasks))
+    if isinstance(tasks, str):
+        model.setdefault("num_targets", tasks.count(",") + 1)
+    path = train.get("start_from")
+    if isinstance(path, str) and train.get("start_hash") is None:
+        train["start_hash"] = file_hash(Path(path))
+
+
+def _shorten_averaging(train: dict[str, Any]) -> None:
+    """Average over a fifth of the epochs where there are fewer than would be averaged over, or time decides."""
+    epochs = number(train.get("epochs", TrainConfig.epochs))
+    most = math.inf if train.get("minutes") is not None else train.get("average_epochs", TrainConfig.average_epochs)
+    if isinstance(epochs, int) and 1 <= epochs < most:
+        train["average_epochs"] = epochs // 5
+
+
+def file_hash(path: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(
+            f"setting 'train.start_from': cannot read {quote(str(path))} ({error.strerror}); give a checkpoint's path"
+        ) from error
+
+
+def trial_from_dict(settings: Mapping[str, Any], source: Path | None = None) -> TrialConfig:
+    """Build a trial from nested settings, as `TrialConfig.to_dict` writes them.
+
+    Raises:
+        UserError: a key is unknown, or a value has the wrong type or range; it names the file they are from, if any.
+    """
+    try:
+        return _ADAPTER.validate_json(json.dumps(settings, default=quote))
+    except pydantic.ValidationError as error:
+        origin = "" if source is None else f"{source}: "
+        raise UserError(origin + sentence(error, "setting {!r}".format, _unknown_key)) from error
+
+
+def _unknown_key(parts: list[str]) -> str:
+    return unknown("setting", ".".join(parts), SETTINGS)
