@@ -3,9 +3,10 @@
     python analysis/figures/error_against_time.py --results results/NAME
 
 reads the recorded epochs and writes analysis/output/<sweep>/error_against_time_<dataset>_<task>.{pdf,png}. A line is
-the validation error after each epoch, a dot the test error at the end of a training. Other methods' errors are those on
-the same test crystals where their predictions are recorded, else the published ones. Every epoch is the same work and
-counts as the median one, so that minutes in which the machine was busy with something else do not.
+the validation error after each epoch, seeds averaged, a dot the test error at the end, with the range over seeds, an
+open diamond that of the seeds' mean prediction, at the time of all of them. Other methods' errors are those on the same
+test crystals where their predictions are recorded, else the published ones. Every epoch is the same work and counts as
+the median one of the fastest seed, so that minutes in which the machine was busy with something else do not.
 """
 
 import sys
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.comparison import Comparison
-from analysis.figures.learning_curves import line_style, spread_out
+from analysis.comparison import Comparison, Row
+from analysis.figures.learning_curves import LineStyle, line_style, over_seeds, spread_out
 from analysis.items import Context, Item, Missing, Product
 from analysis.material_errors import material_errors
 from analysis.peers import Peer, recorded_peers
@@ -56,18 +57,9 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("core minutes of training, log axis")
     axes.set_ylabel(f"MAE ({for_figures(comparison.unit)}), log axis")
-    axes.set_title(f"{comparison.heading}: lines validation, dots test", loc="left")
-    named: set[str] = set()
+    axes.set_title(f"{comparison.heading}: lines validation, dots test, diamonds ensembles", loc="left")
     for row in comparison.finished:
-        for trial in row.trials:
-            if (cores := cores_of(trial)) is None:
-                continue
-            minutes = np.arange(1, len(trial.history) + 1) * trial.history["seconds"].median() * cores / 60
-            colour, label = COLOURS[row.frame], None if row.label in named else row.label
-            style = line_style(row, comparison.finished)
-            axes.plot(minutes, trial.history["val_mae"].to_numpy(), color=colour, linestyle=style, alpha=0.6, lw=0.9)
-            axes.plot(minutes[-1], trial.test_mae, "o", color=colour, markersize=4, label=label)
-            named.add(row.label)
+        _draw_row(axes, row, line_style(row, comparison.finished))
     axes.legend(fontsize=6.5, frameon=False)
     _draw_others(axes, _measured(comparison, peers) or _published(comparison))
     for axis in (axes.xaxis, axes.yaxis):
@@ -75,6 +67,23 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     return figure
+
+
+def _draw_row(axes: "Axes", row: Row, style: LineStyle) -> None:
+    """Draw the curve of a row, seeds averaged, its test errors from best to worst seed, and that of their ensemble."""
+    timed = [(trial, cores) for trial in row.trials if (cores := cores_of(trial)) is not None]
+    if not timed:
+        return
+    colour, curve = COLOURS[row.frame], over_seeds(row, "val_mae")["mean"].to_numpy()
+    per_epoch = min(trial.history["seconds"].median() * cores for trial, cores in timed) / 60
+    minutes, errors = per_epoch * np.arange(1, len(curve) + 1), [trial.test_mae for trial, _ in timed]
+    axes.plot(minutes, curve, color=colour, linestyle=style, alpha=0.7, lw=0.9, label=row.label)
+    axes.plot([minutes[-1]] * 2, [min(errors), max(errors)], color=colour, lw=0.9)
+    axes.plot(minutes[-1], float(np.mean(errors)), "o", color=colour, markersize=4)
+    found = material_errors(row)
+    if found is not None and len(errors) > 1:
+        together = len(errors) * minutes[-1]
+        axes.plot(together, float(found.ensemble.absolute.mean()), "D", color=colour, markersize=4, fillstyle="none")
 
 
 def _measured(comparison: Comparison, peers: Sequence[Peer]) -> dict[str, float]:
@@ -107,7 +116,7 @@ def _draw_others(axes: "Axes", found: Mapping[str, float]) -> None:
 ITEM = Item(
     "error_against_time",
     "What training time buys",
-    "Validation error against core minutes, and test error at the end; errors of other methods as lines.",
+    "Validation error against core minutes, test error at the end and of the ensemble; other methods' errors as lines.",
     "how sure",
     produce,
     __doc__,
