@@ -238,7 +238,7 @@ class MlflowExperiment:
         return MlflowTracker(self.tracking_uri, self.id)
 
     def runs(self) -> dict[str, RecordedRun]:
-        """Return the runs by key."""
+        """Return the trials' runs by key."""
         found: dict[str, RecordedRun] = {}
         token: str | None = None
         while True:
@@ -247,7 +247,7 @@ class MlflowExperiment:
             )
             for run in page:
                 current = run.data.tags.get("current") == "true"
-                if key := run.data.tags.get("run_key"):
+                if "kind" not in run.data.tags and (key := run.data.tags.get("run_key")):
                     found.setdefault(key, RecordedRun(run.info.run_id, run.info.status, current, run.data.metrics))
             token = page.token
             if not token:
