@@ -28,7 +28,7 @@ from crystalframer.data.dataset import select_task
 from crystalframer.data.store import read_store
 from crystalframer.prediction import load_predictor
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import NullTracker
+from crystalframer.runs.tracker import Tracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.trainer import Trainer
 
@@ -39,7 +39,7 @@ trial = Trial("bare", build_trial({
     "model.num_blocks": 1, "model.width": 16, "model.num_heads": 2, "model.ffn_width": 16, "model.num_dist": 8,
     "model.num_angl": 8, "model.cutoff": 4.0, "model.frame": "pca",
 }))
-for progress in run_trial(trial, data, RunDirectory(Path("bare")), NullTracker(), Trainer, tags={}):
+for progress in run_trial(trial, data, RunDirectory(Path("bare")), Tracker(), Trainer, tags={}):
     pass
 print(*load_predictor("bare").predict(data.dataset[int(data.rows["test"][0])]).values.ravel())
 """

@@ -20,13 +20,13 @@ from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction.predictions import Predictions
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus, append_plan, read_plan, write_plan
-from crystalframer.runs.tracker import MemoryTracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.safe_files import write_archive
 from crystalframer.training.trainer import Trainer
 from tests.power_cut import KINDS, lay_out, recording
 from tests.runs.conftest import one_thread, tiny_config, tiny_data
+from tests.runs.memory_tracker import MemoryTracker
 
 __all__ = ["one_thread", "tiny_config", "tiny_data"]
 RESULTS = Path(__file__).parents[1] / "results"

@@ -19,7 +19,7 @@ from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.lengthening import require_same_data
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import PLAN, TrialStatus, append_plan, duration, read_plan
-from crystalframer.runs.tracker import NullTracker, Tracker
+from crystalframer.runs.tracker import Tracker
 from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, follow_trial, run_trial
 from crystalframer.training.checkpoint import read_checkpoint_of
 from crystalframer.training.fine_tuning import start_weights
@@ -47,7 +47,7 @@ class SingleRun:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     parent: Path | None = None
     """Run directory of the finished training that this one lengthens."""
-    make_tracker: Callable[[], Tracker] = NullTracker
+    make_tracker: Callable[[], Tracker] = Tracker
     tags: dict[str, str] = field(default_factory=dict)
 
 

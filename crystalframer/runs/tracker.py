@@ -1,16 +1,15 @@
 """The five verbs of an experiment tracker, so that no trial asks which tracker it has.
 
-`MlflowTracker` (orchestration/tracking/experiment.py) writes to MLflow; `MemoryTracker` keeps the same things in
-memory, for tests and for looking at them; `NullTracker` does nothing. All three promise the same: a run is found by
-its key and never made twice, and a (metric, step) that a run already holds is never logged again, so that a trial
-which resumes may simply replay what it knows.
+`Tracker` itself does nothing; `MlflowTracker` (orchestration/tracking/experiment.py) writes to MLflow. It promises that
+a run is found by its key and never made twice, and that a (metric, step) which a run already holds is never logged
+again, so that a trial which resumes may simply replay what it knows.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """MLflow's run states; KILLED is a run that was stopped and can be resumed."""
@@ -53,8 +52,8 @@ def is_of_another_training(held: Mapping[tuple[str, int], float], history: Seque
     )
 
 
-class Tracker(Protocol):
-    """Records one run: a trial from its start, or a later attempt's resume, to its end."""
+class Tracker:
+    """Records one run: a trial from its start, or a later attempt's resume, to its end. This one records nothing."""
 
     def start(
         self,
@@ -85,88 +84,3 @@ class Tracker(Protocol):
 
     def finish(self, status: RunStatus) -> None:
         """Make sure that everything is recorded and set how the run ended."""
-
-
-@dataclass
-class MemoryRun:
-    """What a tracker holds of a run."""
-
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[tuple[str, int], float] = field(default_factory=dict)
-    """Values by metric and step."""
-    artifacts: dict[str, bytes] = field(default_factory=dict)
-    """Contents by path within the run."""
-    status: RunStatus = "RUNNING"
-
-
-class MemoryTracker:
-    """Keeps runs in a dictionary that outlives it, as a server outlives its clients."""
-
-    def __init__(self, runs: dict[str, MemoryRun]) -> None:
-        """Record into `runs`, by key."""
-        self.runs = runs
-        self._key = ""
-
-    def start(
-        self,
-        key: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        history: Sequence[StepMetrics] | None = None,
-    ) -> None:
-        """See `Tracker.start`."""
-        self._key = key
-        if key in self.runs and history is not None and is_of_another_training(self.runs[key].metrics, history):
-            del self.runs[key]
-        run = self.runs.setdefault(key, MemoryRun())
-        run.params |= {name: str(value) for name, value in params.items()}
-        run.tags |= {**tags, "run_key": key}
-        run.status = "RUNNING"
-
-    def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
-        """See `Tracker.log_metrics`."""
-        for entry in steps:
-            for name, value in entry.values.items():
-                self._run.metrics.setdefault((name, entry.step), value)
-
-    def log_artifact(self, path: Path, folder: str) -> None:
-        """See `Tracker.log_artifact`."""
-        self._run.artifacts[f"{folder}/{path.name}" if folder else path.name] = path.read_bytes()
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """See `Tracker.set_tags`."""
-        self._run.tags |= tags
-
-    def finish(self, status: RunStatus) -> None:
-        """See `Tracker.finish`."""
-        self._run.status = status
-
-    @property
-    def _run(self) -> MemoryRun:
-        return self.runs[self._key]
-
-
-class NullTracker:
-    """Records nothing."""
-
-    def start(
-        self,
-        key: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        history: Sequence[StepMetrics] | None = None,
-    ) -> None:
-        """See `Tracker.start`."""
-
-    def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
-        """See `Tracker.log_metrics`."""
-
-    def log_artifact(self, path: Path, folder: str) -> None:
-        """See `Tracker.log_artifact`."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """See `Tracker.set_tags`."""
-
-    def finish(self, status: RunStatus) -> None:
-        """See `Tracker.finish`."""

@@ -14,11 +14,11 @@ from crystalframer.orchestration.sweeps.spec import Sweep, load_sweep
 from crystalframer.orchestration.tracking.experiment import connect
 from crystalframer.orchestration.tracking.head import copy_database
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import run_trial
 from crystalframer.training.trainer import Trainer
 from tests.cluster.hosts import ROOT
 from tests.orchestration.conftest import PROSE, TINY
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker
 
 Metrics = dict[str, dict[tuple[str, int], float]]
 TIMES = ("seconds_per_epoch", "test/ms_per_material")

@@ -36,7 +36,7 @@ from crystalframer.resolving import build_trial
 from crystalframer.runs.budget import Budget, Heartbeat
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import read_summary, write_plan
-from crystalframer.runs.tracker import NullTracker
+from crystalframer.runs.tracker import Tracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import Target
@@ -104,7 +104,7 @@ def _make_runs(folder: Path) -> None:
     data, trial = load_task(config.data), Trial(TRIAL, config)
     write_plan(folder, [trial.planned("eV/atom")])
     heartbeat = Heartbeat(folder, Budget())
-    list(run_trial(trial, data, RunDirectory(folder / TRIAL), NullTracker(), StubTrainer, tags={}))
+    list(run_trial(trial, data, RunDirectory(folder / TRIAL), Tracker(), StubTrainer, tags={}))
     heartbeat.end({}, "")
 
 

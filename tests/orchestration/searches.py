@@ -23,10 +23,10 @@ from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.screen import Screen
 from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import Trial, TrialProgress, run_trial
 from tests.orchestration.conftest import OPENED, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker
 
 Source = SearchSource | PopulationSource
 

@@ -78,7 +78,7 @@ from crystalframer.resolving import build_trial
 from crystalframer.data.registry import load_task
 from crystalframer.runs.budget import Budget, Heartbeat
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import MemoryTracker
+from tests.runs.memory_tracker import MemoryTracker
 from crystalframer.runs.trial import Trial, run_trial
 from tests.orchestration.conftest import TINY
 from tests.orchestration.stub_training import StubTrainer

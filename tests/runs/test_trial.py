@@ -14,13 +14,13 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.runs.contents import EarlyStop
 from crystalframer.runs.run_directory import RunDirectory, SupersededError
-from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trainable import TrainerFactory
 from crystalframer.runs.trial import Trial, TrialProgress, run_trial, snapshot_epochs
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.trained_model import load_model
 from crystalframer.training.trainer import Trainer
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker
 
 TIMES = ("seconds_per_epoch", "test/ms_per_material")
 

@@ -14,7 +14,7 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import NullTracker
+from crystalframer.runs.tracker import Tracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.inference import evaluate_split
 from crystalframer.training.snapshot import write_snapshot
@@ -193,7 +193,7 @@ def test_a_trial_records_what_its_model_learned_before(
 ) -> None:
     config = make_trial({"data.task": "e_hull", "train.start_from": str(trained)})
     directory = RunDirectory(tmp_path / "run")
-    list(run_trial(Trial("run", config), other_task, directory, NullTracker(), Trainer, tags={}))
+    list(run_trial(Trial("run", config), other_task, directory, Tracker(), Trainer, tags={}))
     result = directory.result()
     assert result is not None
     assert result["tags"]["start_data"] == f"{load_model(trained).trial.data.dataset}:formation_energy"

@@ -22,7 +22,7 @@ LAST_PATIENCE_SECONDS = 90.0
 """How long the end of a trial waits for the server."""
 
 
-class PatientTracker:
+class PatientTracker(Tracker):
     """Passes everything on to a tracker, in order, as soon as that one can be reached."""
 
     def __init__(

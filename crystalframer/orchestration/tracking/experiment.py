@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from crystalframer.environment import holding, reach_directly
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.first_screen import VIEW_TAG, overview, overview_page, run_title
-from crystalframer.runs.tracker import RunStatus, StepMetrics, is_of_another_training
+from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker, is_of_another_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,7 +96,7 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, requests.RequestException | ConnectionError)
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Records a run in MLflow, found by its ``run_key`` tag within one experiment.
 
     Metrics are sent in batches and synchronously: when `log_metrics` returns, they are recorded.

@@ -34,13 +34,14 @@ from crystalframer.orchestration.tracking.server import LocalMlflowServer
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus
-from crystalframer.runs.tracker import MemoryTracker, StepMetrics
+from crystalframer.runs.tracker import StepMetrics
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.trainer import Trainer
 from tests.fixtures.disks import fill, mounted
 from tests.orchestration.processes import descendants
 from tests.orchestration.tracking.test_tracking import read_mlflow
+from tests.runs.memory_tracker import MemoryTracker
 
 DIED = Failure("its worker process died", worker_died=True)
 

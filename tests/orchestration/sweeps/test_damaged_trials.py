@@ -11,11 +11,11 @@ from crystalframer.orchestration.cluster.jobs import JobList
 from crystalframer.orchestration.sweeps.driver import SweepOptions
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import MemoryTracker
 from crystalframer.runs.trial import Trial, run_trial
 from tests.orchestration.conftest import WriteSweep
 from tests.orchestration.searches import Here
 from tests.orchestration.stub_training import StubTrainer
+from tests.runs.memory_tracker import MemoryTracker
 
 
 def work(trial: Trial, folder: Path) -> None:

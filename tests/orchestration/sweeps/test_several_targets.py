@@ -9,10 +9,10 @@ from crystalframer.data.registry import load_task
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.trainer import Trainer
 from tests.orchestration.conftest import TINY, WriteSweep
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker
 
 
 def test_a_trial_records_every_targets_errors_in_its_unit(tmp_path: Path) -> None:

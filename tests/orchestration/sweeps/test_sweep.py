@@ -17,12 +17,12 @@ from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.orchestration.tracking.experiment import connect
 from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import MemoryRun, MemoryTracker
 from crystalframer.runs.trial import run_trial
 from crystalframer.training.trainer import Trainer
 from tests.orchestration.conftest import GRID, PROSE, TINY, WriteSweep
 from tests.orchestration.processes import all_gone, command, descendants
 from tests.orchestration.tracking.test_tracking import read_mlflow
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker
 
 pytestmark = pytest.mark.slow
 

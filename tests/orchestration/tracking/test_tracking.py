@@ -13,7 +13,8 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, connect
 from crystalframer.orchestration.tracking.first_screen import run_title
 from crystalframer.orchestration.tracking.server import database_uri
-from crystalframer.runs.tracker import MemoryRun, MemoryTracker, NullTracker, StepMetrics, Tracker
+from crystalframer.runs.tracker import StepMetrics, Tracker
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker
 
 READERS = ("memory", "mlflow")
 
@@ -184,7 +185,7 @@ def test_many_metrics_are_sent_in_parts(place: Place) -> None:
 
 
 def test_nothing_is_recorded_where_nothing_is_asked_for(tmp_path: Path) -> None:
-    tracker: Tracker = NullTracker()
+    tracker: Tracker = Tracker()
     tracker.start("a", {}, {})
     tracker.log_metrics(steps(1, 2))
     tracker.log_artifact(tmp_path / "absent", "")
