@@ -78,12 +78,12 @@ def mean_interval(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLE
     return interval(_mean, np.asarray(values, dtype=float), seed=seed, resamples=resamples)
 
 
-def mean_absolute(targets: Floats, predictions: Floats, *, axis: int) -> Floats:
+def mean_absolute(targets: Floats, predictions: Floats, *, axis: int = -1) -> Floats:
     """Return the mean of abs(prediction − target)."""
     return np.asarray(np.abs(predictions - targets).mean(axis=axis))
 
 
-def root_mean_square(targets: Floats, predictions: Floats, *, axis: int) -> Floats:
+def root_mean_square(targets: Floats, predictions: Floats, *, axis: int = -1) -> Floats:
     """Return the square root of the mean of (prediction − target)²."""
     return np.asarray(np.sqrt(np.square(predictions - targets).mean(axis=axis)))
 

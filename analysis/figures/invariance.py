@@ -78,7 +78,7 @@ def predict(trained: "TrainedModel", crystals: Sequence["Crystal"]) -> NDArray[n
     batch = collate([prepare_geometry(crystal, cutoff) for crystal in crystals], cutoff)
     with torch.no_grad():
         outputs = trained.model(batch)[:, 0].double().numpy()
-    return np.asarray(trained.scale.restore(outputs))
+    return np.asarray(trained.restore(outputs))
 
 
 def rotated(crystal: "Crystal", random: np.random.Generator) -> "Crystal":

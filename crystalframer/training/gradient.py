@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crystalframer.config import Precision
 from crystalframer.data.batch import BatchLoader, CrystalBatch, Preceding
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.training.inference import too_large
 from crystalframer.training.metrics import Target
 from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
-from crystalframer.training.precision import Precision, arithmetic
+from crystalframer.training.precision import arithmetic
 from crystalframer.training.processes import ALONE, Processes, split_by_cost
 
 _log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.errors import UserError
+from crystalframer.statistics import mean_absolute, root_mean_square
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,6 @@ class Evaluation:
         }
 
 
-def mean_absolute_error(targets: NDArray[np.float64], predictions: NDArray[np.float64]) -> float:
-    """Return the mean of abs(prediction − target)."""
-    return float(np.abs(predictions - targets).mean())
-
-
-def root_mean_square_error(targets: NDArray[np.float64], predictions: NDArray[np.float64]) -> float:
-    """Return the square root of the mean of (prediction − target)²."""
-    return float(np.sqrt(np.square(predictions - targets).mean()))
-
-
 @dataclass(frozen=True)
 class Target:
     """A property that a model predicts; a prediction is output · std + mean."""
@@ -108,35 +99,21 @@ class Target:
     std: float
     """Population standard deviation of the training targets, in their unit."""
 
-
-@dataclass(frozen=True)
-class TargetScale:
-    """Standardisation of the targets, measured on the training set."""
-
-    mean: float
-    """Mean, in the target's unit."""
-    std: float
-    """Population standard deviation, in the target's unit."""
-
     @classmethod
-    def of(cls, targets: NDArray[np.float64], task: str) -> "TargetScale":
-        """Measure the scale of the (n,) training targets of `task`.
+    def of(cls, name: str, unit: str, targets: NDArray[np.float64]) -> "Target":
+        """Measure the scale of a property on its (n,) training targets.
 
         Raises:
             UserError: there is no target, one is not a finite number, or all are equal.
         """
-        require_finite(targets, f"the training targets of {task!r}")
+        require_finite(targets, f"the training targets of {name!r}")
         mean, std = float(targets.mean()), float(targets.std())
         if std == 0:
             raise UserError(
-                f"the training targets of {task!r} are all {mean:g}: got a spread of 0, expected different values; "
+                f"the training targets of {name!r} are all {mean:g}: got a spread of 0, expected different values; "
                 "choose a larger data.train_size or another data.task"
             )
-        return cls(mean, std)
-
-    def restore(self, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return standardised predictions in the target's unit."""
-        return predictions * self.std + self.mean
+        return cls(name, unit, mean, std)
 
 
 def measure_targets(data: TaskData) -> tuple[Target, ...]:
@@ -146,15 +123,8 @@ def measure_targets(data: TaskData) -> tuple[Target, ...]:
         UserError: a single target is missing for some crystal, or the values of a target are none or all equal.
     """
     values = data.targets[data.rows["train"]].astype(np.float64)
-    if values.ndim == 1:
-        scales = [TargetScale.of(values, data.task)]
-    else:
-        present = [column[np.isfinite(column)] for column in values.T]
-        scales = [TargetScale.of(column, name) for column, name in zip(present, data.tasks, strict=True)]
-    return tuple(
-        Target(name, unit, scale.mean, scale.std)
-        for name, unit, scale in zip(data.tasks, data.units, scales, strict=True)
-    )
+    columns = [values] if values.ndim == 1 else [column[np.isfinite(column)] for column in values.T]
+    return tuple(map(Target.of, data.tasks, data.units, columns))
 
 
 def restore(outputs: NDArray[np.float64], targets: Sequence[Target]) -> NDArray[np.float64]:
@@ -198,9 +168,9 @@ def _errors(values: NDArray[np.float64], predictions: NDArray[np.float64], targe
         task=target.name,
         unit=target.unit,
         count=len(found),
-        mae=mean_absolute_error(found, predicted),
-        rmse=root_mean_square_error(found, predicted),
-        baseline_mae=mean_absolute_error(found, np.full_like(found, target.mean)),
+        mae=float(mean_absolute(found, predicted)),
+        rmse=float(root_mean_square(found, predicted)),
+        baseline_mae=float(mean_absolute(found, np.full_like(found, target.mean))),
     )
 
 

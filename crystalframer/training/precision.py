@@ -8,8 +8,6 @@ import torch
 from crystalframer.config import Precision
 from crystalframer.errors import UserError
 
-__all__ = ["Precision", "arithmetic", "check_precision"]
-
 
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Check that a device has this arithmetic.

@@ -19,8 +19,7 @@ from crystalframer.nn.model import CrystalFramer
 from crystalframer.resolving import trial_from_dict
 from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from crystalframer.training.checkpoint import Checkpoint, checkpoint_of, evaluated_weights
-from crystalframer.training.metrics import Target as Target
-from crystalframer.training.metrics import TargetScale, restore
+from crystalframer.training.metrics import Target, restore
 from crystalframer.training.safe_files import read_archive, whole, write_archive
 
 FORMAT = "crystalframer model"
@@ -58,13 +57,8 @@ class TrainedModel:
         """Unit of the first target."""
         return self.targets[0].unit
 
-    @property
-    def scale(self) -> TargetScale:
-        """Mean and standard deviation of the first target."""
-        return TargetScale(self.targets[0].mean, self.targets[0].std)
-
     def restore(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return standardised outputs (S, T) in the targets' units."""
+        """Return standardised outputs, (S, T) or (S,) of a single target, in the targets' units."""
         return restore(outputs, self.targets)
 
 

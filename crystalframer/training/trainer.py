@@ -26,7 +26,7 @@ from crystalframer.training.device_steps import DeviceSteps
 from crystalframer.training.fine_tuning import freeze_blocks, load_start, start_weights
 from crystalframer.training.host_steps import HostSteps
 from crystalframer.training.inference import evaluate_split
-from crystalframer.training.metrics import EpochResult, Evaluation, TargetScale, measure_targets, require_targets
+from crystalframer.training.metrics import EpochResult, Evaluation, measure_targets, require_targets
 from crystalframer.training.optimizer import (
     TrainingDivergedError,
     build_optimizer,
@@ -133,11 +133,6 @@ class Trainer:
     def resident(self) -> ResidentCrystals | None:
         """The crystals on the device, where training keeps them there."""
         return self._device_steps.resident
-
-    @property
-    def scale(self) -> TargetScale:
-        """Mean and standard deviation of the first target's training values."""
-        return TargetScale(self.targets[0].mean, self.targets[0].std)
 
     def prepare(self) -> None:
         """Give a fresh model what it starts from, once: a trained model's weights, or its calibration.
@@ -326,7 +321,7 @@ class Trainer:
             epoch=done.epoch + 1,
             step=done.step,
             train_loss=loss,
-            train_mae=loss * self.scale.std if len(self.targets) == 1 else loss,
+            train_mae=loss * self.targets[0].std if len(self.targets) == 1 else loss,
             val_mae=validation.mae,
             val_rmse=validation.rmse,
             learning_rate=self._schedule.at(done.step - 1),

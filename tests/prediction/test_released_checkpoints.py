@@ -66,7 +66,7 @@ def test_predictions_are_those_of_the_released_implementation(
     assert (error < tolerance).all()
     assert trained.trial.model.frame == frame
     assert (trained.task, trained.unit, trained.averaged) == ("formation_energy", "eV/atom", weights == "averaged")
-    assert trained.scale.mean == pytest.approx(given["target_mean"])
+    assert trained.targets[0].mean == pytest.approx(given["target_mean"])
     assert len(error) == 10
 
 

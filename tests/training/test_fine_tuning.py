@@ -66,7 +66,7 @@ def test_another_target_gets_a_new_head_and_scale(
     for name, value in weights(trainer).items():
         assert torch.equal(value, fresh[name] if name.startswith("head") else old[name]), name
     values = other_task.targets[data.rows["train"]]
-    assert trainer.scale.mean == pytest.approx(values.mean())
+    assert trainer.targets[0].mean == pytest.approx(values.mean())
     losses: list[float] = []
     list(trainer.fit(after_step=losses.append))
     assert sum(losses[-4:]) < sum(losses[:4])

@@ -32,7 +32,7 @@ def test_a_loaded_model_predicts_what_the_trainer_evaluates(
     rows = data.rows["test"]
     loader = BatchLoader(data, cutoff=trained.trial.model.cutoff)
     predictions = predict_rows(trained.model, loader, rows, data.dataset.num_atoms[rows])
-    assert np.array_equal(trained.scale.restore(predictions), trainer.evaluate("test").predictions)
+    assert np.array_equal(trained.restore(predictions), trainer.evaluate("test").predictions)
 
 
 def test_a_missing_file_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.training.averaging import WeightAverage
 from crystalframer.training.inference import predict_rows
+from crystalframer.training.metrics import restore
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.trainer import Trainer
 
@@ -43,7 +44,7 @@ def test_fit_yields_one_result_per_epoch(trial: TrialConfig, data: TaskData) -> 
     assert rates[0] == pytest.approx(5e-4 * (4000 / 4003) ** 0.5, rel=1e-12)
     assert rates[2] == rates[3] == pytest.approx(5e-4 * (4000 / 4008) ** 0.5, rel=1e-12)
     for result in results:
-        assert result.train_mae == pytest.approx(result.train_loss * trainer.scale.std)
+        assert result.train_mae == pytest.approx(result.train_loss * trainer.targets[0].std)
         assert result.val_rmse >= result.val_mae > 0
         assert result.seconds > 0
     assert min(result.seconds for result in results) <= trainer.seconds_per_epoch
@@ -53,8 +54,8 @@ def test_fit_yields_one_result_per_epoch(trial: TrialConfig, data: TaskData) -> 
 def test_targets_are_standardised_by_the_training_set(trial: TrialConfig, data: TaskData) -> None:
     trainer = Trainer(trial, data)
     train = data.targets[data.rows["train"]]
-    assert trainer.scale.mean == pytest.approx(train.mean(), rel=1e-12)
-    assert trainer.scale.std == pytest.approx(train.std(ddof=0), rel=1e-12)
+    assert trainer.targets[0].mean == pytest.approx(train.mean(), rel=1e-12)
+    assert trainer.targets[0].std == pytest.approx(train.std(ddof=0), rel=1e-12)
     test = trainer.evaluate("test")
     assert test.baseline_mae == pytest.approx(np.abs(data.targets[data.rows["test"]] - train.mean()).mean(), rel=1e-12)
 
@@ -78,7 +79,7 @@ def test_evaluation_uses_the_mean_of_the_last_epochs_weights(make_trial: MakeTri
     by_hand = predict_rows(
         trainer.model, BatchLoader(data, 4.0), data.rows["val"], data.dataset.num_atoms[data.rows["val"]]
     )
-    assert np.array_equal(trainer.scale.restore(by_hand), by_average)
+    assert np.array_equal(restore(by_hand, trainer.targets), by_average)
     assert np.abs(by_average - data.targets[data.rows["val"]]).mean() == trainer.history[-1].val_mae
 
 
@@ -87,7 +88,7 @@ def test_evaluation_before_averaging_uses_the_models_own_weights(trial: TrialCon
     next(trainer.fit())
     rows = data.rows["val"]
     own = predict_rows(trainer.model, BatchLoader(data, 4.0), rows, data.dataset.num_atoms[rows])
-    assert np.array_equal(trainer.evaluate("val").predictions, trainer.scale.restore(own))
+    assert np.array_equal(trainer.evaluate("val").predictions, restore(own, trainer.targets))
 
 
 def test_evaluation_keeps_the_order_of_the_split(trial: TrialConfig, data: TaskData) -> None:
@@ -102,7 +103,7 @@ def test_evaluation_keeps_the_order_of_the_split(trial: TrialConfig, data: TaskD
     assert len(set(one_by_one.round(3))) > 10, "the crystals must be told apart for this test to mean anything"
     np.testing.assert_allclose(packed, one_by_one, atol=2e-6)
     evaluation = trainer.evaluate("train")
-    np.testing.assert_allclose(evaluation.predictions, trainer.scale.restore(one_by_one), atol=5e-6)
+    np.testing.assert_allclose(evaluation.predictions, restore(one_by_one, trainer.targets), atol=5e-6)
     assert evaluation.ids == tuple(data.dataset[int(row)].id for row in rows)
     assert evaluation.targets.tolist() == data.targets[rows].tolist()
     assert evaluation.mae == pytest.approx(np.abs(evaluation.predictions - evaluation.targets).mean())
