@@ -1,7 +1,6 @@
 """Finished trainings become a model with a name: an ensemble of seeds, its intervals, errors, curves, card, example."""
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from crystalframer.prediction.training_domain import FAR, POINTS, TrainingDomain
 from crystalframer.pretrained.listing import NAME, Listed, ListedTarget, add_to_list, own_folder, read_list, sha256_of
 from crystalframer.published import PUBLISHED
 from crystalframer.runs.run_directory import FinishedRun, RunDirectory
+from crystalframer.runs.tracker import median_seconds
 from crystalframer.statistics import interval, mean_absolute
 from crystalframer.training.metrics import TaskErrors, evaluate_predictions
 from crystalframer.training.trained_model import load_model
@@ -212,11 +212,9 @@ def _example(predictor: Predictor, data: TaskData) -> Example | None:
 
 
 def _minutes(run: FinishedRun) -> float:
-    """Return the minutes of a training by its median epoch: a machine busy or asleep meanwhile counts little."""
-    seconds = [
-        epoch.values["seconds_per_epoch"] for epoch in run.directory.records() if "seconds_per_epoch" in epoch.values
-    ]
-    return len(seconds) * statistics.median(seconds) / 60 if seconds else 0.0
+    """Return the minutes of a training by its median epoch."""
+    epochs = run.directory.records()
+    return len(epochs) * (median_seconds(epochs) or 0.0) / 60
 
 
 def _card(

@@ -6,7 +6,6 @@ search results all draw from `TrialStatus` and `Summary`. Nothing here imports R
 
 import json
 import re
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from crystalframer.runs.budget import DriverState, read_driver
 from crystalframer.runs.contents import TrialResult
 from crystalframer.runs.json_files import DamagedError, parse_json
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import StepMetrics
+from crystalframer.runs.tracker import StepMetrics, median_seconds
 
 PLAN = "plan.jsonl"
 Standing = Literal["done", "stopped early", "failed", "running", "interrupted", "not started"]
@@ -142,12 +141,11 @@ def read_status(
 def _with_records(status: TrialStatus, records: Sequence[StepMetrics], *, whole: bool) -> TrialStatus:
     if not records:
         return status
-    seconds = [record.values["seconds_per_epoch"] for record in records if "seconds_per_epoch" in record.values]
     return replace(
         status,
         epoch=records[-1].step,
         val_maes={record.step: mae for record in records if (mae := _val_mae(record.values)) is not None},
-        seconds_per_epoch=statistics.median(seconds) if seconds else None,
+        seconds_per_epoch=median_seconds(records),
         started=records[0].time_ms / 1000 if whole else 0.0,
         updated=records[-1].time_ms / 1000,
     )

@@ -6,6 +6,7 @@ again, so that a trial which resumes may simply replay what it knows.
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,12 @@ class StepMetrics:
 def seconds_of(steps: Iterable[StepMetrics]) -> float:
     """Return the wall-clock time of epochs in s."""
     return sum(entry.values["seconds_per_epoch"] for entry in steps)
+
+
+def median_seconds(steps: Iterable[StepMetrics]) -> float | None:
+    """Return the wall-clock time of the median epoch in s: a machine busy or asleep meanwhile counts little."""
+    seconds = [entry.values["seconds_per_epoch"] for entry in steps if "seconds_per_epoch" in entry.values]
+    return statistics.median(seconds) if seconds else None
 
 
 def is_of_another_training(held: Mapping[tuple[str, int], float], history: Sequence[StepMetrics]) -> bool:

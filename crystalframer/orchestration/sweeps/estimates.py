@@ -18,6 +18,7 @@ from crystalframer.published import PUBLISHED
 from crystalframer.runs.json_files import DamagedError
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import read_status
+from crystalframer.runs.tracker import median_seconds
 from crystalframer.runs.trial import Trial
 
 PUBLISHED_SECONDS = {
@@ -64,8 +65,8 @@ class Pace:
                 identity, records = directory.identity(), directory.records(tail=True)
             except DamagedError:
                 continue  # it says nothing about pace
-            if identity is not None and identity["settings"] and records:
-                seconds = statistics.median(record.values["seconds_per_epoch"] for record in records)
+            seconds = median_seconds(records)
+            if identity is not None and identity["settings"] and seconds is not None:
                 found[_kind(identity["settings"])].append(seconds)
         self._by_kind = {kind: statistics.median(values) for kind, values in found.items()}
 
