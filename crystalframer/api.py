@@ -73,7 +73,7 @@ def train(
     from crystalframer.orchestration.cluster.surroundings import default_runs
     from crystalframer.pretrained.own_table import conclude, prepare_table
     from crystalframer.resolving import build_trial
-    from crystalframer.runs.training_here import default_name, train_here
+    from crystalframer.runs.single import default_name, train_here
     from crystalframer.training.devices import check_device
 
     check_device(device)

@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from crystalframer.data.registry import load_task_once
     from crystalframer.orchestration.cluster.surroundings import default_runs
-    from crystalframer.runs.training_here import default_name
+    from crystalframer.runs.single import default_name
     from crystalframer.training.devices import check_device
 
     check_device(arguments.device)

@@ -14,8 +14,8 @@ from crystalframer.prediction.loading import load_predictor
 from crystalframer.pretrained.baselines import Candidate, baselines, best_of, inherited, measured, table_of
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.single import train_here
 from crystalframer.runs.tracker import seconds_of
-from crystalframer.runs.training_here import train_here
 from crystalframer.training.trained_model import write_model
 
 

@@ -80,13 +80,3 @@ def course(longer: TrialConfig) -> str:
         "lengthened: the rate, which stood still while weights were averaged, falls again, and the average is taken "
         "anew; not quite the training that was asked for so many epochs at once"
     )
-
-
-def require_same_data(run: RunDirectory, data_fingerprint: str) -> None:
-    """Raise a `UserError` unless a training learned from data of this fingerprint."""
-    identity = run.identity()
-    if identity is not None and (got := identity["dataset_fingerprint"]) != data_fingerprint:
-        raise UserError(
-            f"{run.path} was trained on other data (fingerprint {got[:12]}, now {data_fingerprint[:12]}); prepare the "
-            "data set as it was"
-        )

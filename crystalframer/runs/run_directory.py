@@ -177,10 +177,15 @@ class RunDirectory:
                 f"{self.path} holds a run of other settings ({got}, expected {expected}: "
                 f"{config.differences(found['settings'])}); move it away"
             )
-        if (got := found["dataset_fingerprint"]) != dataset_fingerprint:
+        self.check_data(dataset_fingerprint, "move it away, or keep the results apart with another --runs")
+
+    def check_data(self, dataset_fingerprint: str, remedy: str) -> None:
+        """Raise a `UserError`, which ends in the remedy, where the directory was made with other data."""
+        found = self.identity()
+        if found is not None and (got := found["dataset_fingerprint"]) != dataset_fingerprint:
             raise UserError(
                 f"{self.path} was trained on other data (fingerprint {got[:12]}, now {dataset_fingerprint[:12]}); "
-                "move it away, or keep the results apart with another --runs"
+                f"{remedy}"
             )
 
     @contextlib.contextmanager

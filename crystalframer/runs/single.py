@@ -16,13 +16,14 @@ from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
 from crystalframer.resolving import trial_from_dict
-from crystalframer.runs.lengthening import require_same_data
+from crystalframer.runs.console import Position, on_console
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.status import PLAN, TrialStatus, append_plan, duration, read_plan
+from crystalframer.runs.status import PLAN, TrialStatus, append_plan, read_plan
 from crystalframer.runs.tracker import Tracker
 from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, follow_trial, run_trial
 from crystalframer.training.checkpoint import read_checkpoint_of
 from crystalframer.training.fine_tuning import start_weights
+from crystalframer.training.launch import launch
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.processes import Channel, Processes
 from crystalframer.training.suitability import check_suitable
@@ -51,36 +52,6 @@ class SingleRun:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a training is."""
-
-    epoch: int
-    """Complete epochs."""
-    epochs: int
-    """0 while it is not known how many fit into the time given"""
-    batch: int
-    """Batches done of the epoch under way."""
-    batches: int
-    seconds_left: float
-    """NaN while that is not known."""
-
-    @property
-    def done(self) -> int:
-        """Batches done of the whole training."""
-        return self.epoch * self.batches + self.batch
-
-    @property
-    def total(self) -> int:
-        """Batches of the whole training, at least those done."""
-        return max(self.epochs * self.batches, self.done)
-
-    def __str__(self) -> str:
-        """Say it."""
-        left = "" if math.isnan(self.seconds_left) else f", about {duration(self.seconds_left)} left"
-        return f"epoch {self.epoch + 1}/{self.epochs or '?'}, batch {self.batch}/{self.batches}{left}"
-
-
 def check_single(
     config: TrialConfig, directory: RunDirectory, data: TaskData, parent: RunDirectory | None = None
 ) -> None:
@@ -95,7 +66,7 @@ def check_single(
     if directory.checkpoint.exists():  # version 0.1 left nothing else that says whose it is
         read_checkpoint_of(directory.checkpoint, config, data.fingerprint)
     elif parent is not None:
-        require_same_data(parent, data.fingerprint)
+        parent.check_data(data.fingerprint, "prepare the data set as it was")
     elif config.train.start_from is not None:
         start_weights(config, data)
     if directory.is_in_use():
@@ -104,6 +75,13 @@ def check_single(
         directory.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {directory.path} ({error.strerror}): choose another --out") from error
+
+
+def default_name(trial: TrialConfig) -> str:
+    """Return the name of a training's folder where none is given."""
+    data, train = trial.data, trial.train
+    task = data.task.replace(",", "+")
+    return f"{data.dataset}-{task}-{trial.model.frame}-seed{train.seed}-{trial.fingerprint()}"
 
 
 def list_single(trial: TrialStatus, folder: Path) -> None:
@@ -144,6 +122,29 @@ def train_single(processes: Processes, device: str, channel: Channel, run: Singl
     for line in error_lines(directory, data):
         channel.send(line)
     return 0
+
+
+def train_here(
+    config: TrialConfig, data: TaskData, folder: Path, *, device: str = "cpu", threads: int | None = None
+) -> None:
+    """Train or resume in a folder and in this process, with a line an epoch; a finished training is left as it is.
+
+    Raises:
+        UserError: as `check_single` does.
+        TrainingDivergedError: a loss or prediction is not a finite number.
+        SupersededError: another training took the folder over.
+        KeyboardInterrupt: it was stopped, and saved; the same call resumes.
+    """
+    directory = RunDirectory(folder.absolute())
+    check_single(config, directory, data)
+    if directory.result() is not None:
+        return
+    load_task_once.cache_clear()  # a data set of this name may have been prepared anew since
+    run = SingleRun(settings=config.to_dict(), directory=directory.path, threads=threads)
+    with on_console() as show:
+        code = launch(train_single, (run,), 1, device, show)
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
 
 
 def error_lines(directory: RunDirectory, data: TaskData) -> list[str]:

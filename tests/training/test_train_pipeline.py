@@ -13,9 +13,8 @@ from crystalframer.cli import parser
 from crystalframer.commands.train import overrides
 from crystalframer.data.registry import load_task
 from crystalframer.resolving import build_trial
-from crystalframer.runs.console import on_console
+from crystalframer.runs.console import Position, on_console
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.single import Position
 from crystalframer.training.trained_model import load_model
 from crystalframer.training.trainer import Trainer
 from pipelines.status import main as status
