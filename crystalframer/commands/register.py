@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
             save_pyfunc(models, arguments.folder)
             address, condition = str(arguments.folder), ""
         else:
-            address = register_model(models, arguments.name, arguments.tracking_uri).uri
+            address = register_model(models, arguments.name, arguments.tracking_uri)
             condition = ", with the address of its MLflow server in MLFLOW_TRACKING_URI"
     print(f"{address}: serve it with `mlflow models serve --env-manager local -m {shlex.quote(address)}`{condition}")
     return 0

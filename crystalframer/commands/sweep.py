@@ -71,8 +71,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the sweep of a file, to its table; return the exit code."""
     from rich.console import Console
 
+    from crystalframer.orchestration.sweeps.driver import EXIT_FAILED
     from crystalframer.orchestration.sweeps.spec import load_sweep
-    from crystalframer.orchestration.sweeps.sweep import EXIT_FAILED, run_sweep
+    from crystalframer.orchestration.sweeps.sweep import run_sweep
 
     spec = load_sweep(options.sweep, options.set)
     console = Console()

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,32 +34,23 @@ NODE_CHECK_SECONDS = 10.0
 """How often the driver makes sure that Ray itself is still there."""
 
 
-@dataclass(frozen=True)
-class Housekeeping:
-    """What the driver does beside the trials."""
-
-    scratch: Path
-    """Absolute folder for Ray's own records of the sweep, which are removed."""
-    stop_file: Path
-    """File by which workers learn, within an epoch, that the sweep should stop; removed again."""
-    tick: Callable[[], None] = lambda: None
-    """Called about once a second; may stop the dispatcher."""
-    ahead: int = 200
-    """Jobs that may wait for resources at a time; they are what a cluster grows for."""
-
-
-def run_jobs(name: str, dispatcher: Dispatcher, housekeeping: Housekeeping) -> Outcome:
+def run_jobs(
+    name: str, dispatcher: Dispatcher, *, scratch: Path, stop_file: Path, tick: Callable[[], None], ahead: int
+) -> Outcome:
     """Run the trials until all are done, failed for good, or the sweep is stopped (SIGINT, SIGTERM or its budget).
 
     Args:
         name: the sweep's name.
         dispatcher: hands out what to run and hears what became of it.
-        housekeeping: what is done beside that.
+        scratch: absolute folder for Ray's own records of the sweep, which are removed.
+        stop_file: file by which workers learn, within an epoch, that the sweep should stop; removed again.
+        tick: called about once a second; may stop the dispatcher.
+        ahead: jobs that may wait for resources at a time; they are what a cluster grows for.
     """
-    housekeeping.stop_file.unlink(missing_ok=True)
-    shutil.rmtree(housekeeping.scratch, ignore_errors=True)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(housekeeping.ahead)
-    events = _Events(dispatcher, housekeeping)
+    stop_file.unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(ahead)
+    events = _Events(dispatcher, stop_file, tick)
     with _signals_stop(dispatcher):
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(SweepTrial, credentials=gate.credentials()), _resources_of),
@@ -73,7 +64,7 @@ def run_jobs(name: str, dispatcher: Dispatcher, housekeeping: Housekeeping) -> O
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=str(housekeeping.scratch),
+                storage_path=str(scratch),
                 failure_config=tune.FailureConfig(max_failures=0),  # the dispatcher's policies start trials again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[events],
@@ -82,8 +73,8 @@ def run_jobs(name: str, dispatcher: Dispatcher, housekeeping: Housekeeping) -> O
             ),
         )
         tuner.fit()
-    shutil.rmtree(housekeeping.scratch, ignore_errors=True)
-    housekeeping.stop_file.unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    stop_file.unlink(missing_ok=True)
     return dispatcher.outcome
 
 
@@ -145,9 +136,10 @@ class _EarlyStops(_Unpickled, tune.schedulers.FIFOScheduler):
 class _Events(_Unpickled, tune.Callback):
     """Translates Tune's callbacks for the dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher, housekeeping: Housekeeping) -> None:
+    def __init__(self, dispatcher: Dispatcher, stop_file: Path, tick: Callable[[], None]) -> None:
         self._dispatcher = dispatcher
-        self._housekeeping = housekeeping
+        self._stop_file = stop_file
+        self._tick = tick
         self._ticked_at = self._checked_at = time.monotonic()
         self._failed: set[str] = set()
         """Trials of Tune's whose worker has said why it failed; it ends next, which is no failure of its own."""
@@ -156,9 +148,9 @@ class _Events(_Unpickled, tune.Callback):
         now = time.monotonic()
         if now - self._ticked_at >= TICK_SECONDS:
             self._ticked_at = now
-            self._housekeeping.tick()
-        if self._dispatcher.outcome.stopping and not self._housekeeping.stop_file.exists():
-            self._housekeeping.stop_file.touch()
+            self._tick()
+        if self._dispatcher.outcome.stopping and not self._stop_file.exists():
+            self._stop_file.touch()
         if now - self._checked_at > NODE_CHECK_SECONDS:
             self._checked_at = now
             nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -15,7 +15,6 @@ from rich.console import Console
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.jobs import TrialJob
-from crystalframer.orchestration.search.halving import goes_on
 from crystalframer.orchestration.search.population import PopulationSource
 from crystalframer.orchestration.search.recorded import SearchTrial, read_trials, subject
 from crystalframer.orchestration.search.search_results import (
@@ -162,7 +161,7 @@ class SearchSource:
         if self._spec.early_stopping is None or epoch not in self._rungs or error is None:
             return False
         errors = [other.status.val_maes[epoch] for other in self._trials.values() if epoch in other.status.val_maes]
-        if goes_on(error, errors, self._spec.early_stopping.reduction):
+        if self._spec.early_stopping.goes_on(error, errors):
             return False
         decision = EarlyStop(epoch, error, f"not among the best of the trials at epoch {epoch}")
         self._driver.directory(trial.name).stop_early(decision)

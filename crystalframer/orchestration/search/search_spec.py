@@ -1,7 +1,7 @@
 """A search file, read strictly: what is searched, how, within which budget, and what is confirmed at the end."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -68,6 +68,18 @@ class EarlyStopping:
             found.append(rung)
             rung *= self.reduction
         return tuple(found)
+
+    def goes_on(self, error: float, errors: Collection[float]) -> bool:
+        """Return whether a trial is among the best at a rung, one in `reduction` of all that came there so far.
+
+        The first trials at a rung go on, as there is nothing better yet. So no trial ever waits for another.
+
+        Args:
+            error: the trial's at the rung.
+            errors: of all trials that came to the rung so far, this one included.
+        """
+        better = sum(other < error for other in errors)
+        return not math.isnan(error) and better < max(1, len(errors) // self.reduction)
 
 
 @dataclass(frozen=True)

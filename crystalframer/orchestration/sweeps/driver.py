@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from crystalframer.data.dataset import TaskData
-from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import standard_policies
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs
@@ -223,13 +222,14 @@ class Driver:
                     screen,
                     max_concurrent=self._options.max_concurrent,
                 )
-                housekeeping = tune.Housekeeping(
+                return tune.run_jobs(
+                    self.sweep.name,
+                    dispatcher,
                     scratch=self.folder / ".ray",
                     stop_file=self.folder / ".stop",
                     tick=functools.partial(self._tick, dispatcher, tracking, heartbeat, screen, waiting_for),
                     ahead=ahead,
                 )
-                return tune.run_jobs(self.sweep.name, dispatcher, housekeeping)
 
     def _tick(
         self,
@@ -302,8 +302,3 @@ def _reached(call: Callable[[], Any]) -> bool:
             raise
         return False
     return True
-
-
-def full_disk(error: OSError, folder: Path) -> UserError:
-    """Return what the user is told when the driver itself could not write."""
-    return UserError(f"{folder} cannot be written to ({error.strerror}); free space, then run the same command again")

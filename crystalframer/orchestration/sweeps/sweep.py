@@ -14,21 +14,12 @@ from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.failures import FULL
 from crystalframer.orchestration.cluster.jobs import JobList
-from crystalframer.orchestration.sweeps.driver import (
-    EXIT_FAILED,
-    EXIT_OVER_BUDGET,
-    TRAINER,
-    Driver,
-    SweepOptions,
-    full_disk,
-)
+from crystalframer.orchestration.sweeps.driver import EXIT_FAILED, Driver, SweepOptions
 from crystalframer.orchestration.sweeps.spec import Sweep
 from crystalframer.orchestration.tracking.server import mlflow_of
 from crystalframer.runs.budget import LOCK
 from crystalframer.runs.trial import Trial
 from crystalframer.training.suitability import check_suitable
-
-__all__ = ["EXIT_FAILED", "EXIT_OVER_BUDGET", "LOCK", "TRAINER", "SweepOptions", "check_trials", "run_sweep"]
 
 LOCK_PATIENCE_SECONDS = 0.5
 """How long a driver waits for its lock, which a look at the status holds for microseconds."""
@@ -109,4 +100,6 @@ def only_one_driver(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise full_disk(error, folder) from error
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}); free space, then run the same command again"
+        ) from error

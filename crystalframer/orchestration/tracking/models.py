@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +46,6 @@ Na Na 0 0 0
 Cl Cl 0.5 0.5 0.5
 """
 """Rock salt, the example input of every registered model."""
-
-
-@dataclass(frozen=True)
-class RegisteredModel:
-    """A version of a model in MLflow's registry."""
-
-    name: str
-    version: int
-    run_id: str
-
-    @property
-    def uri(self) -> str:
-        """Its address, models:/NAME/VERSION."""
-        return f"models:/{self.name}/{self.version}"
 
 
 class PyfuncModel:
@@ -155,8 +140,8 @@ def save_pyfunc(models: Sequence[Path], folder: Path) -> None:
         mlflow.pyfunc.save_model(str(unfinished), **arguments)
 
 
-def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) -> RegisteredModel:
-    """Register models (several: an ensemble) under a name, as its next version.
+def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) -> str:
+    """Register models (several: an ensemble) as the next version of a name; return its address, models:/NAME/VERSION.
 
     Args:
         models: checkpoints or model files.
@@ -172,11 +157,11 @@ def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) 
     with _tracking(tracking_uri), pyfunc_arguments(models) as arguments, _quiet():
         try:
             mlflow.set_experiment(EXPERIMENT)
-            with mlflow.start_run(run_name=name) as run:
+            with mlflow.start_run(run_name=name):
                 info = mlflow.pyfunc.log_model(name="model", registered_model_name=name, **arguments)
         except MlflowException as error:
             raise _refused(name, error) from error
-        return RegisteredModel(name, int(info.registered_model_version), run.info.run_id)
+        return f"models:/{name}/{info.registered_model_version}"
 
 
 def fetch_models(model: str, tracking_uri: str | None, folder: Path) -> list[Path]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from crystalframer.orchestration.search.halving import goes_on
 from crystalframer.orchestration.search.search import confirmations
 from crystalframer.orchestration.search.search_results import HISTORY, RESULTS, best_first, write_results
+from crystalframer.orchestration.search.search_spec import EarlyStopping
 from crystalframer.runs.run_directory import RunDirectory
 from tests.orchestration.searches import Bench
 from tests.orchestration.stub_training import NOISE, floor
@@ -158,14 +158,15 @@ def test_what_the_analysis_reads(tmp_path: Path) -> None:
 
 def test_halving_keeps_the_best_third() -> None:
     errors = [0.5, 0.6, 0.4, 0.3, 0.45, 0.2]
-    decisions = [goes_on(error, errors[: i + 1], 3) for i, error in enumerate(errors)]
+    third = EarlyStopping(reduction=3)
+    decisions = [third.goes_on(error, errors[: i + 1]) for i, error in enumerate(errors)]
     assert decisions == [True, False, True, True, False, True]
-    assert not goes_on(math.nan, [*errors, math.nan], 3)
+    assert not third.goes_on(math.nan, [*errors, math.nan])
 
 
 def test_halving_needs_only_what_is_recorded() -> None:
-    recorded = [0.5, 0.2, 0.3]
+    recorded, half = [0.5, 0.2, 0.3], EarlyStopping(reduction=2)
     for order in itertools.permutations(recorded):
-        assert goes_on(0.15, [*order, 0.15], 2)
-        assert goes_on(0.25, [*order, 0.25], 2)
-        assert not goes_on(0.9, [*order, 0.9], 2)
+        assert half.goes_on(0.15, [*order, 0.15])
+        assert half.goes_on(0.25, [*order, 0.25])
+        assert not half.goes_on(0.9, [*order, 0.9])

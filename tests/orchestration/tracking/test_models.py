@@ -137,18 +137,18 @@ def test_a_registered_model_is_fetched_back(
     assert cli.main(["register", str(model_file), "--name", "energy", "--tracking-uri", uri]) == 0
     assert "models:/energy/1" in capsys.readouterr().out
     both = models.register_model([model_file, model_file], "energy", uri)
-    assert both.uri == "models:/energy/2"
+    assert both == "models:/energy/2"
     expected = load_predictor(model_file).predict(crystals).values
     first = models.load_registered("models:/energy/1", tracking_uri=uri)
     assert np.array_equal(first.predict(crystals).values, expected)
-    second = models.load_registered(both.uri, tracking_uri=uri).predict(crystals)
+    second = models.load_registered(both, tracking_uri=uri).predict(crystals)
     assert second.spread is not None
     assert not second.spread.any()
 
     import mlflow
 
     with models._tracking(uri):
-        info = mlflow.models.get_model_info(both.uri)
+        info = mlflow.models.get_model_info(both)
     assert info.signature is not None
     assert info.signature.inputs.required_input_names() == ["structure"]
     assert COLUMN in info.signature.outputs.input_names()
