@@ -56,10 +56,7 @@ class TrialJob:
 
 
 class JobSource(Protocol):
-    """Where jobs come from: a list, or a search that decides as results come in. Used by one thread.
-
-    Unless a source says otherwise, every trial runs to its last epoch, and nothing follows from how it ends.
-    """
+    """Where jobs come from: a list, or a search that decides as results come in. Used by one thread."""
 
     @property
     def exhausted(self) -> bool:
@@ -70,7 +67,6 @@ class JobSource(Protocol):
 
     def stops_here(self, name: str, progress: TrialProgress) -> bool:
         """Hear of an epoch, and return whether the trial ends with it; the decision is on disk by then."""
-        return False
 
     def finished(self, name: str, progress: TrialProgress) -> None:
         """Hear of a trial that is done."""
@@ -79,7 +75,7 @@ class JobSource(Protocol):
         """Hear of a trial that was given up."""
 
 
-class JobList(JobSource):
+class JobList:
     """Trials in a fixed order, each made into a job when its turn comes."""
 
     def __init__(self, trials: Iterable[Trial], make_job: Callable[[Trial], TrialJob]) -> None:
@@ -95,3 +91,13 @@ class JobList(JobSource):
     def next_job(self) -> TrialJob | None:
         """See `JobSource.next_job`."""
         return self._make_job(self._trials.popleft()) if self._trials else None
+
+    def stops_here(self, name: str, progress: TrialProgress) -> bool:
+        """See `JobSource.stops_here`; every trial runs to its last epoch."""
+        return False
+
+    def finished(self, name: str, progress: TrialProgress) -> None:
+        """See `JobSource.finished`."""
+
+    def failed(self, name: str, reason: str) -> None:
+        """See `JobSource.failed`."""
