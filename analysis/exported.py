@@ -12,7 +12,6 @@
 """
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ import pydantic
 
 from analysis.artifacts import TrialFiles
 from analysis.results import FinishedTrial, Results
-from crystalframer.atomic_files import replace_text, replacing
+from crystalframer.atomic_files import replace_text, replacing, sha256_of
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import unit_token
 from crystalframer.errors import UserError
@@ -181,7 +180,7 @@ def write(folder: Path, content: Exported) -> list[Path]:
         with replacing(folder / name) as temporary:
             table.to_parquet(temporary, index=False, compression="zstd")
     names = [SWEEP, *tables]
-    replace_text(folder / SUMS, "".join(f"{_sha256(folder / name)}  {name}\n" for name in names))
+    replace_text(folder / SUMS, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
     if PEERS not in names:
         (folder / PEERS).unlink(missing_ok=True)
     return [folder / name for name in [*names, SUMS]]
@@ -243,7 +242,7 @@ def _check_sums(folder: Path) -> None:
     if lost := [name for name in sums if not (folder / name).exists()]:
         raise UserError(f"{folder / lost[0]} is missing, {SUMS} names it: restore it, or export the results again")
     for name in (SWEEP, *_tables(folder)):
-        if sums.get(name) != (found := _sha256(folder / name)):
+        if sums.get(name) != (found := sha256_of(folder / name)):
             raise UserError(
                 f"{folder / name} has the SHA-256 {found[:16]}…, {SUMS} says {str(sums.get(name))[:16]}…: it was "
                 "changed; restore it, or export the results again"
@@ -265,8 +264,3 @@ def _check_trial(content: Exported, trial: TrialRecord, folder: Path) -> None:
                 f"{folder}: {trial.run_key} has the {kind} {said[kind]:.6g}, its predictions and epochs give "
                 f"{value:.6g}; export the results again"
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
-"""Files replaced as a whole, so that a reader, a kill or a power cut finds the old or the new content; and locks."""
+"""Files replaced as a whole: a reader, a kill or a power cut finds the old or the new content. Hashes and locks, too."""
 
 import contextlib
+import hashlib
 import math
 import os
 import shutil
@@ -9,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from crystalframer.errors import UserError
 
 _LOCK_CHECK_SECONDS = 0.1
 
@@ -84,6 +87,29 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
     if new:
         flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def writing(what: Path | str, option: str) -> Iterator[None]:
+    """Say in a sentence where the system refuses to write within the block.
+
+    Args:
+        what: the file, or e.g. ``to FOLDER``.
+        option: where the user names another one, e.g. ``--output``.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {what}: {error.strerror}; choose another {option}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush_to_disk(path: Path) -> None:

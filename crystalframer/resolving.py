@@ -5,7 +5,6 @@ Presets are differences to the defaults of `config.py`; YAML files and dotted ov
 the wrong type is a `UserError` that names the near matches.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 import pydantic
 
+from crystalframer.atomic_files import sha256_of
 from crystalframer.config import DataConfig, TrainConfig, TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.published import PUBLISHED
@@ -102,8 +102,7 @@ def _shorten_averaging(train: dict[str, Any]) -> None:
 def file_hash(path: Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return sha256_of(path)[:16]
     except OSError as error:
         raise UserError(
             f"setting 'train.start_from': cannot read {quote(str(path))} ({error.strerror}); give a checkpoint's path"

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from crystalframer.atomic_files import writing
 from crystalframer.commands.model_argument import add_model, add_ties
-from crystalframer.errors import UserError
 
 EPILOG = """\
 OUT holds metrics.json (MAE, RMSE, R² with 95 % bootstrap intervals over crystals), predictions.parquet, a parity plot
@@ -60,11 +60,9 @@ def evaluate(path: Path, arguments: argparse.Namespace) -> int:
         evaluations = evaluate_predictor(predictor_of([model]), data, arguments.split, arguments.seed)
     local = Path(arguments.model).exists()
     folder = arguments.output or (path.parent if local else Path()) / f"evaluation_{arguments.split}"
-    try:
+    with writing(f"to {folder}", "--output"):
         write_report(folder, data.dataset, evaluations)
         said = submit(folder, model.members, data, evaluations)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output") from error
     for evaluation in evaluations:
         print(one_line(evaluation))
     print(f"tables and figures: {folder}")

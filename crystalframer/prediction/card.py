@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from crystalframer import __version__
-from crystalframer.atomic_files import replace_text
+from crystalframer.atomic_files import replace_text, writing
 from crystalframer.data.dataset import SPLITS, TaskData
 from crystalframer.errors import UserError
 from crystalframer.escaping import for_markdown
@@ -50,12 +50,7 @@ def write_card(
         errors = errors_on_test(trained, data)
     truncation = None if data is None else _truncation(trained, data)
     path = output or checkpoint.with_name(NAME)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, model_card(trained, data, errors, truncation))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
-    return path
+    return _write(path, model_card(trained, data, errors, truncation))
 
 
 def card_of(model: Path, output: Path | None = None) -> Path:
@@ -68,13 +63,7 @@ def card_of(model: Path, output: Path | None = None) -> Path:
     """
     content = read_archive(model)
     if is_packed(content):
-        path = output or Path(NAME)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(path, packed_of(model, content, "cpu").card)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
-        return path
+        return _write(output or Path(NAME), packed_of(model, content, "cpu").card)
     trained = model_of(model, content, "cpu")
     try:
         data = data_of(trained)
@@ -82,6 +71,13 @@ def card_of(model: Path, output: Path | None = None) -> Path:
         print(f"errors and the cutoff's error are left out: {error}")
         data = None
     return write_card(model, data, (), output)
+
+
+def _write(path: Path, card: str) -> Path:
+    with writing(path, "--output"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, card)
+    return path
 
 
 def errors_on_test(trained: TrainedModel, data: TaskData) -> tuple[TaskErrors, ...]:

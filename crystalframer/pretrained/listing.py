@@ -5,7 +5,6 @@ is: beside the list, or at an address. Either way the file's SHA-256 is in the e
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 
 import pydantic
 
-from crystalframer.atomic_files import replace_text
+from crystalframer.atomic_files import replace_text, sha256_of
 from crystalframer.environment import data_folder
 from crystalframer.errors import UserError, near_matches
 from crystalframer.validation import STRICT
@@ -170,12 +169,6 @@ def model_paths(model: str) -> list[Path]:
 
     named = NAME.fullmatch(model) is not None and not Path(model).exists()
     return [find_model(model)] if named else model_files(model)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def models_table() -> str:

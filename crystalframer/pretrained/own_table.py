@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crystalframer.atomic_files import replace_text
+from crystalframer.atomic_files import replace_text, writing
 from crystalframer.config import DataConfig
 from crystalframer.data import store
 from crystalframer.data.dataset import SPLITS, TaskData
@@ -144,7 +144,7 @@ def conclude(own: OwnTable, data: TaskData, folder: Path, say: Say = print) -> P
     else:
         card = (folder / CARD).read_text(encoding="utf-8")
         packed = PackedModel((as_packed(load_model(run.directory.checkpoint)),), card=card)
-    try:
+    with writing(f"to {folder}", "--out"):
         write_packed(model, packed)
         predictor = predictor_of([read_model(model)])
         open_rows = _open_rows(own)
@@ -167,8 +167,6 @@ def conclude(own: OwnTable, data: TaskData, folder: Path, say: Say = print) -> P
         if predicted is not None:
             predicted.write(folder / PREDICTED)
         replace_text(folder / REPORT, page(findings))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     return folder / REPORT
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalframer.atomic_files import sha256_of, writing
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
@@ -19,7 +20,7 @@ from crystalframer.prediction.packed import Example, PackedModel, as_packed, wri
 from crystalframer.prediction.predictions import Predictions
 from crystalframer.prediction.predictor import Predictor
 from crystalframer.prediction.training_domain import FAR, POINTS, TrainingDomain
-from crystalframer.pretrained.listing import NAME, Listed, ListedTarget, add_to_list, own_folder, read_list, sha256_of
+from crystalframer.pretrained.listing import NAME, Listed, ListedTarget, add_to_list, own_folder, read_list
 from crystalframer.published import PUBLISHED
 from crystalframer.runs.run_directory import FinishedRun, RunDirectory
 from crystalframer.runs.tracker import median_seconds
@@ -73,11 +74,9 @@ def pack_runs(
         )
     packed, entry = packed_of_runs(finished, data, name, about=about, licence=licence, say=say)
     path = folder / f"{name}.pt"
-    try:
+    with writing(f"to {folder}", "--folder"):
         write_packed(path, packed)
         add_to_list(folder, name, replace(entry, bytes=path.stat().st_size, sha256=sha256_of(path), file=path.name))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --folder") from error
     return path
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from crystalframer import cli
+from crystalframer.atomic_files import sha256_of
 from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction import load_predictor
 from crystalframer.prediction.packed import read_packed
-from crystalframer.pretrained.listing import listed_models, read_list, sha256_of
+from crystalframer.pretrained.listing import listed_models, read_list
 from crystalframer.pretrained.packing import pack_runs
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory

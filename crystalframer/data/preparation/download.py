@@ -4,7 +4,6 @@ Beside a download FILE stand ``FILE.json`` (its size and SHA-256, recorded on fi
 while it is under way, ``FILE.part`` with ``FILE.part.json`` (what the server said about the whole).
 """
 
-import hashlib
 import json
 import random
 import re
@@ -18,7 +17,7 @@ from typing import Any
 import requests
 
 from crystalframer import __version__
-from crystalframer.atomic_files import flush_to_disk, replace_text
+from crystalframer.atomic_files import flush_to_disk, replace_text, sha256_of
 from crystalframer.data.disk import room
 from crystalframer.data.progress import Update, Watch, silent
 from crystalframer.errors import UserError
@@ -253,8 +252,7 @@ def _fits(pin: Pin, expected: Pin) -> bool:
 
 
 def _pin(path: Path) -> Pin:
-    with path.open("rb") as file:
-        return Pin(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return Pin(path.stat().st_size, sha256_of(path))
 
 
 def _beside(path: Path, suffix: str) -> Path:

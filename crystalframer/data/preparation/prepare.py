@@ -5,7 +5,6 @@ the store is written from these files. Whatever is cut short leaves the old stor
 downloads it got.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalframer import __version__
+from crystalframer.atomic_files import sha256_of
 from crystalframer.data import store
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.data.parallel import in_order
@@ -89,13 +89,11 @@ def prepare(
 
 def describe_file(file: Located) -> dict[str, Any]:
     """Return what a manifest says of a source."""
-    with file.path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
         "source": file.source.name,
         "file": file.path.name,
         "bytes": file.path.stat().st_size,
-        "sha256": digest,
+        "sha256": sha256_of(file.path),
         "figshare": file.source.figshare,
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalframer import __version__
-from crystalframer.atomic_files import replace_text
+from crystalframer.atomic_files import replace_text, sha256_of
 from crystalframer.data import store
 from crystalframer.data.dataset import CrystalDataset, Task, unit_token
 from crystalframer.data.preparation.cell_values import number_of
@@ -255,6 +255,4 @@ def _describe(path: Path) -> dict[str, Any]:
             "files": len(files),
             "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
         }
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
