@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from crystalframer.atomic_files import writing
+from crystalframer.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `crystalframer convert`."""
@@ -16,14 +19,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make a model file of one of the authors' checkpoints."""
-    from crystalframer.prediction.command import convert_file
+    """Make a model file of one of the authors' checkpoints, by default beside it.
 
-    return convert_file(
-        arguments.official,
-        arguments.output,
-        weights=arguments.weights,
-        cutoff=arguments.cutoff,
-        task=arguments.task,
-        unit=arguments.unit,
+    Raises:
+        UserError: it cannot be converted, or the output cannot be written or is the checkpoint itself.
+    """
+    from crystalframer.prediction.released_checkpoints import convert_official
+    from crystalframer.training.trained_model import write_model
+
+    official: Path = arguments.official
+    path: Path = arguments.output or official.with_suffix(".pt")
+    if path.exists() and official.exists() and path.samefile(official):
+        raise UserError(f"the output {path} is the checkpoint itself; give another --output")
+    trained = convert_official(
+        official, weights=arguments.weights, cutoff=arguments.cutoff, task=arguments.task, unit=arguments.unit
     )
+    with writing(path, "--output"):
+        write_model(path, trained)
+    config = trained.trial.model
+    print(
+        f"{path}: {trained.task} [{trained.unit}], frame {config.frame}, {config.num_blocks} blocks, "
+        f"{'averaged' if trained.averaged else 'plain'} weights, cutoff {config.cutoff:g} Å"
+    )
+    return 0

@@ -1,10 +1,15 @@
 """Predict the properties of structure files, or draw what a model looks at in one of them."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from crystalframer.atomic_files import writing
 from crystalframer.commands.model_argument import add_ensemble, add_model, add_ties
+from crystalframer.errors import UserError
 
+PICTURES = (".png", ".pdf", ".svg", ".html")
+"""Suffixes of what --explain draws."""
 DESCRIPTION = """\
 Predict the properties of structures: CIF, POSCAR, extended XYZ, ASE databases, pymatgen JSON.
 
@@ -58,11 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = [Path(path) for path in arguments.paths]
     with local_models([arguments.model, *arguments.ensemble], arguments.tracking_uri) as models:
         if arguments.explain is not None:
-            from crystalframer.prediction.drawing import explain_file
-
-            return explain_file(
-                models, paths, arguments.explain, atom=arguments.atom, block=arguments.block, head=arguments.head
-            )
+            return _explain(models, paths, arguments)
         return predict_files(
             models,
             paths,
@@ -72,3 +73,32 @@ def run(arguments: argparse.Namespace) -> int:
             coverage=arguments.coverage,
             ties=arguments.ties,
         )
+
+
+def _explain(models: Sequence[Path], paths: Sequence[Path], arguments: argparse.Namespace) -> int:
+    """Draw the first structure of the first file; return the exit code.
+
+    Raises:
+        UserError: several models or files, an unreadable one, an atom, block or head that is not there, or a figure
+            that cannot be written.
+    """
+    from crystalframer.pictures.attention_drawing import write_picture
+    from crystalframer.prediction.explain import attention_of
+    from crystalframer.prediction.structures import from_files
+    from crystalframer.training.trained_model import load_model
+
+    figure, atom, head = arguments.explain, arguments.atom, arguments.head
+    if len(models) != 1 or len(paths) != 1:
+        raise UserError(f"--explain draws one file with one model, got {len(paths)} files and {len(models)} models")
+    if figure.suffix.lower() not in PICTURES:
+        raise UserError(f"--explain {figure}: got the suffix {figure.suffix!r}, expected one of {', '.join(PICTURES)}")
+    entry = next(from_files(paths))
+    if entry.crystal is None:
+        raise UserError(f"{paths[0]} cannot be drawn: {entry.reason}")
+    view = attention_of(load_model(models[0]).model, entry.crystal, arguments.block)
+    shown = view.around(atom, head)
+    with writing(figure, "--explain"):
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(shown, figure)
+    print(f"{figure}: {shown.title}, σ = {view.sigma[atom, head]:.2f} Å, {shown.weights[0]:.0%} on the atom itself")
+    return 0

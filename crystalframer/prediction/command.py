@@ -1,4 +1,4 @@
-"""The commands `crystalframer predict` and `crystalframer convert`, once the command line is read."""
+"""The command `crystalframer predict`, once the command line is read."""
 
 import sys
 import time
@@ -18,10 +18,8 @@ from crystalframer.prediction.intervals import check_coverage
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.prediction.predictions import Predictions, require_suffix
 from crystalframer.prediction.predictor import Predictor
-from crystalframer.prediction.released_checkpoints import Weights, convert_official
 from crystalframer.prediction.structures import elements_of, expand, from_files
 from crystalframer.training.devices import check_device
-from crystalframer.training.trained_model import write_model
 
 FILES_PER_PROCESS = 4000
 """Fewer files are read sooner by one process: starting others takes seconds."""
@@ -82,41 +80,11 @@ def predict_files(
         predictions = predictor.predict_named(reading.of(structures, advance))
     seconds = time.perf_counter() - started
     if output is None:
-        sys.stdout.writelines(f"{line}\n" for line in predictions.lines())
+        predictions.write_csv(sys.stdout)
     else:
         predictions.write(output)
     _report(predictor, predictions, reading, seconds)
     return 0 if predictions.num_predicted else 2
-
-
-def convert_file(
-    official: Path,
-    output: Path | None,
-    *,
-    weights: Weights | None = None,
-    cutoff: float | None = None,
-    task: str | None = None,
-    unit: str | None = None,
-) -> int:
-    """Convert one of the authors' checkpoints to a model file, by default beside it.
-
-    Raises:
-        UserError: it cannot be converted, or the output cannot be written or is the checkpoint itself.
-    """
-    path = output or official.with_suffix(".pt")
-    if path.exists() and official.exists() and path.samefile(official):
-        raise UserError(f"the output {path} is the checkpoint itself; give another --output")
-    trained = convert_official(official, weights=weights, cutoff=cutoff, task=task, unit=unit)
-    try:
-        write_model(path, trained)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
-    config = trained.trial.model
-    print(
-        f"{path}: {trained.task} [{trained.unit}], frame {config.frame}, {config.num_blocks} blocks, "
-        f"{'averaged' if trained.averaged else 'plain'} weights, cutoff {config.cutoff:g} Å"
-    )
-    return 0
 
 
 def _processes(asked: int | None, num_files: int) -> int:

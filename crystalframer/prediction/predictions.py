@@ -3,15 +3,14 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.atomic_files import replacing
-from crystalframer.data.structures.reading import Reading
+from crystalframer.atomic_files import replacing, writing
 from crystalframer.errors import UserError
 from crystalframer.escaping import for_csv, printable
 
@@ -51,6 +50,20 @@ class Predictions:
     embeddings: NDArray[np.float64] | None = None
     """(S, width) embeddings by the first model, where they were asked for."""
 
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Return the structures of at least one part by the same models, one part after the other."""
+        texts: dict[str, Any] = {
+            name: tuple(text for part in parts for text in getattr(part, name))
+            for name in ("ids", "sources", "errors", "warnings")
+        }
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("values", "spread", "half_widths", "embeddings")
+            if getattr(parts[0], name) is not None
+        }
+        return replace(parts[0], **texts, **arrays, sigma_max=max(part.sigma_max for part in parts))
+
     @property
     def num_predicted(self) -> int:
         """Number of structures that have a prediction."""
@@ -84,7 +97,7 @@ class Predictions:
             UserError: another suffix, or the file cannot be written.
         """
         require_suffix(path)
-        try:
+        with writing(path, "--output"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 match path.suffix.lower():
@@ -96,13 +109,10 @@ class Predictions:
                     case _:
                         content = json.dumps(list(self._records()), indent=1, ensure_ascii=False)
                         temporary.write_text(content, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
 
-    def lines(self) -> Iterator[str]:
-        """Yield the rows as CSV lines, the header first."""
-        for row in self._csv_rows():
-            yield _Line.of(row)
+    def write_csv(self, file: TextIO) -> None:
+        """Write the table as CSV to a file that is open."""
+        csv.writer(file, lineterminator="\n").writerows(self._csv_rows())
 
     def _texts(self) -> dict[str, tuple[str, ...]]:
         return ({"warnings": self.warnings} if any(self.warnings) else {}) | {"error": self.errors}
@@ -135,77 +145,10 @@ class Predictions:
             yield {"id": printable(label), "source": printable(source), **known, **texts}
 
 
-class Gathered:
-    """The outcomes of structures, chunk after chunk, on their way to `Predictions`."""
-
-    def __init__(self, names: tuple[str, ...], units: tuple[str, ...], coverage: float | None) -> None:
-        self._names, self._units, self._coverage = names, units, coverage
-        self._texts: dict[str, list[str]] = {"ids": [], "sources": [], "warnings": [], "errors": []}
-        self._numbers: dict[str, list[NDArray[np.float64]]] = {"values": [], "spread": [], "half_widths": []}
-        self._sigma_max = 0.0
-        self.embeddings: list[NDArray[np.float64]] = []
-        """Of each chunk, where they are kept."""
-
-    def add(
-        self,
-        chunk: Sequence[Reading],
-        values: NDArray[np.float64],
-        spread: NDArray[np.float64] | None,
-        half_widths: NDArray[np.float64] | None,
-        strange: Sequence[str],
-        errors: Sequence[str],
-        sigma_max: float,
-    ) -> None:
-        """Take in a chunk's outcomes, arrays of (S, T)."""
-        self._texts["ids"] += [entry.id for entry in chunk]
-        self._texts["sources"] += [entry.source for entry in chunk]
-        doubts = ([*entry.warnings, *filter(None, [words])] for entry, words in zip(chunk, strange, strict=True))
-        self._texts["warnings"] += ["; ".join(words) for words in doubts]
-        self._texts["errors"] += errors
-        for name, array in (("values", values), ("spread", spread), ("half_widths", half_widths)):
-            if array is not None:
-                self._numbers[name].append(array)
-        self._sigma_max = max(self._sigma_max, sigma_max)
-
-    def predictions(self, *, ensemble: bool) -> Predictions:
-        """Return all of them."""
-        texts = {name: tuple(entries) for name, entries in self._texts.items()}
-        empty = np.empty((0, len(self._names)))
-        numbers = {name: np.concatenate([empty, *arrays]) for name, arrays in self._numbers.items()}
-        return Predictions(
-            names=self._names,
-            units=self._units,
-            values=numbers["values"],
-            spread=numbers["spread"] if ensemble else None,
-            half_widths=None if self._coverage is None else numbers["half_widths"],
-            coverage=self._coverage,
-            sigma_max=self._sigma_max,
-            embeddings=np.concatenate(self.embeddings) if self.embeddings else None,
-            **texts,
-        )
-
-
 def require_suffix(path: Path) -> None:
     """Raise a `UserError` unless a table can be written to a file of this name."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output {path}: got the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
-
-
-class _Line:
-    """One CSV row as a line of text, from the csv module's writer."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    @classmethod
-    def of(cls, row: list[str]) -> str:
-        line = cls()
-        csv.writer(line, lineterminator="").writerow(row)
-        return line.text
 
 
 def _text(value: float) -> str:

@@ -19,7 +19,7 @@ from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.attention import PeriodicAttention
 from crystalframer.prediction.calibration import COVERAGE, Calibration
-from crystalframer.prediction.predictions import Gathered, Predictions
+from crystalframer.prediction.predictions import Predictions
 from crystalframer.prediction.structures import StructureLike, elements_of, named_structures
 from crystalframer.prediction.watching import watched
 from crystalframer.training.inference import EVALUATION_ATOMS
@@ -136,16 +136,30 @@ class Predictor:
             structures: what was read.
             embeddings: keep the embeddings by the first model, too.
         """
-        found = Gathered(self.names, self.units, None if self.calibration is None else self.coverage)
+        parts = []
         for chunk in _chunks(structures, CHUNK_ATOMS):
-            with _largest_sigma(self.members) as sigma:
+            with _sigmas(self.members) as sigmas:
                 outcome = self._predict_chunk(chunk)
             spread = outcome.values.std(axis=0, ddof=1) if len(self.members) > 1 else None
             half_widths, strange = self._judge(chunk, outcome, spread)
-            found.add(chunk, outcome.values.mean(axis=0), spread, half_widths, strange, outcome.errors, sigma.value)
-            if embeddings:
-                found.embeddings.append(outcome.embeddings)
-        return found.predictions(ensemble=len(self.members) > 1)
+            doubts = ([*entry.warnings, *filter(None, [words])] for entry, words in zip(chunk, strange, strict=True))
+            parts.append(
+                Predictions(
+                    ids=tuple(entry.id for entry in chunk),
+                    sources=tuple(entry.source for entry in chunk),
+                    names=self.names,
+                    units=self.units,
+                    values=outcome.values.mean(axis=0),
+                    spread=spread,
+                    errors=tuple(outcome.errors),
+                    warnings=tuple(map("; ".join, doubts)),
+                    sigma_max=max(sigmas, default=0.0),
+                    half_widths=half_widths,
+                    coverage=None if self.calibration is None else self.coverage,
+                    embeddings=outcome.embeddings if embeddings else None,
+                )
+            )
+        return Predictions.joined(parts)
 
     def embed_named(self, structures: Iterable[Reading]) -> Iterator[Embedded]:
         """Yield the embedding of each structure by the first model, in order; see `predict_named`."""
@@ -271,30 +285,27 @@ def load_of(crystal: Crystal, cutoff: float) -> int:
     return math.ceil(crystal.num_atoms * max(1.0, neighbours_per_atom(crystal, cutoff) / USUAL_NEIGHBOURS))
 
 
-class _Maximum:
-    value = 0.0
-
-
 @contextmanager
-def _largest_sigma(members: Sequence[TrainedModel]) -> Iterator[_Maximum]:
-    """Measure the largest σ in Å that passes through the models within the context."""
-    largest = _Maximum()
+def _sigmas(members: Sequence[TrainedModel]) -> Iterator[list[float]]:
+    """Note the largest σ in Å of each pass through an attention of the models within the context."""
+    found: list[float] = []
 
     def measure(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(attention, PeriodicAttention)
-        largest.value = max(largest.value, float(attention.sigma(inputs[0]).max()))
+        found.append(float(attention.sigma(inputs[0]).max()))
 
     handles = [
         block.attention.register_forward_pre_hook(measure) for member in members for block in member.model.levels
     ]
     try:
-        yield largest
+        yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
 def _chunks(structures: Iterable[Reading], max_atoms: int) -> Iterator[list[Reading]]:
+    """Yield structures of so many atoms together; the last chunk, perhaps the only one, may be empty."""
     chunk: list[Reading] = []
     atoms = 0
     for entry in structures:
@@ -303,8 +314,7 @@ def _chunks(structures: Iterable[Reading], max_atoms: int) -> Iterator[list[Read
         if atoms >= max_atoms:
             yield chunk
             chunk, atoms = [], 0
-    if chunk:
-        yield chunk
+    yield chunk
 
 
 def _targets_of(member: TrainedModel) -> str:
