@@ -1,4 +1,4 @@
-"""Files replaced as a whole: a reader, a kill or a power cut finds the old or the new content. Hashes and locks, too."""
+"""Files replaced as a whole: a reader, a kill or a power cut finds the old or the new content. Hashes, locks."""
 
 import contextlib
 import hashlib

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -206,6 +206,10 @@ class TaskData:
     def units(self) -> tuple[str, ...]:
         """Unit of each task."""
         return (self.unit,) if self.targets.ndim == 1 else tuple(self.dataset.tasks[name].unit for name in self.tasks)
+
+    def crystals(self, split: SplitName) -> Iterator[Crystal]:
+        """Return the crystals of a split, in the order of its rows."""
+        return (self.dataset[int(row)] for row in self.rows[split])
 
 
 def select_task(dataset: CrystalDataset, config: DataConfig) -> TaskData:

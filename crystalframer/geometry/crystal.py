@@ -111,6 +111,22 @@ class Crystal:
         """(N, 3) Cartesian coordinates in Å, ``frac_coords @ lattice``."""
         return self.frac_coords @ self.lattice
 
+    @property
+    def elements(self) -> set[int]:
+        """Atomic numbers in it, those of disordered sites included."""
+        elements = set(self.atomic_numbers.tolist())
+        return elements if self.mixture is None else elements | set(self.mixture.elements.tolist())
+
+    @property
+    def amounts(self) -> NDArray[np.float64]:
+        """(118,) atoms of each element in the cell, occupancies counted."""
+        amounts = np.bincount(self.atomic_numbers - 1, minlength=len(ELEMENTS)).astype(np.float64)
+        if (mixture := self.mixture) is not None:
+            mixed = self.atomic_numbers[np.unique(mixture.sites)] - 1
+            amounts -= np.bincount(mixed, minlength=len(ELEMENTS))
+            amounts += np.bincount(mixture.elements - 1, mixture.weights, minlength=len(ELEMENTS))
+        return amounts
+
     @classmethod
     def from_structure(cls, structure: "Structure", id: str = "") -> "Crystal":
         """Take over a pymatgen structure.

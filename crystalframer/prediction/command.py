@@ -18,7 +18,7 @@ from crystalframer.prediction.intervals import check_coverage
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.prediction.predictions import Predictions, require_suffix
 from crystalframer.prediction.predictor import Predictor
-from crystalframer.prediction.structures import elements_of, expand, from_files
+from crystalframer.prediction.structures import expand, from_files
 from crystalframer.training.devices import check_device
 
 FILES_PER_PROCESS = 4000
@@ -40,7 +40,7 @@ class _Watched:
             if entry is None:
                 return
             if entry.crystal is not None:
-                self.elements |= elements_of(entry.crystal)
+                self.elements |= entry.crystal.elements
             advance()
             yield entry
 

@@ -1,7 +1,7 @@
 """A trained model against a split of its data set: errors with bootstrap intervals, by target and by element."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,9 +109,13 @@ def evaluate_predictor(predictor: Predictor, data: TaskData, split: SplitName, s
 
 
 def predict_split(predictor: Predictor, data: TaskData, split: SplitName) -> Predictions:
-    """Predict the crystals of a split as if they came from files, embeddings included."""
-    crystals = (data.dataset[int(row)] for row in data.rows[split])
-    return predictor.predict_named((Reading(crystal.id, crystal=crystal) for crystal in crystals), embeddings=True)
+    """Predict the crystals of a split, embeddings included."""
+    return predictor.predict_named(readings_of(data, split), embeddings=True)
+
+
+def readings_of(data: TaskData, split: SplitName) -> Iterator[Reading]:
+    """Return the crystals of a split as if they came from files."""
+    return (Reading(crystal.id, crystal=crystal) for crystal in data.crystals(split))
 
 
 def _evaluations(

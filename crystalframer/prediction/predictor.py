@@ -20,7 +20,7 @@ from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.nn.attention import PeriodicAttention
 from crystalframer.prediction.calibration import COVERAGE, Calibration
 from crystalframer.prediction.predictions import Predictions
-from crystalframer.prediction.structures import StructureLike, elements_of, named_structures
+from crystalframer.prediction.structures import StructureLike, named_structures
 from crystalframer.prediction.watching import watched
 from crystalframer.training.inference import EVALUATION_ATOMS
 from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
@@ -267,7 +267,7 @@ class Predictor:
 
     def _unknown_element(self, crystal: Crystal) -> str:
         """Return what is wrong with the elements of a crystal, nothing if all are known."""
-        largest = max(elements_of(crystal))
+        largest = max(crystal.elements)
         if largest <= self.num_elements:
             return ""
         return (

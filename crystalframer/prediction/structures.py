@@ -71,12 +71,6 @@ def from_text(text: str, id: str = "", limits: "ReadLimits | None" = None) -> Re
     return parse_structure(text, limits).renamed(id)
 
 
-def elements_of(crystal: Crystal) -> set[int]:
-    """Return the atomic numbers in a crystal, those of disordered sites included."""
-    elements = set(crystal.atomic_numbers.tolist())
-    return elements if crystal.mixture is None else elements | set(crystal.mixture.elements.tolist())
-
-
 def _several(structures: StructureLike | Iterable[StructureLike]) -> Iterable[StructureLike]:
     """Return the structures as an iterable; pymatgen's and ASE's are iterables themselves, of sites and atoms."""
     single = isinstance(structures, Crystal | str | Path) or _is_structure(structures) or _is_atoms(structures)

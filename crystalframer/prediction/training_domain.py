@@ -12,7 +12,6 @@ from scipy.spatial import cKDTree
 
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
-from crystalframer.prediction.structures import elements_of
 
 POINTS = 2048
 """Training crystals whose embeddings are kept."""
@@ -94,7 +93,7 @@ class TrainingDomain:
     def rarity(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
         """Return the number of training crystals that contain the rarest element of each crystal, (S,)."""
         return np.array(
-            [min(self.crystals[number - 1] for number in elements_of(crystal)) for crystal in crystals], dtype=float
+            [min(self.crystals[number - 1] for number in crystal.elements) for crystal in crystals], dtype=float
         )
 
     def all_strange(self, crystals: Sequence[Crystal], distances: NDArray[np.float64]) -> list[list[str]]:
@@ -103,7 +102,7 @@ class TrainingDomain:
 
     def strange(self, crystal: Crystal, distance: float) -> list[str]:
         """Return in which ways a crystal is unlike the training crystals, in words."""
-        counts = {number: int(self.crystals[number - 1]) for number in sorted(elements_of(crystal))}
+        counts = {number: int(self.crystals[number - 1]) for number in sorted(crystal.elements)}
         unknown = ", ".join(ELEMENTS[number - 1] for number, count in counts.items() if count == 0)
         found = [f"{unknown} in no training crystal"] if unknown else []
         if crystal.num_atoms > self.most_atoms:
@@ -120,7 +119,7 @@ class TrainingDomain:
 
     def rare(self, crystal: Crystal) -> list[str]:
         """Return which elements of a crystal are in few training crystals, in words, if any."""
-        few = [number for number in sorted(elements_of(crystal)) if 0 < self.crystals[number - 1] < FEW]
+        few = [number for number in sorted(crystal.elements) if 0 < self.crystals[number - 1] < FEW]
         symbols = ", ".join(ELEMENTS[number - 1] for number in few)
         return [f"{symbols} in fewer than {FEW} training crystals"] if few else []
 

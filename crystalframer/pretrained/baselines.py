@@ -4,7 +4,7 @@ With a few hundred or thousand crystals they are hard to beat; whoever fine-tune
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import SPLITS, SplitName, TaskData
-from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
+from crystalframer.prediction.evaluation import readings_of
 from crystalframer.prediction.predictor import Predictor
 from crystalframer.statistics import Interval, interval, mean_absolute
 
@@ -48,7 +48,7 @@ def baselines(predictor: Predictor, data: TaskData) -> list[Candidate]:
     """
     if data.targets.ndim > 1:
         raise UserError(f"baselines are for a single task; got {data.task}")
-    composition, first = _timed(lambda: {split: composition_features(_crystals(data, split)) for split in SPLITS})
+    composition, first = _timed(lambda: {split: composition_features(data.crystals(split)) for split in SPLITS})
     embedding, second = _timed(lambda: {split: embed_split(predictor, data, split) for split in SPLITS})
     mean = float(data.targets[data.rows["train"]].mean())
     constant = {split: np.full(len(data.rows[split]), mean) for split in SPLITS}
@@ -66,7 +66,7 @@ def baselines(predictor: Predictor, data: TaskData) -> list[Candidate]:
 def measured(name: str, predictor: Predictor, data: TaskData, seconds: float) -> Candidate:
     """Return a trained model or ensemble of a single task among the candidates."""
     judged: tuple[SplitName, ...] = ("val", "test")
-    predicted = {split: predictor.predict_named(_readings(data, split)).values[:, 0] for split in judged}
+    predicted = {split: predictor.predict_named(readings_of(data, split)).values[:, 0] for split in judged}
     return _candidate(name, predicted, data, seconds)
 
 
@@ -77,24 +77,19 @@ def embed_split(predictor: Predictor, data: TaskData, split: SplitName) -> Float
         UserError: one cannot be embedded.
     """
     found = []
-    for one in predictor.embed_named(_readings(data, split)):
+    for one in predictor.embed_named(readings_of(data, split)):
         if one.error:
             raise UserError(f"crystal {one.id!r} cannot be embedded: {one.error}; leave it out of the data set")
         found.append(one.vector)
     return np.stack(found)
 
 
-def composition_features(crystals: Sequence[Crystal]) -> Floats:
+def composition_features(crystals: Iterable[Crystal]) -> Floats:
     """Return the share of each element, and mean, spread, least and most of elemental properties, (S, 118 + 4 F)."""
     table = _elements()
     rows = []
     for crystal in crystals:
-        weights = np.bincount(crystal.atomic_numbers - 1, minlength=len(ELEMENTS)).astype(np.float64)
-        if (mixture := crystal.mixture) is not None:
-            mixed = crystal.atomic_numbers[np.unique(mixture.sites)] - 1
-            weights -= np.bincount(mixed, minlength=len(ELEMENTS))
-            weights += np.bincount(mixture.elements - 1, mixture.weights, minlength=len(ELEMENTS))
-        shares = weights / weights.sum()
+        shares = crystal.amounts / crystal.amounts.sum()
         present = shares > 0
         values, own = table[present], shares[present][:, None]
         mean = (values * own).sum(axis=0)
@@ -132,14 +127,6 @@ def _elements() -> Floats:
             return np.nan
 
     return np.array([[value(symbol, name) for name in PROPERTIES] for symbol in ELEMENTS])
-
-
-def _crystals(data: TaskData, split: SplitName) -> list[Crystal]:
-    return [data.dataset[int(row)] for row in data.rows[split]]
-
-
-def _readings(data: TaskData, split: SplitName) -> list[Reading]:
-    return [Reading(crystal.id, crystal=crystal) for crystal in _crystals(data, split)]
 
 
 def _trees() -> Any:

@@ -204,7 +204,7 @@ def _values(data: TaskData, split: SplitName) -> NDArray[np.float64]:
 
 def _example(predictor: Predictor, data: TaskData) -> Example | None:
     """Return the first small ordered test crystal with its predictions, if there is one."""
-    for crystal in (data.dataset[int(row)] for row in data.rows["test"]):
+    for crystal in data.crystals("test"):
         if crystal.num_atoms <= SMALL and crystal.mixture is None:
             return Example(crystal, tuple(predictor.predict(crystal).values[0].tolist()))
     return None

@@ -12,7 +12,6 @@ from crystalframer.config import TrialConfig
 from crystalframer.data.registry import load_dataset
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.nn.model import CrystalFramer
-from crystalframer.prediction.structures import elements_of
 from crystalframer.resolving import build_trial
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained_model import TrainedModel, write_model
@@ -61,7 +60,7 @@ def crystals() -> list[Crystal]:
     """Return 12 crystals of at most 8 atoms; no light noble gases, for which pymatgen's CIF writer warns."""
     sample = load_dataset("sample")
     small = (sample[row] for row, size in enumerate(sample.num_atoms) if size <= 8 and row % 50 == 0)
-    return list(islice((crystal for crystal in small if not {2, 10, 18} & elements_of(crystal)), 12))
+    return list(islice((crystal for crystal in small if not {2, 10, 18} & crystal.elements), 12))
 
 
 @pytest.fixture(scope="session")

@@ -41,17 +41,7 @@ def why_unphysical(crystal: Crystal) -> str:
 
 def composition(crystal: Crystal) -> tuple[tuple[int, float], ...]:
     """Return (atomic number, amount in the cell) pairs, occupancies counted."""
-    amounts: defaultdict[int, float] = defaultdict(float)
-    mixture = crystal.mixture
-    ordered = np.ones(crystal.num_atoms, dtype=bool)
-    if mixture is not None:
-        ordered[mixture.sites] = False
-        for number, weight in zip(mixture.elements.tolist(), mixture.weights.tolist(), strict=True):
-            amounts[number] += weight
-    numbers, counts = np.unique(crystal.atomic_numbers[ordered], return_counts=True)
-    for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-        amounts[number] += count
-    return tuple((number, round(amount, 4)) for number, amount in sorted(amounts.items()))
+    return tuple((number, round(amount, 4)) for number, amount in enumerate(crystal.amounts.tolist(), 1) if amount)
 
 
 def reduced_formula(crystal: Crystal) -> str:

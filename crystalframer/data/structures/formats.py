@@ -303,14 +303,11 @@ def _limited(reading: Reading, limits: ReadLimits) -> Reading:
     if crystal.num_atoms > limits.max_atoms:
         reason = f"the structure has {crystal.num_atoms} atoms, expected at most {limits.max_atoms}"
         return replace(reading, crystal=None, reason=reason)
-    elements, amount = set(crystal.atomic_numbers.tolist()), float(crystal.num_atoms)
-    if (mixture := crystal.mixture) is not None:
-        elements |= set(mixture.elements.tolist())
-        amount += float(mixture.weights.sum()) - len(np.unique(mixture.sites))
+    amount = float(crystal.amounts.sum())
     if crystal.volume < MIN_VOLUME_PER_ATOM * amount:
         reason = f"the cell has {crystal.volume / amount:.3g} Å³ per atom, expected at least {MIN_VOLUME_PER_ATOM:g}"
         return replace(reading, crystal=None, reason=f"{reason}: check the lattice (Å) and the symmetry")
-    return replace(reading, warnings=(*reading.warnings, *strange_elements(elements)))
+    return replace(reading, warnings=(*reading.warnings, *strange_elements(crystal.elements)))
 
 
 def _is_number(word: str) -> bool:
