@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
 from typing import Any, ParamSpec, TextIO, cast
@@ -155,11 +155,20 @@ def outliving_the_screen() -> Iterator[None]:
 
 
 @contextmanager
-def on_stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[Mapping[int, Any]]:
-    """Let `handler` take Ctrl-C and requests to terminate within the context; yield the former handlers by number."""
-    former: dict[int, Any] = {int(number): signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+def stopping_on_signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM within the context ask for a stop in good order, and the second one interrupt."""
+    asked = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        stop(signal.Signals(number))
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield former
+        yield
     finally:
         for number, previous in former.items():
             signal.signal(number, previous)

@@ -49,6 +49,13 @@ def holding(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def for_python(**variables: str) -> dict[str, str]:
+    """Return the environment of a Python started here, which finds this package also where it is not installed."""
+    root = str(Path(__file__).absolute().parents[1])
+    path = os.pathsep.join(filter(None, [root, variable("PYTHONPATH")]))
+    return {**os.environ, **variables, "PYTHONPATH": path}
+
+
 def cores(control_groups: Path = CONTROL_GROUPS) -> int:
     """Return how many cores this process may use: by its affinity, Slurm's word and its control group's quota."""
     return max(1, min([len(_affinity()), *_numbers("SLURM_CPUS_PER_TASK"), *_of_groups(control_groups, "cpu", _quota)]))

@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crystalframer.command_line import outliving_the_screen
 from crystalframer.orchestration.cluster.surroundings import surroundings
 from crystalframer.orchestration.sweeps.arguments import add_file_argument, add_sweep_arguments, sweep_options
+
+if TYPE_CHECKING:
+    from crystalframer.orchestration.search.search_spec import Search
 
 DESCRIPTION = """\
 Search for better settings of model, frame, basis and optimiser.
@@ -64,9 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
     spec = load_search(options.search, options.set)
     if options.dry_run:
-        from crystalframer.orchestration.search.outlook import describe_search
-
-        print(describe_search(spec, options.runs))
+        print(_outlook(spec, options.runs))
         return 0
     from crystalframer.orchestration.search.search import run_search
 
@@ -75,6 +77,23 @@ def run(options: argparse.Namespace) -> int:
         code = run_search(spec, sweep_options(options, place), Console(), storage=options.study_storage)
     _print_best(runs / spec.name / "search.json")
     return code
+
+
+def _outlook(spec: "Search", runs: Path) -> str:
+    """Return what a search would run at most, with estimated hours."""
+    from crystalframer.orchestration.sweeps.estimates import Pace, hours_of, total_of
+
+    one = Pace(runs).of(spec.default)
+    confirming = spec.confirm.best * len(spec.confirm.seeds)
+    number = spec.population.members if spec.method == "pbt" else spec.budget.trials
+    lines = [
+        f"{spec.name}: {number} trials of at most {one.epochs} epochs, then {confirming} to confirm the best",
+        *(f"  {key}: {where.kind} {list(where.corners())}" for key, where in spec.space.items()),
+        *([f"  trials may end at epochs {list(spec.early_stopping.rungs(one.epochs))}"] if spec.early_stopping else []),
+        f"a trial at the file's base: {hours_of(one)}",
+        total_of([one] * (number + confirming), spec.resources),
+    ]
+    return "\n".join(lines)
 
 
 def _print_best(path: Path) -> None:

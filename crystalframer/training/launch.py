@@ -11,16 +11,15 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 
-from crystalframer.command_line import EXIT_INTERRUPTED, on_stop_signals
+from crystalframer.command_line import EXIT_INTERRUPTED, stopping_on_signals
 from crystalframer.errors import UserError
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.processes import ALONE, Channel, LostProcessError, joined, use_loopback
@@ -89,7 +88,7 @@ def launch(
     """
     if size == 1:
         stop_requested = threading.Event()
-        with _asked_to_stop(stop_requested.set):
+        with stopping_on_signals(lambda _: stop_requested.set()):
             return function(ALONE, device, Channel(show, stop_requested.is_set), *arguments)
     with tempfile.TemporaryDirectory(prefix="crystalframer-") as folder:
         meeting = f"file://{Path(folder) / 'meeting'}"
@@ -113,11 +112,11 @@ def supervise(processes: Sequence[TrainingProcess], show: Show, poll_seconds: fl
     endings: dict[int, Ending] = {}
     deadline = float("inf")
 
-    def stop() -> None:
+    def stop(_: signal.Signals) -> None:
         for process in processes:
             process.stop()
 
-    with _asked_to_stop(stop):
+    with stopping_on_signals(stop):
         while len(endings) < len(processes) and time.monotonic() < deadline:
             for rank, process in enumerate(processes):
                 if rank not in endings and (ending := process.ending()) is not None:
@@ -240,20 +239,3 @@ def _heed(parent: "Connection[Any, Any]", stop_requested: threading.Event) -> No
         while parent.recv():
             stop_requested.set()
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _asked_to_stop(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM ask for a stop in good order, and the second one interrupt."""
-
-    asked = False
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        stop()
-
-    with on_stop_signals(handle):
-        yield

@@ -1,6 +1,5 @@
 """Texts of strangers, read in a process of their own: one that hangs it or kills it costs that text alone."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,12 +7,11 @@ import weakref
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from crystalframer.data.structures.formats import ReadLimits, parse_structure
 from crystalframer.data.structures.reading import Reading
-from crystalframer.environment import variable
+from crystalframer.environment import for_python
 
 _ANGLES = ("alpha", "beta", "gamma")
 _CELL = "".join(f"_cell_length_{axis} 3\n_cell_angle_{angle} 90\n" for axis, angle in zip("abc", _ANGLES, strict=True))
@@ -80,13 +78,11 @@ class TextReader:
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()
-        root = str(Path(__file__).absolute().parents[3])  # so that it is found where it is not installed, too
-        path = os.pathsep.join(filter(None, [root, variable("PYTHONPATH")]))
         call = f"answer({theirs.fileno()}, {self._limits.max_atoms}, {self._limits.max_seconds})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import answer; {call}"],
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
+            env=for_python(),
         )
         theirs.close()
         self._end = weakref.finalize(self, _end, self._connection, self._process)

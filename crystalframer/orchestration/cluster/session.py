@@ -133,9 +133,14 @@ def waiting_for(resources: Resources) -> str:
     return " and ".join(f"{needed:g} {what}{'s' if needed > 1 else ''}" for what, needed, _ in _lacking(resources))
 
 
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return the nodes of the cluster that are there, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 def _lacking(resources: Resources) -> Iterator[tuple[str, float, float]]:
     """Yield what no node has enough of, how much a trial asks for, and the most that a node has."""
-    nodes: list[dict[str, Any]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in alive_nodes()]
     for what, needed in (("CPU", float(resources.cpus_per_trial)), ("GPU", resources.gpus_per_trial)):
         most = max((node.get(what, 0.0) for node in nodes), default=0.0)
         if needed > most:

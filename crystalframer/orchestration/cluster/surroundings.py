@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crystalframer.environment import variable
 from crystalframer.errors import UserError
@@ -120,7 +119,9 @@ def check_visible(folder: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    from crystalframer.orchestration.cluster.session import alive_nodes
+
+    nodes = alive_nodes()
     mark = folder / f".probe-{secrets.token_hex(8)}"
     mark.mkdir()
     look = ray.remote(num_cpus=0, max_retries=1)(_look)
@@ -210,9 +211,11 @@ def start_tracking_server(runs: Path) -> LocalMlflowServer:
     """
     import ray
 
+    from crystalframer.orchestration.cluster.session import alive_nodes
+
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     if gate.password() is None:
-        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        alive = alive_nodes()
         if len(alive) == 1 and alive[0]["NodeManagerAddress"] == address:
             return LocalMlflowServer(runs)
         raise UserError(

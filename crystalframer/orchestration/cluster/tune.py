@@ -7,23 +7,20 @@ experiment state is thrown away. Importing this module imports Ray, which takes 
 import itertools
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 
-from crystalframer.command_line import on_stop_signals
+from crystalframer.command_line import stopping_on_signals
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import Failure
+from crystalframer.orchestration.cluster.session import alive_nodes
 from crystalframer.orchestration.cluster.worker import SweepTrial
 from crystalframer.orchestration.tracking import gate
 from crystalframer.runs.trial import TrialProgress
@@ -51,7 +48,7 @@ def run_jobs(
     shutil.rmtree(scratch, ignore_errors=True)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(ahead)
     events = _Events(dispatcher, stop_file, tick)
-    with _signals_stop(dispatcher):
+    with stopping_on_signals(dispatcher.stop):
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(SweepTrial, credentials=gate.credentials()), _resources_of),
             tune_config=tune.TuneConfig(
@@ -153,8 +150,7 @@ class _Events(_Unpickled, tune.Callback):
             self._stop_file.touch()
         if now - self._checked_at > NODE_CHECK_SECONDS:
             self._checked_at = now
-            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-            if not any(node["Alive"] for node in nodes):  # or Tune would wait for workers for ever
+            if not alive_nodes():  # or Tune would wait for workers for ever
                 raise UserError("Ray's own process died, out of memory perhaps; the same command resumes")
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
@@ -194,19 +190,6 @@ class _StopWhenAsked(_Unpickled, tune.Stopper):
 
     def stop_all(self) -> bool:
         return self._outcome.stopping
-
-
-@contextmanager
-def _signals_stop(dispatcher: Dispatcher) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM stop the sweep in good order, and the second one at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if dispatcher.outcome.interrupted is not None:
-            raise KeyboardInterrupt
-        dispatcher.stop(signal.Signals(number))
-
-    with on_stop_signals(stop):
-        yield
 
 
 def _name(trial: RayTrial) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 from crystalframer.atomic_files import flush_to_disk, locked
-from crystalframer.environment import reach_directly, variable
+from crystalframer.environment import for_python, reach_directly
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
 from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, MlflowExperiment, check_server, connect
@@ -240,9 +240,7 @@ def create_database(runs: Path) -> None:
 
 def server_environment(artifacts: Path) -> dict[str, str]:
     """Return the environment of a server's process that keeps its artifacts in a folder."""
-    package_root = str(Path(__file__).absolute().parents[3])  # so that it is found where it is not installed, too
-    path = os.pathsep.join(filter(None, [package_root, variable("PYTHONPATH")]))
-    return {**os.environ, **_SERVER_ENVIRONMENT, "PYTHONPATH": path, gate.ARTIFACTS_VARIABLE: str(artifacts)}
+    return for_python(**_SERVER_ENVIRONMENT, **{gate.ARTIFACTS_VARIABLE: str(artifacts)})
 
 
 def _free_port() -> int:
