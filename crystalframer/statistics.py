@@ -107,14 +107,21 @@ def errors_by_element(
         rows: (S,) the crystals.
         differences: prediction − target, (S,), or (S, M) of M models, over which errors are averaged.
     """
-    by_element: dict[int, list[Floats]] = {}
-    for row, difference in zip(rows.tolist(), differences, strict=True):
-        for number in np.unique(atomic_numbers[offsets[row] : offsets[row + 1]]).tolist():
-            by_element.setdefault(number, []).append(difference)
     return [
-        ElementError(number, len(found), float(np.abs(found).mean()), float(np.mean(found)))
-        for number, found in sorted(by_element.items())
+        ElementError(number, len(places), float(np.abs(differences[places]).mean()), float(differences[places].mean()))
+        for number, places in places_by_element(atomic_numbers, offsets, rows).items()
     ]
+
+
+def places_by_element(
+    atomic_numbers: NDArray[np.integer], offsets: NDArray[np.integer], rows: NDArray[np.integer]
+) -> dict[int, NDArray[np.int64]]:
+    """Return which of the crystals `rows`, by their places there, contain an element, by atomic number, ascending."""
+    found: dict[int, list[int]] = {}
+    for place, row in enumerate(rows.tolist()):
+        for number in np.unique(atomic_numbers[offsets[row] : offsets[row + 1]]).tolist():
+            found.setdefault(number, []).append(place)
+    return {number: np.array(found[number]) for number in sorted(found)}
 
 
 def _mean(values: Floats, *, axis: int) -> Floats:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.statistics import places_by_element
 
 FEWEST = 30
 """Crystals with an element without which its coverage is not told."""
@@ -58,20 +58,11 @@ def coverage_of(
         groups.append(("atoms", label, np.flatnonzero((sizes > low) & (sizes <= high))))
     for number, part in enumerate(np.array_split(np.argsort(half_widths, kind="stable"), DECILES), start=1):
         groups.append(("difficulty", str(number), part))
-    groups += [("element", symbol, members) for symbol, members in _by_element(dataset, rows)]
+    for number, members in places_by_element(dataset.atomic_numbers, dataset.offsets, rows).items():
+        if len(members) >= FEWEST:
+            groups.append(("element", ELEMENTS[number - 1], members))
     return [
         _measure(kind, name, errors[members], half_widths[members]) for kind, name, members in groups if len(members)
-    ]
-
-
-def _by_element(dataset: CrystalDataset, rows: NDArray[np.int64]) -> Iterable[tuple[str, NDArray[np.int64]]]:
-    members: dict[int, list[int]] = {}
-    for place, row in enumerate(rows.tolist()):
-        start, end = dataset.offsets[row], dataset.offsets[row + 1]
-        for number in np.unique(dataset.atomic_numbers[start:end]).tolist():
-            members.setdefault(number, []).append(place)
-    return [
-        (ELEMENTS[number - 1], np.array(found)) for number, found in sorted(members.items()) if len(found) >= FEWEST
     ]
 
 

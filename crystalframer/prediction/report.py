@@ -2,11 +2,11 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,16 +120,15 @@ def _write_predictions(folder: Path, evaluations: Sequence[TargetEvaluation]) ->
 
 
 def _write_coverage(path: Path, shares: Sequence[Coverage]) -> Path:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([field.name for field in fields(Coverage)])
-        table.writerows(astuple(one) for one in shares)
-    return path
+    return _write_table(path, [field.name for field in fields(Coverage)], map(astuple, shares))
 
 
 def _write_elements(path: Path, elements: Sequence[ElementError], unit: str) -> Path:
+    rows = ([ELEMENTS[e.number - 1], e.crystals, f"{e.mae:.6g}", f"{e.bias:.6g}"] for e in elements)
+    return _write_table(path, ["element", "crystals", f"mae [{unit}]", f"bias [{unit}]"], rows)
+
+
+def _write_table(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["element", "crystals", f"mae [{unit}]", f"bias [{unit}]"])
-        table.writerows([ELEMENTS[e.number - 1], e.crystals, f"{e.mae:.6g}", f"{e.bias:.6g}"] for e in elements)
+        csv.writer(file, lineterminator="\n").writerows([heads, *rows])
     return path
