@@ -97,7 +97,7 @@ def evaluate_model(trained: TrainedModel, data: TaskData, split: SplitName, seed
     rows = data.rows[split]
     require_elements(data.dataset, rows, trained.trial.model.num_elements)
     loader = BatchLoader(data, cutoff=trained.trial.model.cutoff, frame=trained.trial.model.frame)
-    outputs = predict_rows(trained.model, loader, rows, data.dataset.num_atoms[rows])
+    outputs = predict_rows(trained.model, loader, rows)
     predictions = trained.restore(outputs.reshape(len(rows), -1))
     return _evaluations(trained, data, split, predictions, None, seed)
 

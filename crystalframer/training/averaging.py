@@ -8,6 +8,26 @@ import torch
 from torch import nn
 
 
+@contextmanager
+def holding(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Let a model's tensors hold other values, by name, within the context, then their own again, bit for bit.
+
+    The values are written in place: whatever holds on to the tensors sees them too.
+    """
+    own = {name: value.detach().clone() for name, value in tensors.items()}
+    _write(tensors, values)
+    try:
+        yield
+    finally:
+        _write(tensors, own)
+
+
+@torch.no_grad()
+def _write(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    for name, value in tensors.items():
+        value.copy_(values[name])
+
+
 class WeightAverage:
     """Mean of a model's trainable weights over the steps it was shown, summed in float64.
 
@@ -32,19 +52,12 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the averaged weights, if averaging has begun, within the context, then its own, bit for bit.
-
-        The values are written in place: whatever holds on to the parameters sees the averaged ones too.
-        """
+        """Give the model the averaged weights, if averaging has begun, within the context; see `holding`."""
         if self.count == 0:
             yield
             return
-        own = {name: value.detach().clone() for name, value in self._parameters.items()}
-        self._write({name: total / self.count for name, total in self._sums.items()})
-        try:
+        with holding(self._parameters, {name: total / self.count for name, total in self._sums.items()}):
             yield
-        finally:
-            self._write(own)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps and the float64 sums by parameter name."""
@@ -56,8 +69,3 @@ class WeightAverage:
         self.count = int(state["count"])
         for name, total in self._sums.items():
             total.copy_(state["sums"][name])
-
-    @torch.no_grad()
-    def _write(self, values: Mapping[str, torch.Tensor]) -> None:
-        for name, value in self._parameters.items():
-            value.copy_(values[name])

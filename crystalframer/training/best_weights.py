@@ -1,11 +1,11 @@
 """The weights of the epoch with the smallest validation error, kept beside those that go on training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import nn
+
+from crystalframer.training.averaging import holding
 
 
 class BestWeights:
@@ -30,16 +30,10 @@ class BestWeights:
         """Whether an epoch was kept."""
         return self._kept is not None
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Give the model the kept weights within the context, then its own, bit for bit."""
+    def applied(self) -> AbstractContextManager[None]:
+        """Give the model the kept weights within the context; see `holding`."""
         assert self._kept is not None, "an epoch was kept"
-        own = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
-        self._write(self._kept["weights"])
-        try:
-            yield
-        finally:
-            self._write(own)
+        return holding(self._model.state_dict(), self._kept["weights"])
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return epoch, validation error and weights, or None."""
@@ -52,8 +46,3 @@ class BestWeights:
             own = self._model.state_dict()
             weights = {name: value.to(own[name].device) for name, value in state["weights"].items()}
             self._kept = {**state, "weights": weights}
-
-    @torch.no_grad()
-    def _write(self, values: dict[str, torch.Tensor]) -> None:
-        for name, value in self._model.state_dict().items():
-            value.copy_(values[name])

@@ -41,15 +41,10 @@ def start_weights(trial: TrialConfig, data: TaskData) -> dict[str, Tensor]:
             f"expected {trial.train.start_hash}; bring the file back, or start a new training from it"
         )
     trained = load_model(path)
-    here, there = asdict(trial.model), asdict(trained.trial.model)
-    differing = [
-        f"model.{key} is {here[key]!r} here and {there[key]!r} there"
-        for key in here
-        if key != "num_targets" and here[key] != there[key]
-    ]
-    if differing:
+    there = {**asdict(trained.trial.model), "num_targets": trial.model.num_targets}
+    if differing := trial.differences({**trial.to_dict(), "model": there}):
         raise UserError(
-            f"{str(path)!r} holds a model of another architecture: {', '.join(differing)}; "
+            f"{str(path)!r} holds a model of another architecture: {differing}; "
             "train with its settings, or start from another file"
         )
     state: dict[str, Tensor] = trained.model.state_dict()

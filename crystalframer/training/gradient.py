@@ -14,6 +14,7 @@ from crystalframer.data.batch import BatchLoader, CrystalBatch, Preceding
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.training.inference import too_large
 from crystalframer.training.metrics import Target
+from crystalframer.training.optimizer import trainable_parameters
 from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.precision import arithmetic
 from crystalframer.training.processes import ALONE, Processes, split_by_cost
@@ -88,7 +89,7 @@ class BatchGradient:
         self._device = device
         self._processes = processes
         self._edges = edges
-        self._parameters = [value for value in model.parameters() if value.requires_grad]
+        self._parameters = trainable_parameters(model)
         self._scales = Scales(targets, device)
 
     def compute(self, rows: NDArray[np.int64], tie_seed: int, *, stop: bool = False) -> StepGradient:
@@ -104,8 +105,9 @@ class BatchGradient:
             LostProcessError: another process is gone.
         """
         present = int(np.isfinite(self._loader.data.targets[rows]).sum())
-        edges = self._edge_counts(rows)
-        share = split_by_cost(edges, self._processes.size)[self._processes.rank] if edges is not None else slice(None)
+        share = slice(None)  # of a process that is alone
+        if self._edges is not None:
+            share = split_by_cost(self._edges[rows], self._processes.size)[self._processes.rank]
         loss = self._within_memory(rows, share, tie_seed, present)
         if self._processes.size == 1:
             return StepGradient(float(loss), stop)
@@ -182,10 +184,6 @@ class BatchGradient:
         found = pieces[-1].tolist()
         self.parts = int(max(found[2:]))
         return StepGradient(found[0], found[1] > 0)
-
-    def _edge_counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return the costs to share a batch by; None where there is nobody to share with."""
-        return None if self._edges is None else self._edges[rows]
 
     def _geometry_edges(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([self._loader.geometry(int(row)).num_edges for row in rows], dtype=np.int64)

@@ -26,7 +26,6 @@ def predict_rows(
     model: CrystalFramer,
     loader: BatchLoader | ResidentCrystals,
     rows: NDArray[np.int64],
-    sizes: NDArray[np.int64],
     max_atoms: int = EVALUATION_ATOMS,
     processes: Processes = ALONE,
 ) -> NDArray[np.float64]:
@@ -36,7 +35,6 @@ def predict_rows(
         model: a calibrated model with T outputs.
         loader: makes batches of the data set.
         rows: (S,) rows of the data set, in any order.
-        sizes: (S,) atoms of each of them.
         max_atoms: bound on the atoms per batch; where memory is too small for a batch, its halves are predicted.
         processes: share the work; each of them returns everything.
 
@@ -49,6 +47,7 @@ def predict_rows(
     outputs = np.zeros((len(rows), model.config.num_targets))
     mine = np.zeros(len(rows), dtype=np.bool_)
     model.eval()
+    sizes = loader.data.dataset.num_atoms[rows]
     for positions in packed_batches(sizes, max_atoms)[processes.rank :: processes.size]:
         outputs[positions] = _predict(model, loader, rows[positions]).double().cpu().numpy()
         mine[positions] = True
@@ -66,7 +65,7 @@ def evaluate_split(
 ) -> Evaluation:
     """Predict a split of the data and compare with its targets; see `predict_rows`."""
     rows = data.rows[split]
-    outputs = predict_rows(model, loader, rows, data.dataset.num_atoms[rows], processes=processes)
+    outputs = predict_rows(model, loader, rows, processes=processes)
     ids = [str(data.dataset.ids[row]) for row in rows]
     return evaluate_predictions(split, ids, data.targets[rows].astype(np.float64), restore(outputs, targets), targets)
 

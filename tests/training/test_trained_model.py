@@ -31,7 +31,7 @@ def test_a_loaded_model_predicts_what_the_trainer_evaluates(
     assert not trained.model.training
     rows = data.rows["test"]
     loader = BatchLoader(data, cutoff=trained.trial.model.cutoff)
-    predictions = predict_rows(trained.model, loader, rows, data.dataset.num_atoms[rows])
+    predictions = predict_rows(trained.model, loader, rows)
     assert np.array_equal(trained.restore(predictions), trainer.evaluate("test").predictions)
 
 

@@ -76,9 +76,7 @@ def test_evaluation_uses_the_mean_of_the_last_epochs_weights(make_trial: MakeTri
     with torch.no_grad():
         for name, value in trainer.model.named_parameters():
             value.copy_(torch.stack([step[name].double() for step in seen[2:]]).mean(dim=0))
-    by_hand = predict_rows(
-        trainer.model, BatchLoader(data, 4.0), data.rows["val"], data.dataset.num_atoms[data.rows["val"]]
-    )
+    by_hand = predict_rows(trainer.model, BatchLoader(data, 4.0), data.rows["val"])
     assert np.array_equal(restore(by_hand, trainer.targets), by_average)
     assert np.abs(by_average - data.targets[data.rows["val"]]).mean() == trainer.history[-1].val_mae
 
@@ -86,8 +84,7 @@ def test_evaluation_uses_the_mean_of_the_last_epochs_weights(make_trial: MakeTri
 def test_evaluation_before_averaging_uses_the_models_own_weights(trial: TrialConfig, data: TaskData) -> None:
     trainer = Trainer(trial, data)
     next(trainer.fit())
-    rows = data.rows["val"]
-    own = predict_rows(trainer.model, BatchLoader(data, 4.0), rows, data.dataset.num_atoms[rows])
+    own = predict_rows(trainer.model, BatchLoader(data, 4.0), data.rows["val"])
     assert np.array_equal(trainer.evaluate("val").predictions, restore(own, trainer.targets))
 
 
@@ -95,11 +92,8 @@ def test_evaluation_keeps_the_order_of_the_split(trial: TrialConfig, data: TaskD
     trainer = Trainer(trial, data)
     next(trainer.fit())
     rows, loader = data.rows["train"], BatchLoader(data, 4.0)
-    sizes = data.dataset.num_atoms[rows]
-    one_by_one = np.concatenate(
-        [predict_rows(trainer.model, loader, rows[i : i + 1], sizes[i : i + 1]) for i in range(21)]
-    )
-    packed = predict_rows(trainer.model, loader, rows, sizes, max_atoms=7)
+    one_by_one = np.concatenate([predict_rows(trainer.model, loader, rows[i : i + 1]) for i in range(21)])
+    packed = predict_rows(trainer.model, loader, rows, max_atoms=7)
     assert len(set(one_by_one.round(3))) > 10, "the crystals must be told apart for this test to mean anything"
     np.testing.assert_allclose(packed, one_by_one, atol=2e-6)
     evaluation = trainer.evaluate("train")
