@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Collection, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,8 +109,7 @@ def run_trial(
         if (done := directory.result()) is not None:  # its worker died just after the last line below
             yield TrialProgress(done["final"]["step"], done["final"]["step"], done["val_mae"], 0.0, done)
             return
-        run = _Run(trial, data, attempt, tracker, checkpoint_seconds, snapshots)
-        run.decide_at, run.device = frozenset(decide_at), device
+        run = _Run(trial, data, attempt, tracker, checkpoint_seconds, snapshots, decide_at, device)
         try:
             if parent is not None:
                 inherit(attempt, trial.config, parent)
@@ -159,108 +158,104 @@ def follow_trial(
         trainer.evaluate("test")
 
 
+@dataclass
 class _Run:
     """What `run_trial` does between two lines of its loop."""
 
-    def __init__(
-        self,
-        trial: Trial,
-        data: TaskData,
-        attempt: Attempt,
-        tracker: Tracker,
-        checkpoint_seconds: float,
-        snapshots: int,
-    ) -> None:
-        self._trial = trial
-        self._data = data
-        self._attempt = attempt
-        self._directory = attempt.directory
-        self._tracker = tracker
-        self._checkpoint_seconds = checkpoint_seconds
-        self._snapshots = snapshots
-        self.decide_at: frozenset[int] = frozenset()
-        self.device = "cpu"
-        self._saved_at = time.monotonic()
-        self._saving_took = 0.0
-        self._epoch = 0
-        self._unpublished: list[StepMetrics] = []
-        self._tags: dict[str, str] = {}
-        self._tracked = False
+    trial: Trial
+    data: TaskData
+    attempt: Attempt
+    tracker: Tracker
+    checkpoint_seconds: float
+    snapshots: int
+    decide_at: Collection[int]
+    device: str
+    saved_at: float = field(default_factory=time.monotonic)
+    saving_took: float = 0.0
+    epoch: int = 0
+    unpublished: list[StepMetrics] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    tracked: bool = False
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The trial's."""
+        return self.attempt.directory
 
     def resume(self, trainer: TrialTrainer, tags: dict[str, str]) -> None:
         """Continue from the checkpoint, if there is one, and bring the tracker to the same epoch."""
         import torch
 
-        if self._directory.checkpoint.exists():
-            trainer.restore(self._directory.checkpoint)
-        self._epoch = len(trainer.history)
-        if not self._directory.metrics.exists():  # as version 0.1 left a single training
+        if self.directory.checkpoint.exists():
+            trainer.restore(self.directory.checkpoint)
+        self.epoch = len(trainer.history)
+        if not self.directory.metrics.exists():  # as version 0.1 left a single training
             now = _now_ms()
-            self._attempt.take_over(
-                StepMetrics(epoch.epoch, now, epoch_metrics(epoch, self._data)) for epoch in trainer.history
+            self.attempt.take_over(
+                StepMetrics(epoch.epoch, now, epoch_metrics(epoch, self.data)) for epoch in trainer.history
             )
-        kept = self._attempt.rewind(self._epoch)
-        self._attempt.write_state("running", self._epoch)
+        kept = self.attempt.rewind(self.epoch)
+        self.attempt.write_state("running", self.epoch)
         own = {
-            "fingerprint": self._trial.config.fingerprint(),
-            "dataset_fingerprint": self._data.fingerprint,
-            "unit": self._data.unit,
-            **{f"num_{split}": str(len(rows)) for split, rows in self._data.rows.items()},
+            "fingerprint": self.trial.config.fingerprint(),
+            "dataset_fingerprint": self.data.fingerprint,
+            "unit": self.data.unit,
+            **{f"num_{split}": str(len(rows)) for split, rows in self.data.rows.items()},
             "kernel": trainer.model.kernel_name,
             "torch": str(torch.__version__),
             "threads": str(torch.get_num_threads()),
             "machine": platform.node(),
         }
-        if (start := self._trial.config.train.start_from) is not None:
+        if (start := self.trial.config.train.start_from) is not None:
             from crystalframer.training.fine_tuning import learned_before
 
             own["start_data"] = learned_before(Path(start))
-        self._tags = {**tags, **own}
-        self._tracker.start(self._trial.name, self._trial.config.to_flat_dict(), self._tags, kept)
-        self._tracker.log_metrics(kept)
-        self._tracked = True
+        self.tags = {**tags, **own}
+        self.tracker.start(self.trial.name, self.trial.config.to_flat_dict(), self.tags, kept)
+        self.tracker.log_metrics(kept)
+        self.tracked = True
 
     def after_step(self, trainer: TrialTrainer, stop_requested: Callable[[], bool]) -> None:
         """Save within an epoch when it is time, and hear a wish to stop."""
-        pause = self._checkpoint_seconds and max(self._checkpoint_seconds, self._saving_took / SAVING_SHARE)
-        if time.monotonic() - self._saved_at >= pause:
+        pause = self.checkpoint_seconds and max(self.checkpoint_seconds, self.saving_took / SAVING_SHARE)
+        if time.monotonic() - self.saved_at >= pause:
             self.save(trainer)
         if stop_requested():
             trainer.stop()
 
     def after_epoch(self, trainer: TrialTrainer, epoch: "EpochResult") -> TrialProgress:
         """Write an epoch down, and a checkpoint when one is due."""
-        metrics = StepMetrics(epoch.epoch, _now_ms(), epoch_metrics(epoch, self._data))
-        self._attempt.append(metrics)
-        self._unpublished.append(metrics)
-        self._epoch = epoch.epoch
+        metrics = StepMetrics(epoch.epoch, _now_ms(), epoch_metrics(epoch, self.data))
+        self.attempt.append(metrics)
+        self.unpublished.append(metrics)
+        self.epoch = epoch.epoch
         if (memory := _device_memory(self.device)) is not None:
-            self._attempt.note_memory(*memory)
-        if epoch.epoch in snapshot_epochs(trainer.epochs, self._snapshots):
+            self.attempt.note_memory(*memory)
+        if epoch.epoch in snapshot_epochs(trainer.epochs, self.snapshots):
             self.save(trainer)
             self._keep_snapshot(epoch.epoch)
-        elif epoch.epoch in self.decide_at or time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+        elif epoch.epoch in self.decide_at or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             self.save(trainer)
         return self.progress(trainer)
 
     def save(self, trainer: TrialTrainer) -> None:
         """Write a checkpoint and publish the epochs it holds."""
-        self._attempt.check_current()
+        self.attempt.check_current()
         started = time.monotonic()
-        trainer.save(self._directory.checkpoint)
-        self._attempt.epochs = trainer.epochs
-        self._attempt.write_state("running", self._epoch)
-        self._tracker.log_metrics(self._unpublished)
-        self._unpublished.clear()
-        self._saved_at = time.monotonic()
-        self._saving_took = self._saved_at - started
+        trainer.save(self.directory.checkpoint)
+        self.attempt.epochs = trainer.epochs
+        self.attempt.write_state("running", self.epoch)
+        self.tracker.log_metrics(self.unpublished)
+        self.unpublished.clear()
+        self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - started
 
     def _keep_snapshot(self, epoch: int) -> None:
         """Keep the model of the checkpoint just written; an epoch computed again replaces it by the same."""
         from crystalframer.training.snapshot import write_snapshot
 
-        self._attempt.check_current()
-        write_snapshot(self._directory.checkpoint, self._directory.snapshot(epoch))
+        self.attempt.check_current()
+        write_snapshot(self.directory.checkpoint, self.directory.snapshot(epoch))
 
     def conclude(self, trainer: TrialTrainer) -> TrialResult:
         """Evaluate on the test set, record everything, and mark the trial as done."""
@@ -270,47 +265,47 @@ class _Run:
         started = time.perf_counter()
         test = trainer.evaluate("test")
         milliseconds = 1000 * (time.perf_counter() - started)
-        tasks = self._data.tasks if len(self._data.tasks) > 1 else ()
-        self._attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist(), tasks)
+        tasks = self.data.tasks if len(self.data.tasks) > 1 else ()
+        self.attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist(), tasks)
         if isinstance(trainer.model, CrystalFramer):  # a stand-in has nothing to describe
-            write_card(self._directory.checkpoint, self._data, test.by_task)
-        values = final_metrics(test, self._data)
+            write_card(self.directory.checkpoint, self.data, test.by_task)
+        values = final_metrics(test, self.data)
         values["num_parameters"] = float(trainer.num_parameters)
         values["test/ms_per_material"] = milliseconds / len(test.ids)
-        final = StepMetrics(self._epoch, _now_ms(), values)
-        conclude_tracking(self._tracker, self._directory, final)
+        final = StepMetrics(self.epoch, _now_ms(), values)
+        conclude_tracking(self.tracker, self.directory, final)
         errors = [epoch.val_mae for epoch in trainer.history]
         result: TrialResult = {
-            "trial": self._trial.name,
-            "unit": self._data.unit,
-            "val_mae": min(errors) if self._trial.config.train.keep == "best" else errors[-1],
+            "trial": self.trial.name,
+            "unit": self.data.unit,
+            "val_mae": min(errors) if self.trial.config.train.keep == "best" else errors[-1],
             "test_mae": test.mae,
             "test_rmse": test.rmse,
             "baseline_mae": test.baseline_mae,
-            "tags": self._tags,
+            "tags": self.tags,
             "final": {"step": final.step, "time_ms": final.time_ms, "values": values},
         }
-        self._attempt.write_result(result)
-        self._attempt.write_state("done", self._epoch)
+        self.attempt.write_result(result)
+        self.attempt.write_state("done", self.epoch)
         return result
 
     def stop(self, trainer: TrialTrainer) -> None:
         """Leave the trial so that the next attempt continues at this epoch."""
         self.save(trainer)
-        self._attempt.write_state("stopped", self._epoch)
-        if (early := self._directory.stopped_early()) is not None:
-            self._tracker.set_tags({"stopped_early": early.reason})
-        self._tracker.finish("KILLED")
+        self.attempt.write_state("stopped", self.epoch)
+        if (early := self.directory.stopped_early()) is not None:
+            self.tracker.set_tags({"stopped_early": early.reason})
+        self.tracker.finish("KILLED")
 
     def fail(self, error: BaseException) -> None:
         """Write down why the trial failed; on a full disk that may be impossible, and the error itself has to do."""
         try:
-            self._attempt.write_error(error)
-            self._attempt.write_state("failed", self._epoch, one_line(error))
+            self.attempt.write_error(error)
+            self.attempt.write_state("failed", self.epoch, one_line(error))
         except OSError as second:
             error.add_note(f"and this could not be written to the run directory: {second}")
-        if self._tracked:
-            self._tracker.finish("FAILED")
+        if self.tracked:
+            self.tracker.finish("FAILED")
 
     def progress(self, trainer: TrialTrainer, result: TrialResult | None = None) -> TrialProgress:
         """Return what to report."""
