@@ -75,11 +75,6 @@ class CrystalBatch:
     """What a kernel derives from the geometry once and keeps for the batch's other blocks and passes"""
 
     @property
-    def num_structures(self) -> int:
-        """Crystals in the batch, S."""
-        return len(self.offsets) - 1
-
-    @property
     def num_atoms(self) -> int:
         """Atoms in the batch, N."""
         return len(self.atomic_numbers)

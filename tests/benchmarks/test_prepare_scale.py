@@ -9,7 +9,7 @@ import pytest
 from benchmarks.prepare_scale import run
 from benchmarks.synthetic_source import write_source
 from crystalframer.data.store import read_manifest
-from crystalframer.data.structures.records import read_records
+from tests.data.structures.test_records import read_records
 
 
 def test_a_synthetic_source_is_prepared_and_measured(tmp_path: Path) -> None:

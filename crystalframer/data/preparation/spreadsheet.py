@@ -45,21 +45,15 @@ def read_sheet(path: Path) -> Sheet:
         UserError: the file cannot be read or is too large, several sheets or none hold anything, cells are merged,
             formulas were never computed, or a number is text with a decimal comma.
     """
-    cells = _cells(path)
-    rows = [(number, row) for number, row in cells.rows if any(not _is_empty(value) for value in row)]
+    cells, notes = _cells(path)
+    rows = [(number, row) for number, row in cells if any(not _is_empty(value) for value in row)]
     width = max(max(place for place, value in enumerate(row) if not _is_empty(value)) + 1 for _, row in rows)
     texts = [(number, [_text(value) for value in row[:width]]) for number, row in rows]
-    return Sheet(texts, [*cells.notes, *_numbers_as_text(path, rows[1:], width)])
+    return Sheet(texts, [*notes, *_numbers_as_text(path, rows[1:], width)])
 
 
-@dataclass(frozen=True)
-class _Cells:
-    rows: list[tuple[int, Sequence[Any]]]
-    notes: list[str]
-
-
-def _cells(path: Path) -> _Cells:
-    """Return the values of the sheet, row by row."""
+def _cells(path: Path) -> tuple[list[tuple[int, Sequence[Any]]], list[str]]:
+    """Return the numbered rows of the sheet with their values, and notes."""
     import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException
 
@@ -93,7 +87,7 @@ def _cells(path: Path) -> _Cells:
             )
         hidden = [repr(sheet.title) for sheet in filled if sheet.sheet_state != "visible"]
         notes = [f"{path.name}: hidden sheets are passed over: {', '.join(hidden)}"] if hidden else []
-        return _Cells([(number, row) for number, row in enumerate(sheet.values, start=1)], notes)
+        return list(enumerate(sheet.values, start=1)), notes
     finally:
         book.close()
 

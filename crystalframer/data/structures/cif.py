@@ -7,6 +7,7 @@ compared with whatever else the file states.
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import gemmi
 import numpy as np
@@ -59,7 +60,7 @@ def read_cif(text: str, max_sites: int, max_listed: int | None = None) -> Iterat
                 reading = _read_block(block, max_sites)
         except (ValueError, RuntimeError, ArithmeticError) as error:
             reading = Reading(reason=str(error))
-        yield reading.called(name)
+        yield replace(reading, name=name)
 
 
 def _read_block(block: Block, max_sites: int) -> Reading:

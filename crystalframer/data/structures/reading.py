@@ -36,10 +36,6 @@ class Reading:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", " ".join(self.reason.split()).removeprefix("crystal without id: "))
 
-    def called(self, name: str) -> "Reading":
-        """Return the same with the name that its file gives it."""
-        return replace(self, name=name)
-
     def renamed(self, id: str, source: str | None = None) -> "Reading":
         """Return the same under another id, its crystal included, and of another source where one is given."""
         crystal = self.crystal and self.crystal.with_id(id)

@@ -77,16 +77,6 @@ def decode_records(chunk: Chunk) -> list[dict[str, Any]]:
     return records
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, holding one chunk of them at a time.
-
-    Raises:
-        UserError: as `split_records` and `decode_records`.
-    """
-    for chunk in split_records(path):
-        yield from decode_records(chunk)
-
-
 def record_to_crystal(record: Mapping[str, Any], id: str) -> Crystal:
     """Read a record's ``atoms``: lattice_mat (rows, Å), coords, elements (spaces allowed), cartesian.
 

@@ -3,6 +3,7 @@
 import json
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crystalframer.data.structures import records
-from crystalframer.data.structures.records import read_records, record_number, record_to_crystal
+from crystalframer.data.structures.records import decode_records, record_number, record_to_crystal, split_records
 from crystalframer.errors import UserError
 
 ATOMS: dict[str, Any] = {
@@ -21,6 +22,12 @@ ATOMS: dict[str, Any] = {
     "elements": ["Na ", " Cl"],
     "cartesian": False,
 }
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file."""
+    for chunk in split_records(path):
+        yield from decode_records(chunk)
 
 
 @pytest.mark.parametrize("chunk", [7, 2**20])
