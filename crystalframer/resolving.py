@@ -9,12 +9,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pydantic
 
 from crystalframer.atomic_files import sha256_of
-from crystalframer.config import DataConfig, TrainConfig, TrialConfig
+from crystalframer.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.published import PUBLISHED
 from crystalframer.validation import number, quote, sentence, unknown
@@ -34,8 +34,19 @@ _PRESETS = {"model": MODEL_PRESETS, "train": TRAIN_PRESETS}
 _ADAPTER = pydantic.TypeAdapter(TrialConfig)
 SETTINGS = (*TrialConfig().to_flat_dict(), *(f"{section}.preset" for section in _PRESETS))
 """Every dotted key a trial has, and the two preset keys."""
-_NUMBERS = {key for key, value in TrialConfig().to_flat_dict().items() if isinstance(value, int | float)}
-_NUMBERS |= {"data.train_size", "data.val_size", "data.test_size", "train.minutes"}
+
+
+def _holds_numbers(kind: Any) -> bool:
+    return kind in (int, float) or any(map(_holds_numbers, get_args(kind)))
+
+
+_NUMBERS = {
+    f"{section}.{name}"
+    for section, part in (("data", DataConfig), ("model", ModelConfig), ("train", TrainConfig))
+    for name, kind in get_type_hints(part).items()
+    if _holds_numbers(kind)
+}
+"""The dotted keys of settings that are numbers, or may be one."""
 
 
 def setting_value(key: str, value: Any) -> Any:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `crystalframer prepare`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument("dataset", help="sample, jarvis, mp or oqmd, or a PATH to your own crystals")
+    parser.add_argument("dataset", help=f"one of {', '.join(PUBLISHED)}, or a PATH to your own crystals")
     parser.add_argument(
         "--source",
         metavar="FILE|DIR|URL",
@@ -98,7 +98,7 @@ def verify_sample(arguments: argparse.Namespace) -> int:
 
 
 def prepare_published(arguments: argparse.Namespace) -> int:
-    """Prepare `jarvis`, `mp` or `oqmd`."""
+    """Prepare a published data set."""
     from crystalframer.data import store
     from crystalframer.data.preparation.prepare import prepare
     from crystalframer.data.progress import on_stderr

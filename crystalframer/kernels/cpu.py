@@ -34,8 +34,6 @@ WINDOW_REACH = 5.8
 
 _FRAME_CODES = {
     "none": cpu_loops.NO_FRAME,
-    "pca": cpu_loops.GIVEN_FRAME,
-    "lattice": cpu_loops.GIVEN_FRAME,
     "max": cpu_loops.MAX_FRAME,
     "static_local": cpu_loops.STATIC_LOCAL_FRAME,
     "weighted_pca": cpu_loops.WEIGHTED_PCA_FRAME,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crystalframer.data.batch import Preceding
+from crystalframer.config import FrameName
+from crystalframer.data.batch import CrystalBatch, Preceding
 from crystalframer.geometry.principal_axes import axis_signs, right_handed, settled_eigenvectors
 from crystalframer.kernels import noise
 from crystalframer.kernels.noise import TieSeed
@@ -102,6 +103,15 @@ def weighted_pca_frames(weights: Tensor, near: Surroundings, tie_seed: TieSeed |
         signs = signs * noise.random_signs(noise.stream_key(tie_seed, noise.SIGN), index, unit.dtype)
     axes = axes * signs[..., None]
     return right_handed(axes[..., 0, :], axes[..., 1, :]).to(weights.dtype)
+
+
+def crystal_frames(batch: CrystalBatch, frame: FrameName, tie_seed: TieSeed | None) -> Tensor | None:
+    """Return the static frames of the crystals, (S, 3, 3) rows; None where the neighbours of an atom make its frame."""
+    if frame == "lattice":
+        return batch.lattice_frames
+    if frame != "pca":
+        return None
+    return batch.pca_frames if tie_seed is None else flip_axes(batch.pca_frames, tie_seed, batch.preceding.crystals)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import noise
 from crystalframer.kernels.chebyshev import chebyshev_matrix
-from crystalframer.kernels.frames import flip_axes
+from crystalframer.kernels.frames import crystal_frames
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.noise import TieSeed
 
@@ -25,10 +25,7 @@ def given_frames(
     """Return (N, H, 3, 3) frames that need no attention: the caller's, or static ones of the crystal."""
     if config.frame == "none":
         return None
-    if frames is None and config.frame in ("pca", "lattice"):
-        static = batch.lattice_frames if config.frame == "lattice" else batch.pca_frames
-        if config.frame == "pca" and tie_seed is not None:
-            static = flip_axes(static, tie_seed, batch.preceding.crystals)
+    if frames is None and (static := crystal_frames(batch, config.frame, tie_seed)) is not None:
         frames = static[batch.crystal_of_atom, None].expand(-1, config.num_heads, -1, -1)
     return None if frames is None else frames.contiguous()
 

@@ -19,6 +19,7 @@ from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.kernels import reference
+from crystalframer.kernels.frames import crystal_frames
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
 from crystalframer.kernels.noise import TieSeed
 
@@ -179,7 +180,7 @@ def undecided_heads(
 ) -> Tensor:
     """Return (N, H) bool: the frame changes when queries and distances are nudged by a little more than rounding."""
     undecided = torch.zeros(inputs.query.shape[:2], dtype=torch.bool, device=inputs.query.device)
-    if config.frame in ("none", "pca", "lattice"):
+    if config.frame == "none" or crystal_frames(batch, config.frame, tie_seed) is not None:
         return undecided
     own = reference.attention_state(inputs, batch, config, tie_seed)[1]
     assert own is not None

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from crystalframer.config import ModelConfig
 from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels.basis import angular_basis, distance_basis
-from crystalframer.kernels.frames import Surroundings, flip_axes, max_frames, weighted_pca_frames
+from crystalframer.kernels.frames import Surroundings, crystal_frames, max_frames, weighted_pca_frames
 from crystalframer.kernels.interface import AttentionInputs
 from crystalframer.kernels.noise import TieSeed
 
@@ -104,8 +104,8 @@ def _frames(
 ) -> Tensor:
     """Return the frames of a chunk, (A, H, 3, 3) rows e1, e2, e3; no gradient flows through them."""
     logits, weight = logits.detach(), weight.detach()
-    crystal = batch.crystal_of_atom[near.atom]
-    num_heads = logits.shape[-1]
+    if (static := crystal_frames(batch, config.frame, tie_seed)) is not None:
+        return static[batch.crystal_of_atom[near.atom], None].expand(-1, logits.shape[-1], -1, -1)
     match config.frame:
         case "max":
             return max_frames(logits, near, tie_seed)
@@ -113,15 +113,8 @@ def _frames(
             return max_frames(-(near.distance[..., None] ** 2).expand_as(logits), near, tie_seed)
         case "weighted_pca":
             return weighted_pca_frames(weight, near, tie_seed)
-        case "pca":
-            first = batch.preceding.crystals
-            static = batch.pca_frames if tie_seed is None else flip_axes(batch.pca_frames, tie_seed, first)
-            frames = static[crystal, None]
-        case "lattice":
-            frames = batch.lattice_frames[crystal, None]
         case _:
             raise AssertionError(f"no frames for {config.frame!r}")
-    return frames.expand(-1, num_heads, -1, -1)
 
 
 def surroundings(batch: CrystalBatch, start: int, stop: int) -> tuple[Surroundings, Tensor]:

@@ -66,9 +66,10 @@ def published_split(
     """
     usable = np.flatnonzero(np.isfinite(targets))
     where = f"data set {name!r}, task {task!r}"
-    expected = PUBLISHED[name].tasks[task].counts
+    published = PUBLISHED[name].tasks[task]
+    expected = published.counts
     counts = split_counts(usable.size) if partial else expected
-    regenerated = expected if name == "mp" and usable.size == sum(expected) else split_counts(usable.size)
+    regenerated = expected if published.rounded and usable.size == sum(expected) else split_counts(usable.size)
     if not partial and regenerated != expected:
         raise UserError(
             f"{where}: {usable.size} of {targets.size} records have a finite target, which splits into {regenerated}, "
@@ -81,7 +82,7 @@ def published_split(
         assert SPLITS[code] == part
         rows = usable[positions]
         split[rows] = code
-        ends = PUBLISHED[name].tasks[task].ends.get(part)
+        ends = published.ends.get(part)
         got = (str(ids[rows[0]]), str(ids[rows[-1]]))
         if ends is not None and not partial and got != ends:
             raise UserError(
