@@ -17,7 +17,7 @@ from torch import Tensor
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction.calibration import Calibration
-from crystalframer.training.safe_files import read_archive, whole, write_archive
+from crystalframer.training.safe_files import whole, write_archive
 from crystalframer.training.trained_model import TrainedModel, content_of, from_content
 
 FORMAT = "crystalframer packed model"
@@ -85,20 +85,12 @@ def write_packed(path: Path, packed: PackedModel) -> None:
     write_archive(path, content)
 
 
-def read_packed(path: Path, *, device: str | torch.device = "cpu") -> PackedModel:
-    """Read a packed model.
+def packed_of(path: Path, content: Mapping[str, Any], device: str | torch.device) -> PackedModel:
+    """Return the packed model that `read_archive` read from a file.
 
     Raises:
-        UserError: there is no such file, it is damaged, something else, or of another version.
+        UserError: it is damaged or of another version.
     """
-    content = read_archive(path)
-    if not is_packed(content):
-        raise UserError(f"{path} is no packed model; expected a file that `crystalframer pack` wrote")
-    return packed_of(path, content, device)
-
-
-def packed_of(path: Path, content: Mapping[str, Any], device: str | torch.device) -> PackedModel:
-    """Return the packed model that `read_archive` read from a file; see `read_packed`."""
     if content.get("version") != VERSION:
         raise UserError(
             f"packed model {path} has format version {content.get('version')}, expected {VERSION}; "

@@ -16,7 +16,8 @@ from crystalframer import cli
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction import load_predictor
-from crystalframer.prediction.packed import Example, is_packed, read_packed, write_packed
+from crystalframer.prediction.loading import read_model
+from crystalframer.prediction.packed import Example, is_packed, write_packed
 from crystalframer.pretrained.listing import (
     LIST,
     PACKAGE,
@@ -130,7 +131,7 @@ def test_reading_a_packed_model_runs_no_code(packed_folder: Path, tmp_path: Path
             content = pickle.dumps(Evil(), protocol=2) if item.filename.endswith("/data.pkl") else source.read(item)
             target.writestr(item, content)
     with pytest.raises(UserError, match="damaged"):
-        read_packed(evil)
+        read_model(evil)
 
 
 def test_damage_gets_one_sentence(packed_folder: Path, tmp_path: Path) -> None:
@@ -138,11 +139,11 @@ def test_damage_gets_one_sentence(packed_folder: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.pt"
     cut.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged or cut short"):
-        read_packed(cut)
+        read_model(cut)
     parts = torch.load(packed_folder / "single.pt", weights_only=True)
     changes: list[tuple[dict[str, Any], str]] = [
         ({"version": 2}, "format version 2, expected 1"),
-        ({"format": "else"}, "is no packed model"),
+        ({"format": "else"}, "is not a checkpoint of this program"),
         ({"members": [{}]}, "lacks a part"),
         ({"members": [{**parts["members"][0], "model": {}}]}, "do not fit its settings"),
         ({"calibration": {"domain": {}}}, "lacks a part"),
@@ -150,11 +151,11 @@ def test_damage_gets_one_sentence(packed_folder: Path, tmp_path: Path) -> None:
     for change, problem in changes:
         torch.save({**parts, **change}, cut)
         with pytest.raises(UserError, match=problem):
-            read_packed(cut)
+            read_model(cut)
 
 
 def test_a_model_that_no_longer_predicts_its_example_is_refused(packed_folder: Path, tmp_path: Path) -> None:
-    packed = read_packed(packed_folder / "single.pt")
+    packed = read_model(packed_folder / "single.pt")
     assert packed.example is not None
     write_packed(tmp_path / "same.pt", packed)
     load_predictor(tmp_path / "same.pt")
@@ -165,9 +166,9 @@ def test_a_model_that_no_longer_predicts_its_example_is_refused(packed_folder: P
 
 
 def test_packing_twice_changes_nothing(packed_folder: Path, tmp_path: Path) -> None:
-    packed = read_packed(packed_folder / "both.pt")
+    packed = read_model(packed_folder / "both.pt")
     write_packed(tmp_path / "again.pt", packed)
-    again = read_packed(tmp_path / "again.pt")
+    again = read_model(tmp_path / "again.pt")
     crystal = Crystal(4 * np.eye(3), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]), np.array([55, 17]))
     one, two = (load_predictor(path).predict(crystal) for path in (packed_folder / "both.pt", tmp_path / "again.pt"))
     assert one.values == pytest.approx(two.values, abs=1e-4)

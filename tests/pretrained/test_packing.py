@@ -14,7 +14,7 @@ from crystalframer.data.registry import load_task
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction import load_predictor
-from crystalframer.prediction.packed import read_packed
+from crystalframer.prediction.loading import read_model
 from crystalframer.pretrained.listing import listed_models, read_list
 from crystalframer.pretrained.packing import pack_runs
 from crystalframer.resolving import build_trial
@@ -38,7 +38,7 @@ def test_a_packed_ensemble_says_what_was_measured(packed_folder: Path, runs: lis
 
 
 def test_the_file_holds_settings_curves_card_and_example(packed_folder: Path) -> None:
-    packed = read_packed(packed_folder / "both.pt")
+    packed = read_model(packed_folder / "both.pt")
     assert [member.trial.train.seed for member in packed.members] == [0, 1]
     assert [[epoch["epoch"] for epoch in curve] for curve in packed.curves] == [[1, 2, 3, 4]] * 2
     assert "val/mae_eV_per_atom" in packed.curves[0][0]
