@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,24 +213,16 @@ def load_registered(*models: str, tracking_uri: str | None = None) -> "Predictor
 def _tracking(tracking_uri: str | None) -> Iterator[None]:
     """Let MLflow use an address within the context; for ./runs, with a server of its own."""
     mlflow = _mlflow()
-    uri = tracking_address(tracking_uri)
-    before = mlflow.get_tracking_uri()
-    if uri is not None:
-        mlflow.set_tracking_uri(uri)
-        try:
-            yield
-        finally:
-            mlflow.set_tracking_uri(before)
-        return
-    from crystalframer.orchestration.tracking.server import LocalMlflowServer
+    with ExitStack() as stack:
+        if (uri := tracking_address(tracking_uri)) is None:
+            from crystalframer.orchestration.tracking.server import LocalMlflowServer
 
-    with LocalMlflowServer(Path("runs")) as server:
-        server.wait_until_ready()
-        mlflow.set_tracking_uri(server.uri)
-        try:
-            yield
-        finally:
-            mlflow.set_tracking_uri(before)
+            server = stack.enter_context(LocalMlflowServer(Path("runs")))
+            server.wait_until_ready()
+            uri = server.uri
+        stack.callback(mlflow.set_tracking_uri, mlflow.get_tracking_uri())
+        mlflow.set_tracking_uri(uri)
+        yield
 
 
 def _mlflow() -> Any:

@@ -21,7 +21,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from crystalframer.atomic_files import flush_to_disk, locked
 from crystalframer.environment import for_python, reach_directly
@@ -103,9 +102,7 @@ class LocalMlflowServer:
         """Return the server."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the server."""
         self.stop()
 
