@@ -75,35 +75,26 @@ class ResidentCrystals:
         rows: (R,) rows of the data set, in any order; index i means rows[i].
         cutoff: radius of the neighbour sphere in Å.
         device: where they live.
-        dtype: of every floating-point tensor.
     """
 
-    def __init__(
-        self,
-        data: TaskData,
-        rows: NDArray[np.int64],
-        cutoff: float,
-        device: torch.device | str,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, data: TaskData, rows: NDArray[np.int64], cutoff: float, device: torch.device | str) -> None:
         self.data = data
         self.rows = rows
         self._index_of = np.full(len(data.dataset), -1, dtype=np.int64)
         self._index_of[rows] = np.arange(len(rows))
         self.cutoff = cutoff
         self.device = torch.device(device)
-        self.dtype = dtype
         self.num_atoms = np.asarray(data.dataset.num_atoms[rows], dtype=np.int64)
         """(R,) on the host"""
-        self._flat = _lay_out(data, rows, cutoff, self.device, dtype)
+        self._flat = _lay_out(data, rows, cutoff, self.device)
         edges = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
         crystal = torch.repeat_interleave(torch.arange(len(rows), device=self.device), self._flat.num_atoms)
         self.num_edges: NDArray[np.int64] = edges.index_add(0, crystal, self._flat.degree).cpu().numpy()
         """(R,) on the host"""
         flat = self._flat
         # What a recorded step needs of the host is sent beforehand.
-        self._aside = torch.tensor([0.5 * cutoff, 0.0, 0.0], dtype=dtype, device=self.device)
-        self._no_frames = torch.eye(3, dtype=dtype, device=self.device).expand(1, 3, 3, 3)
+        self._aside = torch.tensor([0.5 * cutoff, 0.0, 0.0], dtype=torch.float32, device=self.device)
+        self._no_frames = torch.eye(3, dtype=torch.float32, device=self.device).expand(1, 3, 3, 3)
         self.largest_atomic_number = int((flat.atomic_numbers if flat.species is None else flat.species).max())
 
     @property
@@ -175,10 +166,10 @@ class ResidentCrystals:
         )
 
 
-def _lay_out(data: TaskData, rows: NDArray[np.int64], cutoff: float, device: torch.device, dtype: torch.dtype) -> _Flat:
+def _lay_out(data: TaskData, rows: NDArray[np.int64], cutoff: float, device: torch.device) -> _Flat:
     """Compute what batches are made of."""
     crystals = [data.dataset[int(row)] for row in rows]
-    found = find_neighbours_of_all(crystals, cutoff, device, dtype)
+    found = find_neighbours_of_all(crystals, cutoff, device)
     frames = np.stack([np.stack(static_frames(crystal)) for crystal in crystals])
     num_atoms = torch.tensor([crystal.num_atoms for crystal in crystals], device=device)
     first_atom = num_atoms.cumsum(0) - num_atoms
@@ -201,10 +192,10 @@ def _lay_out(data: TaskData, rows: NDArray[np.int64], cutoff: float, device: tor
         incoming=incoming.int(),
         vector=found.vector,
         distance=found.distance,
-        frames=torch.from_numpy(frames).to(device, dtype),
-        targets=torch.from_numpy(data.targets[rows].astype(np.float64).reshape(len(rows), -1)).to(device, dtype),
+        frames=torch.from_numpy(frames).to(device, torch.float32),
+        targets=torch.from_numpy(data.targets[rows].reshape(len(rows), -1)).to(device, torch.float32),
         species=None if species is None else torch.from_numpy(species).to(device),
-        occupancies=None if occupancies is None else torch.from_numpy(occupancies).to(device, dtype),
+        occupancies=None if occupancies is None else torch.from_numpy(occupancies).to(device, torch.float32),
     )
 
 

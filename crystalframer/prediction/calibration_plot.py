@@ -7,6 +7,7 @@ import numpy as np
 
 from crystalframer.escaping import for_figures
 from crystalframer.pictures.palette import COLOURS, QUIET
+from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.coverage import Coverage
 from crystalframer.prediction.evaluation import TargetEvaluation
 
@@ -15,16 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def calibration_plot(evaluation: TargetEvaluation, coverages: Sequence[Coverage], promised: float) -> "Figure":
+def calibration_plot(evaluation: TargetEvaluation, coverages: Sequence[Coverage]) -> "Figure":
     """Return the shares that intervals hold beside the promised one, and errors beside the intervals' half widths."""
     from matplotlib.figure import Figure
 
     assert evaluation.half_widths is not None, "the model has intervals"
     figure = Figure(figsize=(7.0, 2.6), layout="constrained")
     difficulty, sizes, errors = figure.subplots(1, 3)
-    _shares(difficulty, [one for one in coverages if one.kind == "difficulty"], promised)
+    _shares(difficulty, [one for one in coverages if one.kind == "difficulty"])
     difficulty.set(xlabel="tenth of the crystals, by difficulty", ylabel="share of true values held")
-    _shares(sizes, [one for one in coverages if one.kind == "atoms"], promised)
+    _shares(sizes, [one for one in coverages if one.kind == "atoms"])
     sizes.set(xlabel="atoms in the cell")
     sizes.tick_params(axis="x", rotation=30)
     missed = np.abs(evaluation.predictions - evaluation.targets)
@@ -41,12 +42,12 @@ def calibration_plot(evaluation: TargetEvaluation, coverages: Sequence[Coverage]
     return figure
 
 
-def _shares(axes: "Axes", groups: Sequence[Coverage], promised: float) -> None:
-    """Draw the share of each group with its interval."""
+def _shares(axes: "Axes", groups: Sequence[Coverage]) -> None:
+    """Draw the share of each group with its interval, beside the promised one."""
     places = np.arange(len(groups))
     shares = np.array([one.share for one in groups])
     ends = np.abs(np.array([[one.low, one.high] for one in groups]).T - shares)
-    axes.axhline(promised, color=QUIET, linewidth=0.8, linestyle="--")
+    axes.axhline(COVERAGE, color=QUIET, linewidth=0.8, linestyle="--")
     axes.errorbar(places, shares, yerr=ends, fmt="o", markersize=3, color=COLOURS["lattice"], linewidth=0.9)
     axes.set_xticks(places, [one.group for one in groups])
-    axes.set_ylim(min(0.6, promised - 0.2, float((shares - ends[0]).min())), 1.01)
+    axes.set_ylim(min(0.6, COVERAGE - 0.2, float((shares - ends[0]).min())), 1.01)

@@ -57,16 +57,15 @@ def cutoff_warning(predictor: Predictor, sigma_max: float) -> str:
     )
 
 
-def truncation_error(trained: TrainedModel, crystals: Sequence[Crystal], wider: float = WIDER) -> TruncationError:
-    """Measure how much predictions change when the same weights see `wider` Å more.
+def truncation_error(trained: TrainedModel, crystals: Sequence[Crystal]) -> TruncationError:
+    """Measure how much predictions change when the same weights see `WIDER` Å more.
 
     Args:
         trained: the model.
         crystals: at least one, of elements it knows.
-        wider: Å added to its cutoff.
     """
     config = trained.trial.model
-    wide = dataclasses.replace(config, cutoff=config.cutoff + wider)
+    wide = dataclasses.replace(config, cutoff=config.cutoff + WIDER)
     model = CrystalFramer(wide, kernel=trained.model.kernel)
     model.load_state_dict(trained.model.state_dict())
     model = model.to(trained.model.embedding.weight.device).eval()

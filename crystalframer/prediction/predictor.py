@@ -74,7 +74,6 @@ class Predictor:
         *,
         calibration: Calibration | None = None,
         coverage: float = COVERAGE,
-        max_atoms: int = EVALUATION_ATOMS,
     ) -> None:
         """Take over trained models.
 
@@ -82,7 +81,6 @@ class Predictor:
             members: at least one; all with the same targets and units.
             calibration: of these models, for intervals and for warnings of crystals unlike the training crystals.
             coverage: share of true values that the intervals shall hold.
-            max_atoms: bound on the atoms per batch (a larger crystal has a batch of its own).
 
         Raises:
             UserError: no model, or models of different targets.
@@ -92,7 +90,6 @@ class Predictor:
         self.members = tuple(members)
         self.calibration = calibration
         self.coverage = coverage
-        self.max_atoms = max_atoms
         self.names = tuple(target.name for target in members[0].targets)
         self.units = tuple(target.unit for target in members[0].targets)
         for member in members[1:]:
@@ -219,7 +216,7 @@ class Predictor:
         values = np.full((len(members), len(crystals), len(self.names)), np.nan)
         embeddings = np.full((len(crystals), width), np.nan)
         atoms = [np.empty((0, width), np.float32) for _ in crystals]
-        waiting = packed_batches(loads, self.max_atoms)[::-1]
+        waiting = packed_batches(loads, EVALUATION_ATOMS)[::-1]
         while waiting:
             positions = waiting.pop()
             try:

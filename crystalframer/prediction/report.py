@@ -16,7 +16,6 @@ from crystalframer.escaping import for_figures
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.pictures.error_drawing import draw_parity, limits_of, periodic_table
 from crystalframer.pictures.palette import COLOURS, STYLE
-from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.calibration_plot import calibration_plot
 from crystalframer.prediction.coverage import Coverage, coverage_of
 from crystalframer.prediction.evaluation import TargetEvaluation, element_errors
@@ -26,10 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_report(
-    folder: Path, dataset: CrystalDataset, evaluations: Sequence[TargetEvaluation], coverage: float = COVERAGE
-) -> list[Path]:
-    """Write tables and figures into a folder and return the files; `coverage` is what intervals promise to hold.
+def write_report(folder: Path, dataset: CrystalDataset, evaluations: Sequence[TargetEvaluation]) -> list[Path]:
+    """Write tables and figures into a folder and return the files.
 
     Raises:
         OSError: a file cannot be written.
@@ -47,7 +44,7 @@ def write_report(
             missed = np.abs(evaluation.predictions - evaluation.targets)
             shares = coverage_of(dataset, evaluation.rows, missed, evaluation.half_widths)
             written.append(_write_coverage(folder / f"coverage_{evaluation.name}.csv", shares))
-            draw = partial(calibration_plot, evaluation, shares, coverage)
+            draw = partial(calibration_plot, evaluation, shares)
             written += _save(draw, folder / f"calibration_{evaluation.name}")
     return written
 

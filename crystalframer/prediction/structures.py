@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core.structure import Structure
 
-    from crystalframer.data.structures.formats import ReadLimits
-
 StructureLike: TypeAlias = Union[Crystal, "Structure", "Atoms", str, Path]
 """A crystal of ours, of pymatgen or of ASE, the path of a file of structures, or the text of one (several lines)."""
 
@@ -43,12 +41,12 @@ def named_structures(structures: StructureLike | Iterable[StructureLike], proces
     yield from from_files(paths, processes)
 
 
-def from_files(paths: Sequence[Path], processes: int = 1, limits: "ReadLimits | None" = None) -> Iterator[Reading]:
+def from_files(paths: Sequence[Path], processes: int = 1) -> Iterator[Reading]:
     """Yield the structures of files in order, what cannot be read with its reason."""
     if paths:
         from crystalframer.data.structures.files import read_structures
 
-        yield from with_own_names(read_structures(paths, processes=processes, limits=limits))
+        yield from with_own_names(read_structures(paths, processes=processes))
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
@@ -61,11 +59,11 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def from_text(text: str, id: str = "", limits: "ReadLimits | None" = None) -> Reading:
+def from_text(text: str, id: str) -> Reading:
     """Return the structure that a CIF, a POSCAR or a pymatgen dictionary in JSON describes."""
     from crystalframer.data.structures.formats import ReadLimits, parse_structure
 
-    limits = limits or ReadLimits()
+    limits = ReadLimits()
     if len(text) > limits.max_bytes:
         return Reading(id, reason=f"the text has more than {limits.max_bytes} characters")
     return parse_structure(text, limits).renamed(id)

@@ -7,7 +7,7 @@ crystals, and ``report.html``, one page; and ``predicted.csv`` where rows of the
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ MODEL, REPORT, PREDICTED = "model.pt", "report.html", "predicted.csv"
 """What a folder of results holds beside the training."""
 FEW = 400
 """Rows with a value below which more of them are kept from the training."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def prepare_table(
     return OwnTable(source, table, DataConfig(dataset=dataset, task=name), directory, tuple(manifest["notes"])), data
 
 
-def conclude(own: OwnTable, data: TaskData, folder: Path, say: Say = print) -> Path:
+def conclude(own: OwnTable, data: TaskData, folder: Path) -> Path:
     """Make model, predictions and page of a finished training in its folder; return the page.
 
     Raises:
@@ -140,7 +139,7 @@ def conclude(own: OwnTable, data: TaskData, folder: Path, say: Say = print) -> P
     model = folder / MODEL
     intervals = len(data.rows["val"]) >= FEWEST
     if intervals:
-        packed = packed_of_runs([run], data, own.name, about=f"{own.source.name} and {own.table.name}", say=say)[0]
+        packed = packed_of_runs([run], data, own.name, about=f"{own.source.name} and {own.table.name}")[0]
     else:
         card = (folder / CARD).read_text(encoding="utf-8")
         packed = PackedModel((as_packed(load_model(run.directory.checkpoint)),), card=card)

@@ -1,7 +1,7 @@
 """Finished trainings become a model with a name: an ensemble of seeds, its intervals, errors, curves, card, example."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from crystalframer.training.trained_model import load_model
 
 SMALL = 24
 """Atoms of the example at most."""
-Say = Callable[[str], None]
 
 
 def pack_runs(
@@ -41,7 +40,6 @@ def pack_runs(
     about: str = "",
     licence: str = "",
     replace_old: bool = False,
-    say: Say = print,
 ) -> Path:
     """Pack trainings that differ in their seeds alone as one model, and enter it into a list; return its file.
 
@@ -52,7 +50,6 @@ def pack_runs(
         about: what it learned from, in words; by default the data set's name.
         licence: terms of use of that; by default those of the published data set.
         replace_old: take the place of a model of the same name.
-        say: is told how it gets on.
 
     Raises:
         UserError: a run is unfinished or other than the first, its data are not there or no longer the same, the
@@ -72,7 +69,7 @@ def pack_runs(
             f"data set {config.data.dataset!r} is not the one that {runs[0]} was trained on; bring that one back "
             "(CRYSTALFRAMER_DATA), the intervals need its validation crystals"
         )
-    packed, entry = packed_of_runs(finished, data, name, about=about, licence=licence, say=say)
+    packed, entry = packed_of_runs(finished, data, name, about=about, licence=licence)
     path = folder / f"{name}.pt"
     with writing(f"to {folder}", "--folder"):
         write_packed(path, packed)
@@ -81,7 +78,7 @@ def pack_runs(
 
 
 def packed_of_runs(
-    finished: Sequence[FinishedRun], data: TaskData, name: str, *, about: str = "", licence: str = "", say: Say = print
+    finished: Sequence[FinishedRun], data: TaskData, name: str, *, about: str = "", licence: str = ""
 ) -> tuple[PackedModel, Listed]:
     """Return trainings as one model with intervals, measured on its test split, and its entry in a list.
 
@@ -91,15 +88,14 @@ def packed_of_runs(
         name: of the model.
         about: what it learned from, in words; by default the data set's name.
         licence: terms of use of that; by default those of the published data set.
-        say: is told how it gets on.
 
     Raises:
         UserError: the validation split is too small.
     """
     config = finished[0].config
     predictor = Predictor([as_packed(load_model(run.directory.checkpoint)) for run in finished])
-    predictor = Predictor(predictor.members, calibration=calibrate(predictor, data, say))
-    say(f"{name}: predicting {len(data.rows['test']):,} test crystals")
+    predictor = Predictor(predictor.members, calibration=calibrate(predictor, data))
+    print(f"{name}: predicting {len(data.rows['test']):,} test crystals")
     test = predict_split(predictor, data, "test")
     targets, errors, coverages = measure_test(predictor, data, test)
     published = PUBLISHED.get(config.data.dataset)
@@ -125,18 +121,18 @@ def packed_of_runs(
     return packed, entry
 
 
-def calibrate(predictor: Predictor, data: TaskData, say: Say = print) -> Calibration:
+def calibrate(predictor: Predictor, data: TaskData) -> Calibration:
     """Measure the domain and the intervals of models on their training and validation crystals.
 
     Raises:
         UserError: too few validation crystals have a target.
     """
     known = replace(data, rows={**data.rows, "train": data.rows["train"][:POINTS]})
-    say(f"embedding {len(known.rows['train']):,} of {len(data.rows['train']):,} training crystals")
+    print(f"embedding {len(known.rows['train']):,} of {len(data.rows['train']):,} training crystals")
     train = predict_split(predictor, known, "train")
     assert train.embeddings is not None
     domain = TrainingDomain.of(data.dataset, data.rows["train"], train.embeddings[np.isfinite(train.embeddings[:, 0])])
-    say(f"predicting {len(data.rows['val']):,} validation crystals")
+    print(f"predicting {len(data.rows['val']):,} validation crystals")
     val = predict_split(predictor, data, "val")
     assert val.embeddings is not None
     good = np.isfinite(val.values).all(axis=1)

@@ -133,7 +133,7 @@ def _intervals(findings: Findings) -> Iterator[str]:
         f"({whole.low:.0%} to {whole.high:.0%} with so few of them); its mean half width is {whole.half_width:.3g} "
         f"{for_html(one.unit)}.</p>"
     )
-    yield _picture(partial(calibration_plot, one, shares, COVERAGE), "Shares held and half widths")
+    yield _picture(partial(calibration_plot, one, shares), "Shares held and half widths")
 
 
 def _beside(findings: Findings) -> Iterator[str]:

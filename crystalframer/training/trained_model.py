@@ -62,17 +62,16 @@ class TrainedModel:
         return restore(outputs, self.targets)
 
 
-def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> TrainedModel:
+def load_model(path: str | Path) -> TrainedModel:
     """Read the model of a checkpoint, a snapshot or a model file.
 
     Args:
         path: a file written by `Trainer.save`, `write_snapshot`, `write_model` or `crystalframer convert`.
-        device: where the model shall live.
 
     Raises:
         UserError: the file is missing, damaged or none of these.
     """
-    return model_of(Path(path), read_archive(Path(path)), device)
+    return model_of(Path(path), read_archive(Path(path)), "cpu")
 
 
 def model_of(path: Path, content: Any, device: str | torch.device) -> TrainedModel:

@@ -27,10 +27,10 @@ def one_by_one(trained: TrainedModel, crystals: list[Crystal]) -> np.ndarray:
 
 
 def test_predictions_are_the_models_in_order_and_in_their_units(
-    trained: TrainedModel, model_file: Path, crystals: list[Crystal]
+    trained: TrainedModel, model_file: Path, crystals: list[Crystal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("crystalframer.prediction.predictor.EVALUATION_ATOMS", 20)
     predictor = load_predictor(model_file)
-    predictor.max_atoms = 20
     result = predictor.predict(crystals)
     assert np.allclose(result.values, one_by_one(trained, crystals), atol=1e-5)
     assert np.ptp(result.values, axis=0).min() > 0.1

@@ -34,11 +34,10 @@ def launch_on_ray(
     device: str = "cpu",
     show: Show = print,
     *,
-    address: str | None = None,
     threads: int = 1,
     out: Path,
 ) -> int:
-    """Do what `crystalframer.training.launch.launch` does on a Ray cluster, or a Ray of our own.
+    """Do what `crystalframer.training.launch.launch` does on the cluster of RAY_ADDRESS, or a Ray of our own.
 
     The first process runs on this host if there is room.
 
@@ -48,7 +47,6 @@ def launch_on_ray(
         size: number of processes.
         device: ``cpu``, or ``cuda`` for one GPU per process.
         show: takes what the first process has to say.
-        address: the cluster; None for what RAY_ADDRESS names, else a Ray of our own.
         threads: CPU cores that a process occupies.
         out: absolute folder that all hosts share.
 
@@ -57,7 +55,7 @@ def launch_on_ray(
         TrainingDivergedError: a process raised it.
         LostProcessError: a process or its host died.
     """
-    address = find_address(address)
+    address = find_address(None)
     own = max(cores(), size * threads) if address is None else None
     with ray_session(address, own):
         _require_room(size, threads, device)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
+FEWEST = 8
+"""Trials below which the forest that fANOVA grows would say nothing."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
@@ -48,19 +50,18 @@ def suggest(spec: Search, trials: Sequence[SearchTrial], number: int) -> dict[st
     return dict(study.ask(_distributions(spec)).params)
 
 
-def importances(spec: Search, trials: Sequence[SearchTrial], epoch: int, fewest: int = 8) -> dict[str, float]:
+def importances(spec: Search, trials: Sequence[SearchTrial], epoch: int) -> dict[str, float]:
     """Return the share of the variance of the errors that each setting explains (fANOVA); empty for too few trials.
 
     Args:
         spec: what was searched.
         trials: those to compare.
         epoch: whose errors count; trials that did not come there are left out.
-        fewest: below so many trials the forest that fANOVA grows would say nothing.
     """
     import optuna
 
     tried = [(trial.values, trial.status.val_maes[epoch]) for trial in trials if epoch in trial.status.val_maes]
-    if len(tried) < fewest or len({error for _, error in tried}) < 2:
+    if len(tried) < FEWEST or len({error for _, error in tried}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study, distributions = optuna.create_study(direction="minimize"), _distributions(spec)
