@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.client import connect
 
 CHECKPOINT = "model/checkpoint.pt"
 PREDICTIONS = "predictions/test.csv"

@@ -35,6 +35,7 @@ def record(content: Exported, experiment: MlflowExperiment) -> None:
             content.tested(trial).to_csv(path)
             tracker.log_artifact(path, "predictions")
         tracker.finish("FINISHED")
-    experiment.mark_current({trial.run_key for trial in content.record.trials}, content.record.description)
+    targets = {trial.config.data.task: trial.unit for trial in content.record.trials}
+    experiment.mark_current({trial.run_key for trial in content.record.trials}, content.record.description, targets)
     if content.record.expected is not None:
         experiment.set_num_trials(content.record.expected)

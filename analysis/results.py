@@ -22,7 +22,8 @@ from crystalframer.data.dataset import unit_token
 from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.tracking.addresses import tracking_address
-from crystalframer.orchestration.tracking.experiment import NOTE_TAG, connect
+from crystalframer.orchestration.tracking.client import connect
+from crystalframer.orchestration.tracking.experiment import NOTE_TAG
 from crystalframer.resolving import build_trial
 
 if TYPE_CHECKING:

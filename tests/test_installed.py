@@ -1,10 +1,14 @@
-"""A wheel, installed where there is no checkout, is the whole program: every job is done from an empty folder."""
+"""What is published, built and installed where there is no checkout, is the whole program, from an empty folder."""
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import urllib.request
 import venv
 from pathlib import Path
 
@@ -23,9 +27,14 @@ class Installed:
     """An environment that holds the wheel, and a folder to work in."""
 
     def __init__(self, folder: Path) -> None:
-        """Build the wheel and install it into a new environment that sees the libraries of the running one."""
-        build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-        pip(*build)
+        """Build sdist and wheel, and install that into a new environment that sees the libraries of the running one."""
+        sdist = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(folder)]
+        subprocess.run(sdist, cwd=ROOT, check=True, capture_output=True)
+        (archive,) = folder.glob("*.tar.gz")
+        with tarfile.open(archive) as content:
+            content.extractall(folder / "source", filter="data")
+        (self.source,) = (folder / "source").iterdir()
+        pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(self.source))
         (self.wheel,) = folder.glob("*.whl")
         self.folder, environment = folder / "work", folder / "environment"
         self.folder.mkdir()
@@ -35,12 +44,17 @@ class Installed:
         packages = next(environment.glob("lib/python*/site-packages"))
         (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    def run(self, *words: str, code: int = 0, program: str = "crystalframer", **variables: str) -> str:
-        """Run a command in the folder, and return what it printed."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables of a user who has nothing but the installed program."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CRYSTALFRAMER"))}
-        environment = {**kept, "CRYSTALFRAMER_DATA": str(self.folder / "data"), "COLUMNS": "80", **variables}
+        return {**kept, "CRYSTALFRAMER_DATA": str(self.folder / "data"), "COLUMNS": "80"}
+
+    def run(self, *words: str, code: int = 0, program: str = "crystalframer") -> str:
+        """Run a command in the folder, and return what it printed."""
+        command = [str(self.bin / program), *words]
         done = subprocess.run(
-            [self.bin / program, *words], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -74,6 +88,16 @@ def test_it_is_the_installed_one_and_complete(installed: Installed) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a checkout and git")
+def test_the_sdist_holds_what_the_checkout_holds(installed: Installed) -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
+        "\n"
+    )
+    missing = [path for path in listed if path and not (installed.source / path).is_file() and (ROOT / path).is_file()]
+    assert missing == [".ci/run"]
+
+
+@pytest.mark.slow
 def test_a_sweep_of_ones_own_from_a_file_that_comes_along(installed: Installed) -> None:
     installed.run("files", "ablation_sample.yaml")
     assert "is there already" in installed.run("files", "ablation_sample.yaml", code=2)
@@ -90,6 +114,25 @@ def test_a_sweep_of_ones_own_from_a_file_that_comes_along(installed: Installed) 
     page = (installed.folder / "analysis" / "output" / "mine" / "index.html").read_text()
     for command in set(re.findall(r"<code>([^<]*(?:python|crystalframer)[^<]*)</code>", page)):
         assert command.startswith("crystalframer "), command
+    assert_shown_in_mlflow(installed, "mine")
+
+
+def assert_shown_in_mlflow(installed: Installed, sweep: str) -> None:
+    command = [str(installed.bin / "crystalframer"), "ui"]
+    with subprocess.Popen(
+        command, cwd=installed.folder, env=installed.environment, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        printed = ""
+        for line in running.stdout:
+            printed += line
+            if line.startswith("open "):
+                break
+        (link,) = re.findall(rf"^{sweep}: (\S+)", printed, re.MULTILINE)
+        with urllib.request.urlopen(link) as answer:
+            assert answer.status == 200
+        running.send_signal(signal.SIGINT)
+    assert running.returncode == 0
 
 
 @pytest.mark.slow
@@ -107,6 +150,7 @@ def test_crystals_of_ones_own_are_prepared_trained_on_and_predicted(installed: I
     installed.run(*command.split(), *small, "--out", "trained")
     table = installed.run("predict", "trained", "my_crystals")
     assert len(table.splitlines()) > 30
+    assert "bulk_modulus" in installed.run("predict", "mp-bulk-modulus", "my_crystals").partition("\n")[0]
     assert installed.run("evaluate", "trained").startswith("target, 3 crystals of the test split: MAE ")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.server import database_uri
 
 pytestmark = pytest.mark.slow

@@ -268,7 +268,7 @@ def data_sets(_: Path) -> Iterator[Finding]:
 def tracking(runs: Path) -> Iterator[Finding]:
     """Look for the MLflow that records, and sign in."""
     from crystalframer.orchestration.tracking.addresses import tracking_address
-    from crystalframer.orchestration.tracking.experiment import check_server
+    from crystalframer.orchestration.tracking.client import check_server
     from crystalframer.orchestration.tracking.server import damage
 
     address = None

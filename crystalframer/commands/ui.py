@@ -26,16 +26,16 @@ def run(arguments: argparse.Namespace) -> int:
             f"no results to show: expected {database}; run `crystalframer sweep` first, "
             "or name the folder of runs with --runs DIR"
         )
-    from crystalframer.orchestration.tracking.experiment import overviews
+    from crystalframer.orchestration.tracking.experiment import described
+    from crystalframer.orchestration.tracking.first_screen import charts_page, overview_page
     from crystalframer.orchestration.tracking.server import LocalMlflowServer
 
     with LocalMlflowServer(runs) as server:
         print("starting the MLflow server ...", flush=True)
         server.wait_until_ready()
-        pages = {name: server.page(path) for name, path in overviews(server.uri).items()}
+        for name, number in described(server.uri).items():
+            print(f"{name}: {server.page(overview_page(number))}\n  curves: {server.page(charts_page(number))}")
         page = server.page("experiments?workflowType=machine_learning")  # else MLflow opens its pages on LLM traces
-        for name, link in pages.items():
-            print(f"{name}: {link}", flush=True)
         try:
             print(f"open {page} in a browser; Ctrl-C ends the server", flush=True)
             while True:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crystalframer.orchestration.sweeps.spec import load_sweep
-from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.head import copy_database
 from tests.cluster.hosts import ROOT, Host, Lab, lab
 from tests.cluster.launching import QUIET, SMALL, wait_for

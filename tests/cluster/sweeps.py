@@ -11,7 +11,7 @@ import yaml
 
 from crystalframer.data.registry import load_task
 from crystalframer.orchestration.sweeps.spec import Sweep, load_sweep
-from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.head import copy_database
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.trial import run_trial

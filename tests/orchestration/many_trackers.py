@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from crystalframer.orchestration.tracking.buffered import PatientTracker
-from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker, connect, is_away
+from crystalframer.orchestration.tracking.client import connect, is_away
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker
 from crystalframer.runs.tracker import StepMetrics
 
 PROCESSES, TRIALS_EACH, CHECKPOINTS, EPOCHS_EACH, METRICS = 8, 8, 8, 5, 7

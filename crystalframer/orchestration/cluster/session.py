@@ -20,7 +20,7 @@ from ray.exceptions import AuthenticationError
 from crystalframer.environment import SHORT_PATH, cores, home, temporary_folder, variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.jobs import Resources
-from crystalframer.orchestration.tracking import experiment
+from crystalframer.orchestration.tracking import client
 
 CONNECT_SECONDS = 10.0
 """How long the head of a cluster may take to accept a connection."""
@@ -55,7 +55,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
 
 def _start_own(num_cpus: int | None, folder: str) -> None:
     _stay_on_loopback()
-    os.environ |= experiment.ENVIRONMENT  # inherited by the workers
+    os.environ |= client.ENVIRONMENT  # inherited by the workers
     # only who holds this process's token is let in, even among the users of this machine
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     for left in reversed(range(STARTS)):
@@ -82,7 +82,7 @@ def _start_own(num_cpus: int | None, folder: str) -> None:
 def _join(address: str) -> None:
     require_listener(address)
     try:  # no secret in a runtime_env: Ray writes it into its logs
-        ray.init(address=address, runtime_env={"env_vars": experiment.ENVIRONMENT}, **_QUIET)
+        ray.init(address=address, runtime_env={"env_vars": client.ENVIRONMENT}, **_QUIET)
     except ConnectionError as error:
         raise _no_cluster(address) from error
     except AuthenticationError as error:

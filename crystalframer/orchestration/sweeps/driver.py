@@ -17,7 +17,8 @@ from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs
 from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
 from crystalframer.orchestration.sweeps.screen import Screen, closing_view
 from crystalframer.orchestration.sweeps.spec import Experiment
-from crystalframer.orchestration.tracking.experiment import NOTE_TAG, MlflowExperiment, is_away
+from crystalframer.orchestration.tracking.client import is_away
+from crystalframer.orchestration.tracking.experiment import NOTE_TAG, MlflowExperiment
 from crystalframer.orchestration.tracking.server import Tracking
 from crystalframer.runs.budget import LOCK, Heartbeat
 from crystalframer.runs.json_files import DamagedError
@@ -255,8 +256,8 @@ class Driver:
 
     def _open_experiment(self, tracking: Tracking) -> MlflowExperiment:
         self._experiment = tracking.experiment(self.sweep.name)
-        units = {status.unit for status in self.statuses.values()}
-        self._experiment.mark_current(set(self.trials), self.sweep.description, units)
+        targets = {trial.config.data.task: self.statuses[name].unit for name, trial in self.trials.items()}
+        self._experiment.mark_current(set(self.trials), self.sweep.description, targets)
         self.say(f"MLflow at {tracking.link(self._experiment)}")
         self._record_what_is_missing(self._experiment)
         return self._experiment

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from crystalframer.orchestration.tracking.experiment import MlflowTracker, is_away
+from crystalframer.orchestration.tracking.client import is_away
+from crystalframer.orchestration.tracking.experiment import MlflowTracker
 from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker
 
 FIRST_WAIT_SECONDS = 2.0
@@ -109,4 +110,4 @@ def mlflow_tracker(tracking_uri: str, experiment_id: str, credentials: Mapping[s
         credentials: what the driver signs in with (`gate.credentials`), for a machine whose environment lacks it.
     """
     os.environ |= credentials
-    return PatientTracker(MlflowTracker(tracking_uri, experiment_id), is_away)
+    return PatientTracker(MlflowTracker(tracking_uri, experiment_id, watching=True), is_away)

@@ -1,99 +1,33 @@
 """MLflow as the tracker of a trial, and as the record of a sweep that the driver keeps in order."""
 
-import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from crystalframer.environment import holding, reach_directly
+from crystalframer.environment import variable
 from crystalframer.errors import UserError
-from crystalframer.orchestration.tracking.first_screen import VIEW_TAG, overview, overview_page, run_title
+from crystalframer.orchestration.tracking.client import cannot_use, connect
+from crystalframer.orchestration.tracking.first_screen import (
+    CHARTS_TAG,
+    VIEW_TAG,
+    charts,
+    dataset_of,
+    overview,
+    run_title,
+    source_tags,
+    standing_tags,
+)
 from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker, is_of_another_training
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # who waits longer than seconds is ours to say: buffered.py
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-}
-"""Set in every process of ours that talks to MLflow, unless the user set them otherwise."""
-_PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""How patient a first question is."""
 NOTE_TAG = "mlflow.note.content"
 """The tag that MLflow's page shows as the description of a run or experiment."""
 _METRICS_PER_REQUEST = 1000
-_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED")
 _Item = TypeVar("_Item")
-
-
-def be_quiet() -> None:
-    """Set what every process of ours tells MLflow, before MLflow is imported."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
-def connect(tracking_uri: str) -> "MlflowClient":
-    """Return a client of a tracking server or database.
-
-    Raises:
-        UserError: the address is none that MLflow can use.
-    """
-    be_quiet()
-    reach_directly(tracking_uri)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return MlflowClient(tracking_uri)
-    except MlflowException as error:
-        raise _cannot_use(tracking_uri, error) from error
-
-
-def check_server(tracking_uri: str) -> None:
-    """Check that an MLflow server answers at an address and lets us in, asked as it will be asked later.
-
-    Raises:
-        UserError: none answers, it refuses the login, or it is another program.
-    """
-    client = connect(tracking_uri)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        with holding(_PROBE):
-            client.search_experiments(max_results=1)
-    except (MlflowException, ValueError) as error:  # JSON that is none is a ValueError
-        raise UserError(_why_not(tracking_uri, error)) from error
-
-
-def _why_not(tracking_uri: str, error: Exception) -> str:
-    code = getattr(error, "error_code", "")
-    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return (
-            f"the MLflow server at {tracking_uri} refuses the login: set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    if is_away(error) and "not in a valid JSON format" not in str(error):
-        return f"no MLflow server answers at {tracking_uri}; check --tracking-uri, or leave it out for a local one"
-    return f"what answers at {tracking_uri} is no MLflow server; check --tracking-uri, or leave it out for a local one"
-
-
-def is_away(error: Exception) -> bool:
-    """Return whether an error of MLflow's client means that its server, or the server's database, cannot be reached."""
-    import requests
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return error.error_code in _AWAY
-    if isinstance(error, requests.HTTPError):
-        return error.response is None or error.response.status_code >= 500
-    return isinstance(error, requests.RequestException | ConnectionError)
 
 
 class MlflowTracker(Tracker):
@@ -102,12 +36,15 @@ class MlflowTracker(Tracker):
     Metrics are sent in batches and synchronously: when `log_metrics` returns, they are recorded.
     """
 
-    def __init__(self, tracking_uri: str, experiment_id: str) -> None:
-        """Record into an existing experiment."""
+    def __init__(self, tracking_uri: str, experiment_id: str, *, watching: bool = False) -> None:
+        """Record into an existing experiment; with `watching`, also how busy the machine is while a run lasts."""
         self._client = connect(tracking_uri)
         self._experiment_id = experiment_id
+        self._watching = watching
+        self._monitor: Any = None
         self._run_id = ""
         self._held: set[tuple[str, int]] = set()
+        self._unit = ""
 
     def start(
         self,
@@ -116,7 +53,7 @@ class MlflowTracker(Tracker):
         tags: Mapping[str, str],
         history: Sequence[StepMetrics] | None = None,
     ) -> None:
-        """See `Tracker.start`; the run's name is made for people."""
+        """See `Tracker.start`; name, data set and commit are where MLflow's page shows them."""
         from mlflow.entities import Param
 
         run = self._find(key)
@@ -126,20 +63,25 @@ class MlflowTracker(Tracker):
             run, held = None, {}
         if run is None:
             title = run_title(key, params)
-            run = self._client.create_run(self._experiment_id, tags={**tags, "run_key": key}, run_name=title)
+            every = {**source_tags(tags), **tags, "run_key": key}
+            run = self._client.create_run(self._experiment_id, tags=every, run_name=title)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
-        self._run_id = run.info.run_id
+        self._run_id, self._unit = run.info.run_id, tags.get("unit", "")
         self._held = set(held)
         missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
         for batch in _batches(missing, 100):
             self._client.log_batch(self._run_id, params=batch)
         self.set_tags({name: value for name, value in tags.items() if run.data.tags.get(name) != value})
+        if (dataset := dataset_of(params, tags)) is not None and not (run.inputs and run.inputs.dataset_inputs):
+            self._client.log_inputs(self._run_id, [dataset])
+        self._watch()
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
         """See `Tracker.log_metrics`."""
         from mlflow.entities import Metric
 
+        steps = list(steps)
         new = [
             Metric(name, value, entry.time_ms, entry.step)
             for entry in steps
@@ -149,6 +91,8 @@ class MlflowTracker(Tracker):
         for batch in _batches(new, _METRICS_PER_REQUEST):
             self._client.log_batch(self._run_id, metrics=batch)
             self._held |= {(metric.key, metric.step) for metric in batch}
+        if steps:
+            self.set_tags(standing_tags(steps[-1].step, steps[-1].values, self._unit))
 
     def log_artifact(self, path: Path, folder: str) -> None:
         """See `Tracker.log_artifact`."""
@@ -163,13 +107,27 @@ class MlflowTracker(Tracker):
 
     def finish(self, status: RunStatus) -> None:
         """See `Tracker.finish`."""
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
         self._client.set_terminated(self._run_id, status)
+
+    def _watch(self) -> None:
+        """Record use of cores, memory, disk, network and GPUs, unless MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING says no."""
+        if not self._watching or (variable("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "").lower() not in ("true", "1"):
+            return
+        from mlflow.system_metrics import system_metrics_monitor
+
+        monitor: Any = system_metrics_monitor.SystemMetricsMonitor  # MLflow leaves it without types
+        self._monitor = monitor(self._run_id, resume_logging=True, tracking_uri=self._client.tracking_uri)
+        self._monitor.start()
 
     def _metrics(self, run: "Run") -> dict[tuple[str, int], float]:
         """Return all values of a run by metric and step."""
         return {
             (metric, entry.step): entry.value
             for metric in run.data.metrics
+            if not metric.startswith("system/")  # of the machine, not of the training
             for entry in self._client.get_metric_history(run.info.run_id, metric)
         }
 
@@ -224,7 +182,7 @@ class MlflowExperiment:
         try:
             experiment = self._client.get_experiment_by_name(name)
         except MlflowException as error:
-            raise _cannot_use(tracking_uri, error) from error
+            raise cannot_use(tracking_uri, error) from error
         if experiment is not None and experiment.lifecycle_stage != "active":
             place = shlex.quote(lasting_uri or tracking_uri)
             raise UserError(
@@ -253,9 +211,16 @@ class MlflowExperiment:
             if not token:
                 return found
 
-    def mark_current(self, keys: Collection[str], description: str, units: Iterable[str] = ()) -> None:
-        """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows."""
-        self._client.set_experiment_tag(self.id, VIEW_TAG, overview(units))
+    def mark_current(self, keys: Collection[str], description: str, targets: Mapping[str, str] | None = None) -> None:
+        """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows.
+
+        Args:
+            keys: of those runs.
+            description: of the sweep.
+            targets: the unit of each task.
+        """
+        self._client.set_experiment_tag(self.id, VIEW_TAG, overview(targets or {}))
+        self._client.set_experiment_tag(self.id, CHARTS_TAG, charts(targets or {}))
         self.set_num_trials(len(keys))
         self._client.set_experiment_tag(self.id, NOTE_TAG, description)
         for key, run in self.runs().items():
@@ -284,15 +249,10 @@ class MlflowExperiment:
                 self._client.set_terminated(run.run_id, status)
 
 
-def overviews(tracking_uri: str) -> dict[str, str]:
-    """Return the page that opens each experiment of ours, by its name, the latest first."""
+def described(tracking_uri: str) -> dict[str, str]:
+    """Return the id of each experiment of ours that has pages to open with, by its name, the latest first."""
     experiments = connect(tracking_uri).search_experiments(order_by=["last_update_time DESC"])
-    return {one.name: overview_page(one.experiment_id) for one in experiments if VIEW_TAG in one.tags}
-
-
-def _cannot_use(tracking_uri: str, error: Exception) -> UserError:
-    reason = str(error).strip().partition("\n")[0]
-    return UserError(f"cannot use MLflow at {tracking_uri}: {reason}; check --tracking-uri")
+    return {one.name: one.experiment_id for one in experiments if VIEW_TAG in one.tags}
 
 
 def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

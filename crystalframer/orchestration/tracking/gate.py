@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qs, unquote
 
 from crystalframer.environment import home, variable
 from crystalframer.errors import UserError
@@ -41,6 +41,24 @@ ARTIFACTS_VARIABLE = "CRYSTALFRAMER_MLFLOW_ARTIFACTS"
 MAX_BODY = 2**20
 """Bytes of a request to make an experiment; a longer one is refused."""
 _TOKEN = "MLFLOW_TRACKING_TOKEN"
+_ON_ARRIVAL = """\
+<!doctype html>
+<title>MLflow</title>
+<script>
+for (const [name, value] of Object.entries(SETTINGS)) {
+  if (localStorage.getItem(name) === null) localStorage.setItem(name, value)
+}
+const place = new URL(location)
+place.searchParams.delete("token")
+location.replace(place)
+</script>
+<noscript>MLflow's pages need JavaScript.</noscript>
+"""
+"""Leads a browser on to the page that its link names, once MLflow's page finds the settings it keeps in a browser."""
+_BROWSER_SETTINGS = {
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",  # or its assistant takes a quarter of the first screen
+    "mlflow.workflowType_v1": '"machine_learning"',  # or it shows what language models need
+}
 _CREDENTIALS = (_TOKEN, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 Scope = MutableMapping[str, Any]
@@ -121,11 +139,10 @@ class Gate:
 
     async def _welcome(self, scope: Scope, send: Send) -> None:
         """Exchange the link's password for a cookie, so that it stays in no address line and no history."""
-        rest = [(key, value) for key, value in parse_qsl(scope["query_string"]) if key != b"token"]
-        place = quote(scope["path"]).encode() + (b"?" + urlencode(rest).encode() if rest else b"")
+        page = _ON_ARRIVAL.replace("SETTINGS", json.dumps(_BROWSER_SETTINGS)).encode()
         cookie = f"{_cookie_name(scope)}={self._cookie}; HttpOnly; SameSite=Strict; Path=/".encode()
-        headers = [(b"location", place), (b"set-cookie", cookie), (b"referrer-policy", b"no-referrer")]
-        await _answer(send, 303, b"", headers)
+        headers = [(b"set-cookie", cookie), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]
+        await _answer(send, 200, page, headers, b"text/html; charset=utf-8")
 
     def _leads_out(self, scope: Scope) -> bool:
         """Return whether an artifact's path, links followed, leaves the folder of artifacts."""
@@ -235,8 +252,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    everything = [(b"content-type", b"text/plain"), *(headers or [])]
+async def _answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    kind: bytes = b"text/plain",
+) -> None:
+    everything = [(b"content-type", kind), *(headers or [])]
     await send({"type": "http.response.start", "status": status, "headers": everything})
     await send({"type": "http.response.body", "body": body})
 

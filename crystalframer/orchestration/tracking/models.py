@@ -17,7 +17,7 @@ from crystalframer import __version__
 from crystalframer.atomic_files import new_folder
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.addresses import tracking_address
-from crystalframer.orchestration.tracking.experiment import be_quiet
+from crystalframer.orchestration.tracking.client import be_quiet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,7 +26,8 @@ from crystalframer.atomic_files import flush_to_disk, locked
 from crystalframer.environment import for_python, reach_directly
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import die_with_parent, gate
-from crystalframer.orchestration.tracking.experiment import ENVIRONMENT, MlflowExperiment, check_server, connect
+from crystalframer.orchestration.tracking.client import ENVIRONMENT, check_server, connect
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.orchestration.tracking.first_screen import overview_page
 
 MLFLOW_PORT = 5000

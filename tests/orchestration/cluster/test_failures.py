@@ -29,7 +29,8 @@ from crystalframer.orchestration.cluster.failures import (
 from crystalframer.orchestration.cluster.jobs import JobList, TrialJob
 from crystalframer.orchestration.sweeps.screen import Screen
 from crystalframer.orchestration.tracking.buffered import PatientTracker
-from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker, is_away
+from crystalframer.orchestration.tracking.client import is_away
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory

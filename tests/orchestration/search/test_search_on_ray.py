@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 
-from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.run_directory import RunDirectory
 from tests.orchestration.processes import all_gone, descendants

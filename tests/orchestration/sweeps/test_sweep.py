@@ -14,7 +14,7 @@ import yaml
 
 from crystalframer.data.registry import load_task
 from crystalframer.orchestration.sweeps.spec import load_sweep
-from crystalframer.orchestration.tracking.experiment import connect
+from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.trial import run_trial

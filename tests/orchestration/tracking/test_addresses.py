@@ -12,7 +12,7 @@ import requests
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import gate
 from crystalframer.orchestration.tracking.addresses import tracking_address
-from crystalframer.orchestration.tracking.experiment import check_server
+from crystalframer.orchestration.tracking.client import check_server
 
 SIGN_IN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 

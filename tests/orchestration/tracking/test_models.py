@@ -22,7 +22,7 @@ from crystalframer.data.registry import load_dataset
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.orchestration.tracking import models
-from crystalframer.orchestration.tracking.experiment import ENVIRONMENT
+from crystalframer.orchestration.tracking.client import ENVIRONMENT
 from crystalframer.prediction import load_predictor
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained_model import TrainedModel, write_model

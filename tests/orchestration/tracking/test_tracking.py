@@ -3,15 +3,19 @@
 import re
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 
 from crystalframer.errors import UserError
-from crystalframer.orchestration.tracking.experiment import MlflowExperiment, connect
-from crystalframer.orchestration.tracking.first_screen import run_title
+from crystalframer.orchestration.tracking.client import connect
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker
+from crystalframer.orchestration.tracking.first_screen import EPOCH_TAG, ERROR_TAG, run_title
 from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.tracker import StepMetrics, Tracker
 from tests.runs.memory_tracker import MemoryRun, MemoryTracker
@@ -48,10 +52,13 @@ def read_mlflow(uri: str, experiment_id: str, *, artifacts: bool = True) -> dict
         assert run.info.run_name == run_title(key, run.data.params)
         metrics: dict[tuple[str, int], float] = {}
         for name in run.data.metrics:
+            if name.startswith("system/"):
+                continue  # of the machine
             for entry in client.get_metric_history(run.info.run_id, name):
                 assert (name, entry.step) not in metrics
                 metrics[name, entry.step] = entry.value
-        tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        of_the_page = (EPOCH_TAG, ERROR_TAG)
+        tags = {name: value for name, value in run.data.tags.items() if not name.startswith(("mlflow.", *of_the_page))}
         kept = {
             path: Path(client.download_artifacts(run.info.run_id, path)).read_bytes()
             for path in (artifact_paths(client, run.info.run_id, "") if artifacts else [])
@@ -69,6 +76,32 @@ def artifact_paths(client: object, run_id: str, folder: str) -> list[str]:
 
 def steps(first: int, last: int, time_ms: int = 0) -> list[StepMetrics]:
     return [StepMetrics(step, time_ms + step, {"loss": 1 / step, "lr": 3e-4}) for step in range(first, last + 1)]
+
+
+def test_how_busy_the_machine_is_belongs_to_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    experiment, client = MlflowExperiment(uri, "busy"), connect(uri)
+
+    def seen_of(run: Run) -> list[int]:
+        history = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+        return [entry.step for entry in history]
+
+    def watch(history: list[StepMetrics]) -> list[int]:
+        """Record a while, and return the steps at which the use of the cores was seen."""
+        tracker = MlflowTracker(uri, experiment.id, watching=True)
+        tracker.start("a", {}, {}, history)
+        (run,) = client.search_runs([experiment.id])
+        before, deadline = seen_of(run), time.monotonic() + 60
+        while seen_of(run) == before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        tracker.finish("KILLED")
+        return seen_of(run)
+
+    first = watch([])
+    again = watch([])  # what is measured of the machine does not make it another training
+    assert 0 < len(first) < len(again) == len(set(again))
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
 
 
 def test_a_run_from_start_to_finish(place: Place, tmp_path: Path) -> None:
