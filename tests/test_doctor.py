@@ -70,6 +70,40 @@ def test_kernels_are_held_against_the_reference(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        (None, "a GPU is expected here, but there is no NVIDIA driver"),
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar 30\nGCC version: gcc version 12.3.0",
+            "there is an NVIDIA driver (570), but torch 2.13.0, built for CUDA 13.0, sees no GPU: "
+            "it needs driver 580 or newer",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build",
+            "there is an NVIDIA driver (580), but torch 2.13.0, built for CUDA 13.0, sees no GPU",
+        ),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use(
+    said: str | None, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a cloud's machine with another driver; this one is told that its torch was built for CUDA."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a GPU here")
+    monkeypatch.setattr(doctor, "NVIDIA", tmp_path / "version")
+    monkeypatch.setattr(torch, "__version__", "2.13.0")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    if said is not None:
+        (tmp_path / "version").write_text(said)
+    assert main(["doctor", "--gpu", "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["wrong"] == wrong
+    assert finding["mend"].startswith("nvidia-smi ")
+
+
+@pytest.mark.parametrize(
     ("number", "what", "mend"),
     [(resource.RLIMIT_NOFILE, "open files", "ulimit -n 8192"), (resource.RLIMIT_NPROC, "processes", "ulimit -u 8192")],
 )

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -13,9 +14,10 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from crystalframer import __version__, environment
 from crystalframer.atomic_files import locked, replace_text
@@ -50,6 +52,10 @@ NAMES = (
     "TMPDIR",
 )
 """Beginnings of the environment variables that matter."""
+NVIDIA = Path("/proc/driver/nvidia/version")
+"""What NVIDIA's driver says of itself, in containers, too."""
+DRIVERS = {"12": 525, "13": 580}
+"""The oldest driver (on Linux) for each CUDA that torch may be built for; docs/clusters.md names machine images."""
 SECRET = ("TOKEN", "PASSWORD", "USERNAME", "SECRET", "KEY")
 
 
@@ -74,12 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     add_runs_argument(parser)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--gpu", action="store_true", help="look at nothing but the GPU, and expect one")
 
 
 def run(options: argparse.Namespace) -> int:
     """Look at everything, print it, and return 1 when something is wrong."""
     found = []
-    for check in CHECKS:
+    for check in (expected_gpu,) if options.gpu else CHECKS:
         for finding in check(options.runs):
             found.append(finding)
             if not options.json:
@@ -207,14 +214,30 @@ def devices(_: Path) -> Iterator[Finding]:
         yield Finding("devices", "none", one_line(error), "pip install --force-reinstall torch")
         return
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    wrong = ""
-    if not names and Path("/proc/driver/nvidia/version").exists():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        wrong = f"there is an NVIDIA driver, but torch {torch.__version__}, {built}, sees no GPU"
+    wrong = "" if names or not NVIDIA.exists() else _unseen(torch)
     mend = "nvidia-smi    (which CUDA does the driver know? install the torch for that one)" if wrong else ""
     yield Finding("devices", ", ".join(["cpu", *names]), wrong, mend)
     for device in ["cpu", *(["cuda"] if names else [])]:
         yield _kernel(device)
+
+
+def expected_gpu(runs: Path) -> Iterator[Finding]:
+    """Expect a GPU that torch can use: a cluster's setup ends here where there is none."""
+    finding = next(devices(runs))
+    if finding.found == "cpu" and not finding.wrong:
+        wrong = "a GPU is expected here, but there is no NVIDIA driver"
+        finding = replace(finding, wrong=wrong, mend="nvidia-smi    (docs/clusters.md names machine images)")
+    yield finding
+
+
+def _unseen(torch: Any) -> str:
+    """Return why torch may see no GPU where there is a driver."""
+    cuda = torch.version.cuda
+    built = f"built for CUDA {cuda}" if cuda else "built without CUDA"
+    found = re.search(r"\b(\d{3,})\.\d+", NVIDIA.read_text(encoding="utf-8"))
+    driver, least = found.group(1) if found else "?", DRIVERS.get((cuda or "").partition(".")[0])
+    need = f": it needs driver {least} or newer" if least and found and int(driver) < least else ""
+    return f"there is an NVIDIA driver ({driver}), but torch {torch.__version__}, {built}, sees no GPU{need}"
 
 
 def _kernel(device: str) -> Finding:

@@ -84,6 +84,7 @@ def fitted(name: str, lab: Lab) -> dict[str, Any]:
         for command in config["setup_commands"]
         if "pip install" not in command
     ]
+    config["worker_setup_commands"] = []  # which ask for a GPU
     own = "$(hostname -I | cut -d' ' -f1)"  # these hosts have no default route, by which Ray finds its address
     for which in ("head_start_ray_commands", "worker_start_ray_commands"):
         config[which] = [

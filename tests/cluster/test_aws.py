@@ -120,6 +120,7 @@ def launcher(network: Lab, cloud: Cloud) -> Launcher:
     config["idle_timeout_minutes"] = 1
     for node_type in config["available_node_types"].values():
         node_type["node_config"]["KeyName"] = "lab"
+        del node_type["node_config"]["ImageId"]  # moto knows no images of AWS's
     (network.shared / "mlartifacts").mkdir()
     return Launcher(network, config, CLOUD)
 

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from crystalframer.commands.doctor import DRIVERS
+
 ROOT = Path(__file__).parents[2]
 LAUNCHED = ["cluster.yaml", "clusters/onpremises.yaml", "clusters/gcp.yaml"]
 CLOUDS = ["cluster.yaml", "clusters/gcp.yaml"]
 SLURM = ROOT / "clusters" / "slurm.sbatch"
+SLURM_TRAIN = ROOT / "clusters" / "slurm_train.sbatch"
+EDITED = ["clusters/onpremises.yaml", "clusters/gcp.yaml", "clusters/slurm.sbatch", "clusters/slurm_train.sbatch"]
 
 
 def read(name: str) -> dict[str, Any]:
@@ -48,10 +52,11 @@ def test_its_own_commands_and_no_nightly(name: str) -> None:
         assert prepared[commands] == read(name)[commands]
 
 
-@pytest.mark.parametrize("name", LAUNCHED)
-def test_three_places_to_edit(name: str) -> None:
+@pytest.mark.parametrize(("name", "places"), [("cluster.yaml", 4), *((name, 3) for name in EDITED)])
+def test_places_to_edit(name: str, places: int) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert re.findall(r"# EDIT (\d)", text) == ["1", "2", "3"]
+    assert re.findall(r"# EDIT (\d)", text) == [str(number) for number in range(1, places + 1)]
+    assert f"{'Four' if places == 4 else 'Three'} places to edit are marked with EDIT" in text
 
 
 @pytest.mark.parametrize("name", CLOUDS)
@@ -75,7 +80,8 @@ def test_workers_come_from_zero_and_go_when_idle(name: str) -> None:
 @pytest.mark.parametrize("path", all_files(), ids=lambda path: path.name)
 def test_no_secret_and_no_open_door(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert "RAY_AUTH_MODE=token" in text or "clusters/environment.sh" in text
+    if re.search(r"\bray (start|symmetric-run)", text):
+        assert "RAY_AUTH_MODE=token" in text or "clusters/environment.sh" in text
     assert not re.search(r"RAY_AUTH_TOKEN\s*=|password\s*[:=]\s*\S|aws_secret|://\w+:\w+@", text, re.IGNORECASE)
     assert "0.0.0.0" not in text
     if path.suffix == ".yaml":
@@ -100,14 +106,47 @@ def test_the_request_for_machines_is_one_that_aws_knows() -> None:
 
 
 def test_the_region_has_an_image() -> None:
-    config = pytest.importorskip("ray.autoscaler._private.aws.config", reason="needs the extra `cluster`")
-    provider = read("cluster.yaml")["provider"]
-    assert provider["region"] in config.DEFAULT_AMI
-    assert provider["availability_zone"].startswith(provider["region"])
+    """Not Ray's default image, which is of 2023: one that is asked for in the region of the cluster."""
+    text, config = (ROOT / "cluster.yaml").read_text(encoding="utf-8"), read("cluster.yaml")
+    region = config["provider"]["region"]
+    assert config["provider"]["availability_zone"].startswith(region)
+    assert f"aws ssm get-parameter --region {region} " in text
+    images = {node["node_config"]["ImageId"] for node in config["available_node_types"].values()}
+    assert images == {"ami-0123456789abcdef0"}, "to be edited, once"
+
+
+def test_image_driver_and_torch_belong_together() -> None:
+    """Of the CUDA that the pinned torch brings along, the driver that it needs, and the images' drivers."""
+    pinned = (ROOT / "requirements-linux-x86_64.txt").read_text(encoding="utf-8")
+    cuda = re.search(r"^nvidia-cuda-runtime==(\d+)\.", pinned, re.MULTILINE)
+    torch = re.search(r"^torch==(\S+)", pinned, re.MULTILINE)
+    assert cuda is not None
+    assert torch is not None
+    need = DRIVERS[cuda.group(1)]
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    assert f"{torch.group(1)}, built for CUDA {cuda.group(1)}: needs NVIDIA driver {need} or newer" in page
+    assert f"NVIDIA's driver ({need} or newer)" in (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    for node in read("clusters/gcp.yaml")["available_node_types"].values():
+        family = node["node_config"]["disks"][0]["initializeParams"]["sourceImage"].rpartition("/")[2]
+        assert int(family.rpartition("-")[2]) >= need
+        assert f"`{family}`" in page
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_gpu_machine_whose_gpu_torch_cannot_use_ends_its_setup(name: str) -> None:
+    (check,) = read(name)["worker_setup_commands"]
+    assert check == "cd ~/crystalframer && crystalframer doctor --gpu"
+    assert any("nfs-common" in command for command in read(name)["initialization_commands"])
+
+
+def test_the_page_speaks_of_quota_and_price() -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    for word in ("All G and VT Spot Instance Requests", "describe-spot-price-history", "cost_per_hour", "nfs-common"):
+        assert word in page
 
 
 def test_the_shell_scripts_parse() -> None:
-    for path in (SLURM, ROOT / "clusters" / "environment.sh"):
+    for path in (SLURM, SLURM_TRAIN, ROOT / "clusters" / "environment.sh"):
         subprocess.run(["bash", "-n", str(path)], check=True)
 
 
@@ -151,9 +190,9 @@ def allocation(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def run_batch(allocation: dict[str, str], *arguments: str) -> tuple[int, str, list[str]]:
+def run_batch(allocation: dict[str, str], *arguments: str, script: Path = SLURM) -> tuple[int, str, list[str]]:
     done = subprocess.run(
-        ["bash", str(SLURM), *arguments], env=allocation, capture_output=True, text=True, timeout=60, check=False
+        ["bash", str(script), *arguments], env=allocation, capture_output=True, text=True, timeout=60, check=False
     )
     return done.returncode, done.stdout + done.stderr, Path(allocation["CALLS"]).read_text().splitlines()
 
@@ -164,7 +203,8 @@ def test_slurm_starts_ray_on_every_node(allocation: dict[str, str]) -> None:
     assert "ray get-auth-token --generate" in calls
     assert "srun --nodes=1 --ntasks=1 --nodelist=node7 hostname --ip-address" in calls
     assert calls[-1] == (
-        "srun --nodes=2 --ntasks-per-node=1 ray symmetric-run --address 10.1.2.3:23456 --min-nodes 2 --num-cpus 16 "
+        "srun --nodes=2 --ntasks-per-node=1 --cpus-per-task=16 "
+        "ray symmetric-run --address 10.1.2.3:23456 --min-nodes 2 --num-cpus 16 "
         "--num-gpus 2 --include-dashboard=false -- python pipelines/ablate_frames.py --address 10.1.2.3:23456 "
         "sweeps/other.yaml --set train.epochs=2"
     )
@@ -181,6 +221,31 @@ def test_slurm_queues_again_when_time_is_up(allocation: dict[str, str]) -> None:
     assert "scontrol requeue 123456" in calls
     assert "time is up: queued again" in output
     assert code == 143  # it waited for the sweep's end
+
+
+@pytest.mark.parametrize("path", [SLURM, SLURM_TRAIN])
+def test_slurm_is_asked_for_memory_cores_and_where(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for option in ("mem", "cpus-per-task", "gpus-per-node"):
+        assert re.search(rf"^#SBATCH --{option}=", text, re.MULTILINE), option
+    for option in ("partition", "account"):
+        assert re.search(rf"^##SBATCH --{option}=", text, re.MULTILINE), option
+    steps = re.findall(r"^srun .*", text, re.MULTILINE)
+    assert '--cpus-per-task="$SLURM_CPUS_PER_TASK"' in steps[-1]
+
+
+def test_one_training_on_one_gpu(allocation: dict[str, str]) -> None:
+    program = Path(allocation["PATH"].partition(os.pathsep)[0]) / "crystalframer"
+    program.write_text(RECORDS)
+    program.chmod(0o755)
+    code, output, calls = run_batch(allocation, "--task", "bandgap", script=SLURM_TRAIN)
+    assert code == 0, output
+    assert calls == [
+        "crystalframer doctor --gpu",
+        "srun --ntasks=1 --cpus-per-task=16 crystalframer train --device cuda --task bandgap",
+    ]
+    program.write_text("#!/bin/bash\nexit 1\n")
+    assert run_batch(allocation, script=SLURM_TRAIN)[0] == 2, "no GPU"
 
 
 def test_nothing_in_clusters_is_executable() -> None:
