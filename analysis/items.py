@@ -183,9 +183,9 @@ class Context:
         from plotly.offline import get_plotlyjs
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        library = self.folder / "plotly.min.js"
-        if not library.exists():
-            replace_text(library, get_plotlyjs())
+        library, content = self.folder / "plotly.min.js", get_plotlyjs()
+        if not library.exists() or library.read_bytes() != content.encode():
+            replace_text(library, content)
         settings = {"displaylogo": False, "responsive": True}
         text: str = figure.to_html(include_plotlyjs="directory", div_id=name, config=settings)
         head = f"<head><title>{name}</title>{FULL_HEIGHT}"
