@@ -28,7 +28,7 @@ from analysis.results import FinishedTrial, Results
 from crystalframer.atomic_files import replace_text, replacing, sha256_of
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import unit_token
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_damage
 from crystalframer.resolving import trial_from_dict
 
 FORMAT = 1
@@ -211,6 +211,7 @@ def read(folder: Path) -> Exported:
     except UserError:
         raise
     except (OSError, ValueError) as error:
+        require_damage(folder, error)
         raise UserError(
             f"the recorded results in {folder} are damaged ({' '.join(str(error).split())[:200]}): restore them"
         ) from error

@@ -26,10 +26,13 @@ EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, 128 + SIGINT, as shells expect."""
 
 
-_CLOSED = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
-)
-"""System errors of a place that is full or closed to us."""
+_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+_REMEDY = {
+    **dict.fromkeys(_CLOSED, "make room, or name another place"),
+    errno.EMFILE: "allow more open files: ulimit -n 8192",
+    errno.ENFILE: "the machine has no open file left: end other programs",
+}
+"""By system error: of a place that is full or closed to us, of a process or machine without an open file left."""
 
 
 def _nobody_reads() -> bool:
@@ -62,9 +65,10 @@ def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
                 raise
             return EXIT_NOBODY_READS
         except OSError as error:
-            if error.errno not in _CLOSED or error.filename is None:
+            remedy = _REMEDY.get(error.errno or 0)
+            if remedy is None or error.filename is None:
                 raise
-            print(f"error: {error.filename}: {error.strerror}; make room, or name another place", file=sys.stderr)
+            print(f"error: {error.filename}: {error.strerror}; {remedy}", file=sys.stderr)
             return EXIT_USER_ERROR
         except UserError as error:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)

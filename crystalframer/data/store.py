@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from crystalframer.atomic_files import flush_to_disk, locked, replace_text
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.data.disk import room
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_damage
 from crystalframer.geometry.occupancies import Mixture
 
 TABLE = "crystals.arrow"
@@ -129,7 +129,7 @@ def write_store(
         for path in (fresh / TABLE, fresh / REJECTS, fresh / MANIFEST, fresh):
             flush_to_disk(path)
         if is_store(directory):
-            for name in (REJECTS, TABLE, MANIFEST):
+            for name in (REJECTS, MANIFEST, TABLE):  # the table last: by it one sees whether anything is left to do
                 (fresh / name).replace(directory / name)
             flush_to_disk(directory)
         else:
@@ -187,6 +187,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:
+    require_damage(path, error)
     problem = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(
         f"{path} is damaged or is not a prepared store ({problem}): delete {path.parent} and prepare it again"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_no_lack
 
 T = TypeVar("T")
 
@@ -21,12 +21,14 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
     Raises:
         DamagedError: the file is no JSON, or lacks something, or cannot be read.
+        OSError: no open file or memory is left.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
+        require_no_lack(error)
         raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
     return parse_json(content, kind, str(path), "delete this file to have it written anew")
 

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from crystalframer.atomic_files import replacing
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_damage
 
 _LEFTOVER_SECONDS = 3600.0
 _DAMAGE = (
-    OSError,
     zipfile.BadZipFile,
     zlib.error,
     pickle.UnpicklingError,
@@ -28,7 +27,7 @@ _DAMAGE = (
     LookupError,
     OverflowError,
 )
-"""What torch and zipfile raise on a file that is not what it pretends to be, `OSError` where a place is before it."""
+"""What torch and zipfile raise on a file that is not what it pretends to be, beside an `OSError`."""
 
 
 def write_archive(path: Path, content: Mapping[str, Any]) -> None:
@@ -50,20 +49,24 @@ def read_archive(path: Path) -> Any:
     """Read what `write_archive` or any other ``torch.save`` of plain values and tensors wrote, onto the CPU.
 
     Raises:
-        UserError: there is no such file, it is damaged or cut short, or it holds something else than plain values.
+        UserError: there is no such file, it is damaged or cut short, or it holds something else than plain values; or
+            it is closed to us.
+        OSError: no open file or memory is left.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give the path of a file that training wrote")
     damaged = f"{path} is not a checkpoint, or it is damaged or cut short; use another copy, or delete it to train anew"
     try:
-        if not zipfile.is_zipfile(path):
-            raise UserError(damaged)
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
                 raise UserError(damaged)
+            with zipfile.ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    raise UserError(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: permission denied; make the file readable") from error
+    except OSError as error:
+        require_damage(path, error)
+        raise UserError(damaged) from error
     except UserError:
         raise
     except _DAMAGE as error:

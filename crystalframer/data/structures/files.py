@@ -31,7 +31,7 @@ from crystalframer.data.structures.formats import (
     sniff,
 )
 from crystalframer.data.structures.reading import Reading
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_no_lack
 
 FORMAT_OF_SUFFIX = {
     ".cif": "cif",
@@ -118,12 +118,17 @@ def read_structures(
 
 
 def read_file(path: Path, limits: ReadLimits) -> Iterator[Reading]:
-    """Read one file, one structure after another."""
+    """Read one file, one structure after another.
+
+    Raises:
+        OSError: no open file or memory is left.
+    """
     try:
         yield from _read(path, limits)
     except UnicodeDecodeError:
         yield Reading(reason="the file is not text")
     except (*PARSE_ERRORS, zlib.error) as error:
+        require_no_lack(error)
         yield Reading(reason=describe(error))
     except MemoryError:
         yield Reading(reason="the file needs more memory than there is")

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
-from crystalframer.errors import UserError, near_matches
+from crystalframer.errors import UserError, near_matches, require_damage
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
 
 CHUNK = 2**21
@@ -56,6 +56,7 @@ def split_records(path: Path) -> Iterator[Chunk]:
         with _open(path) as stream:
             yield from _split(stream, path)
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        require_damage(path, error)
         raise UserError(f"source {path} is damaged ({error}): fetch it again") from error
 
 

@@ -105,19 +105,24 @@ class Driver:
         """Return the trials that are not done."""
         return [trial for name, trial in self.trials.items() if self.statuses[name].standing != "done"]
 
-    def record_search(self, results: Mapping[str, Any], files: Iterable[Path]) -> None:
+    def record_search(self, results: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Record in MLflow what a search found: a run called ``search`` with the importances and the files."""
         assert self._experiment is not None, "the sweep ran"
-        tags = {"sweep": self.sweep.name}
-        tracker = self._experiment.record("search", tags, {"method": results["method"]}, files)
+        experiment, tags = self._experiment, {"sweep": self.sweep.name}
         shares = {
             f"importance/{kind}/{key}": share
             for kind, found in results["importance"].items()
             for key, share in found.items()
         }
         epochs = {f"epochs/{key}": float(value) for key, value in results["epochs"].items()}
-        tracker.log_metrics([StepMetrics(results["epochs"]["used"], round(1000 * time.time()), {**epochs, **shares})])
-        tracker.finish("FINISHED")
+        steps = [StepMetrics(results["epochs"]["used"], round(1000 * time.time()), {**epochs, **shares})]
+
+        def record() -> None:
+            tracker = experiment.record("search", tags, {"method": results["method"]}, files)
+            tracker.log_metrics(steps)
+            tracker.finish("FINISHED")
+
+        self._record_last(record, "what this search found")
 
     def record_summary(self, files: Sequence[Path]) -> None:
         """Record in MLflow what the sweep's trials show: a run called ``summary`` with the table and the pictures.
@@ -129,8 +134,14 @@ class Driver:
         texts = [path.read_text(encoding="utf-8") for path in files if path.suffix == ".md"]
         if texts and sum(map(len, texts)) < LONGEST_NOTE:
             tags[NOTE_TAG] = "\n\n".join(texts)
-        if not _reached(lambda: experiment.record("summary", tags, {}, files).finish("FINISHED")):
-            self.say("MLflow cannot be reached: it lacks the summary of this sweep; the same command records it")
+        self._record_last(
+            lambda: experiment.record("summary", tags, {}, files).finish("FINISHED"), "the summary of this sweep"
+        )
+
+    def _record_last(self, record: Callable[[], None], what: str) -> None:
+        """Record what the trials show together, or say that MLflow is away; the trials are in it by now."""
+        if not _reached(record):
+            self.say(f"MLflow cannot be reached: it lacks {what}; the same command records it")
 
     def run(self, source: JobSource, tracking: Tracking, *, anything_to_do: bool = True, ahead: int = 200) -> Outcome:
         """Run the source's jobs to their end, or until the user or the budget stops the sweep."""
