@@ -26,13 +26,13 @@ from crystalframer.orchestration.tracking.server import damage
 from crystalframer.prediction.loading import read_model
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.tracker import MemoryTracker
 from crystalframer.runs.trial import Trial, run_trial
 from crystalframer.training.trained_model import write_model
 from crystalframer.training.trainer import Trainer
 from tests.analysis.conftest import TINY
 from tests.fixtures.published import jarvis_records
 from tests.prediction.conftest import TARGETS, MakeModel, cif_folder, crystals, make_model
+from tests.runs.memory_tracker import MemoryTracker
 
 __all__ = ["cif_folder", "crystals", "make_model"]
 pytestmark = pytest.mark.slow

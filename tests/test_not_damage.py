@@ -18,7 +18,7 @@ from crystalframer.command_line import reports_user_errors
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.store import read_store, write_store
 from crystalframer.data.structures.files import read_structures
-from crystalframer.data.structures.records import read_records
+from crystalframer.data.structures.records import split_records
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.training.safe_files import read_archive, write_archive
@@ -49,7 +49,7 @@ def results(folder: Path) -> Callable[[], object]:
 
 def a_source(folder: Path) -> Callable[[], object]:
     (folder / "records.json").write_text("[{}]")
-    return lambda: list(read_records(folder / "records.json"))
+    return lambda: list(split_records(folder / "records.json"))
 
 
 def a_structure(folder: Path) -> Callable[[], object]:
@@ -108,7 +108,7 @@ def test_a_command_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture
         (an_archive, "crystalframer.training.safe_files:read_archive", "model.pt"),
         (a_store, "crystalframer.data.store:read_store", "toy"),
         (results, "analysis.exported:read", "results"),
-        (a_source, "crystalframer.data.structures.records:read_records", "records.json"),
+        (a_source, "crystalframer.data.structures.records:split_records", "records.json"),
     ],
 )
 def test_what_is_closed_to_us_is_no_damage(
