@@ -153,7 +153,7 @@ def _missing(sections: Sequence[Section]) -> list[str]:
         return []
     lines = ['<section id="missing"><h2>What is missing</h2>']
     for command, reasons in by_command.items():
-        lines += [f"<pre><code>{for_html(command)}</code></pre>", "<ul>"]
+        lines += [f'<pre tabindex="0"><code>{for_html(command)}</code></pre>', "<ul>"]
         lines += [*(f"<li>{for_html(reason)}</li>" for reason in reasons), "</ul>"]
     return [*lines, "</section>"]
 

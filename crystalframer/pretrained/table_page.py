@@ -197,8 +197,9 @@ def _use(findings: Findings) -> Iterator[str]:
         f"at most {trial.train.epochs} epochs" if trial.train.minutes is None else f"{trial.train.minutes:g} minutes"
     )
     yield "<h2>Predict others with it</h2>"
-    yield f"<pre><code>crystalframer predict {model} FILES</code></pre>"
-    yield f'<pre><code>import crystalframer as cf\ntable = cf.load("{model}").predict(structures)</code></pre>'
+    python = f'import crystalframer as cf\ntable = cf.load("{model}").predict(structures)'
+    for code in (f"crystalframer predict {model} FILES", python):
+        yield f'<pre tabindex="0"><code>{code}</code></pre>'
     yield (
         f"<p>{for_html(trial.model.frame)} frames, {length}, seed {trial.train.seed}; "
         f"<code>config.yaml</code> beside it holds every setting, <code>model_card.md</code> says what it is for.</p>"
