@@ -25,6 +25,8 @@ Precision = Literal["float32", "tf32", "bf16"]
 Kept = Literal["last", "best"]
 
 FRAMES: tuple[FrameName, ...] = get_args(FrameName)
+OPEN_FRAMES: tuple[FrameName, ...] = ("static_local", "weighted_pca", "max")
+"""Frames that symmetry can leave open; the others are what the description of the cell makes them."""
 Name = Annotated[str, Field(max_length=200)]
 Scale = Annotated[Positive, Field(le=1e6)]
 Size = Annotated[Whole, Field(ge=1, le=10**9)] | None

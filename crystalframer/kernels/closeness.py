@@ -18,21 +18,14 @@ weighted_pca        both signs of e1 and e2 where their third moments vanish; wh
                     these have closed forms: with c = n·r̄ for the circle around n and P_k the Legendre polynomials
                     (P_k(1 − 2c²) − P_k−1(1 − 2c²))/2 for m = 2k > 0, on the sphere 1/(1 − m²), 0 for odd m.
 
-A kernel needs no change: atoms and heads whose frame is decided get that frame, through the argument `frames`. The open
-ones get axes of zero length, whose moments are Σ p T_m(0), and the difference of the mean from these is added.
+The CPU's kernel takes the mean itself (`kernels.cpu_ties`). Any other needs no change: atoms and heads whose frame is
+decided get that frame, through the argument `frames`; the open ones get axes of zero length, whose moments are
+Σ p T_m(0), and the difference of the mean from these is added.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-
-from crystalframer.config import ModelConfig
-from crystalframer.data.batch import CrystalBatch
-from crystalframer.kernels.interface import AttentionInputs
-
-OPEN_FRAMES = ("static_local", "weighted_pca", "max")
-"""Frames that symmetry can leave open; the others are what the description of the cell makes them."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +49,6 @@ EIGENVALUES = Closeness(1e-3, 1e-2)
 """Of neighbouring eigenvalues of Σ w r̄ r̄ᵀ, in units of their sum."""
 SKEWS = Closeness(1e-3, 1e-2)
 """Of a third moment Σ w (e·r̄)³ from zero, in units of Σ w."""
-SAME_LINE = 5e-8
-"""Axes with 1 − |e·e'| below this (0.02°) are computed once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +59,3 @@ class Averaged:
     """(N, H, 3, 3) rows e1, e2, e3 where the frame is decided, zeros where it is open"""
     moments: Tensor
     """(H, N, 3M) mean of Σ p T_m(e_t·r̄) less Σ p T_m(0) where the frame is open, zeros elsewhere"""
-
-
-Averaging = Callable[[AttentionInputs, CrystalBatch, ModelConfig], Averaged]

@@ -9,6 +9,7 @@ pass. Memory is linear in the number of neighbours.
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -23,7 +24,7 @@ from crystalframer.data.batch import CrystalBatch
 from crystalframer.kernels import cpu_loops
 from crystalframer.kernels.cpu_loops import Sizes, backward_loop, distinct_neighbours, forward_loop
 from crystalframer.kernels.interface import AttentionInputs
-from crystalframer.kernels.lanes import GROUP, LANES
+from crystalframer.kernels.lanes import LANES
 from crystalframer.kernels.moments import given_frames, hash_keys, num_terms, project
 from crystalframer.kernels.noise import TieSeed
 
@@ -80,9 +81,79 @@ def attend(
         )
     given = given_frames(batch, config, tie_seed, frames)
     value, moments = _LocalMoments.apply(
-        inputs.query, inputs.key, inputs.value, inputs.inv_sigma_sq, batch, config, tie_seed, given, inputs.logit_scale
+        inputs.query, inputs.key, inputs.value, inputs.inv_sigma_sq, inputs, batch, config, tie_seed, given
     )
     return project(value, moments, inputs, config)
+
+
+def averaged(inputs: AttentionInputs, batch: CrystalBatch, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Compute the attention with the mean over ties, without gradients; see `kernels.closeness`.
+
+    Returns:
+        The output, (N, H, d), and (N, H, 3, 3) the frames that are decided, zeros where one is open.
+    """
+    with torch.no_grad():
+        passed = _forward(inputs, batch, config, None, None, averages=True)
+        frames = passed.frames.view(batch.num_atoms, -1, 9, LANES).transpose(2, 3)
+        frames = frames.reshape(batch.num_atoms, -1, 3, 3)[:, : config.num_heads]
+        return project(*passed.of_heads(config.num_heads), inputs, config), frames
+
+
+@dataclass(frozen=True, eq=False)
+class _Passed:
+    """A forward pass: what came out of it, and what the backward pass needs; heads filled up to whole lanes."""
+
+    tensors: list[Tensor]
+    """q, k, v, 1/σ²"""
+    sizes: Sizes
+    code: int
+    terms: int
+    geometry: tuple[Any, ...]
+    scale: np.float32
+    value: Tensor
+    """(N, H, d) Σ p v_j"""
+    moments: Tensor
+    """(H, N, K + 3M) of distance and angles"""
+    weights: Tensor
+    frames: Tensor
+
+    def of_heads(self, heads: int) -> tuple[Tensor, Tensor]:
+        """Return value and moments of the heads that there are."""
+        return self.value[:, :heads], self.moments[:heads]
+
+
+def _forward(
+    inputs: AttentionInputs,
+    batch: CrystalBatch,
+    config: ModelConfig,
+    tie_seed: TieSeed | None,
+    given: Tensor | None,
+    *,
+    averages: bool = False,
+) -> _Passed:
+    terms = num_terms(config)
+    code = cpu_loops.GIVEN_FRAME if given is not None else _FRAME_CODES[config.frame]
+    parts = (inputs.query, inputs.key, inputs.value, inputs.inv_sigma_sq)
+    tensors = [_whole_lanes(tensor.detach()) for tensor in parts]
+    num_atoms, heads = tensors[3].shape
+    sizes = Sizes(heads, config.head_width, config.num_dist, _window(config))
+    geometry = _geometry(batch, config)
+    value = torch.empty_like(tensors[2])
+    moments = value.new_empty(heads, num_atoms, config.num_dist + 3 * terms)
+    weights = value.new_empty(batch.num_edges * heads)
+    if given is None:
+        frames = value.new_empty(num_atoms * heads * 9 if terms else 0)
+    else:
+        frames = _frames_in_lanes(given, heads)
+    keys = (-1, -1) if tie_seed is None else tuple(int(key) for key in hash_keys(config, tie_seed))
+    scale = np.float32(inputs.logit_scale)
+    follow_torch_threads()
+    forward_loop(sizes, averages)(
+        code, terms, *(_flat(tensor) for tensor in tensors), scale, *geometry,
+        batch.lattice_axes.numpy(), keys[0], keys[1], config.num_heads, batch.preceding.edges,
+        batch.preceding.atoms, _flat(value), _flat(moments), weights.numpy(), frames.numpy(),
+    )  # fmt: skip
+    return _Passed(tensors, sizes, code, terms, geometry, scale, value, moments, weights, frames)
 
 
 class _LocalMoments(torch.autograd.Function):
@@ -95,36 +166,16 @@ class _LocalMoments(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         inv_sigma_sq: Tensor,
+        inputs: AttentionInputs,
         batch: CrystalBatch,
         config: ModelConfig,
         tie_seed: TieSeed | None,
         given: Tensor | None,
-        logit_scale: float,
     ) -> tuple[Tensor, Tensor]:
-        terms = num_terms(config)
-        code = cpu_loops.GIVEN_FRAME if given is not None else _FRAME_CODES[config.frame]
-        tensors = [_whole_lanes(tensor.detach()) for tensor in (query, key, value, inv_sigma_sq)]
-        num_atoms, heads = tensors[3].shape
-        sizes = Sizes(heads, config.head_width, config.num_dist, _window(config))
-        geometry = _geometry(batch, config)
-        out_value = torch.empty_like(tensors[2])
-        out_moment = query.new_empty(heads, num_atoms, config.num_dist + 3 * terms)
-        weights = query.new_empty(batch.num_edges * heads)
-        if given is None:
-            frames = query.new_empty(num_atoms * heads * 9 if terms else 0)
-        else:
-            frames = _frames_in_lanes(given, heads)
-        keys = (-1, -1) if tie_seed is None else tuple(int(key) for key in hash_keys(config, tie_seed))
-        scale = np.float32(logit_scale)
-        follow_torch_threads()
-        forward_loop(sizes)(
-            code, terms, *(_flat(tensor) for tensor in tensors), scale, *geometry,
-            batch.lattice_axes.numpy(), keys[0], keys[1], config.num_heads, batch.preceding.edges,
-            batch.preceding.atoms, _flat(out_value), _flat(out_moment), weights.numpy(), frames.numpy(),
-        )  # fmt: skip
-        ctx.save_for_backward(*tensors[:3], weights, frames)
-        ctx.sizes, ctx.code, ctx.terms, ctx.geometry, ctx.scale = sizes, code, terms, geometry, scale
-        return out_value[:, : config.num_heads], out_moment[: config.num_heads]
+        passed = _forward(inputs, batch, config, tie_seed, given)
+        ctx.save_for_backward(*passed.tensors[:3], passed.weights, passed.frames)
+        ctx.passed = passed.sizes, passed.code, passed.terms, passed.scale, passed.geometry
+        return passed.of_heads(config.num_heads)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -133,9 +184,10 @@ class _LocalMoments(torch.autograd.Function):
         grad_value, grad_moment = _whole_lanes(grads[0]), _whole_lanes(grads[1], dim=0)
         out = [torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)]
         out.append(query.new_empty(query.shape[:2]))
+        sizes, code, terms, scale, geometry = ctx.passed
         follow_torch_threads()
-        backward_loop(ctx.sizes)(
-            ctx.code, ctx.terms, _flat(query), _flat(key), _flat(value), ctx.scale, *ctx.geometry,
+        backward_loop(sizes)(
+            code, terms, _flat(query), _flat(key), _flat(value), scale, *geometry,
             weights.numpy(), frames.numpy(), _flat(grad_value), _flat(grad_moment), *(_flat(grad) for grad in out),
         )  # fmt: skip
         return (*(grad[:, :num_heads] for grad in out), None, None, None, None, None)
@@ -188,7 +240,7 @@ def _geometry(batch: CrystalBatch, config: ModelConfig) -> tuple[Any, ...]:
         start = (nearest - window // 2).clamp(0, config.num_dist - window)
         centres = spacing * (start[:, None] + torch.arange(1, window + 1))
         offset = (batch.distance[:, None] - centres) / (config.s_dist * spacing)
-        columns = batch.num_edges + GROUP  # a group at the end may reach beyond the last entry
+        columns = batch.num_edges + LANES  # a group at the end may reach beyond the last entry
         unit = batch.vector.new_zeros(3, columns)
         unit[:, : batch.num_edges] = (batch.vector / torch.where(batch.distance > 0, batch.distance, 1.0)[:, None]).T
         first_edge = batch.first_edge.numpy()

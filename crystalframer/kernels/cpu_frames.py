@@ -17,8 +17,10 @@ from crystalframer.kernels.lanes import (
     absolute,
     at_least,
     fill,
+    fill_entries,
     larger,
     load,
+    repeat,
     square_root,
     store,
     where_greater,
@@ -30,6 +32,14 @@ _COLLINEAR = np.float32(COLLINEAR_TOLERANCE)
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _FAINT = np.float32(1e-30)
 """Weights of candidates below this are compared by their logarithms."""
+
+
+@part_of_loop()
+def cosines(frame, t, unit, columns, at):
+    """Return e_t·r̄ of the entries from `at` on."""
+    x, y, z = load(frame, 3 * t * LANES), load(frame, (3 * t + 1) * LANES), load(frame, (3 * t + 2) * LANES)
+    along_x, along_y = repeat(x) * fill_entries(unit, at), repeat(y) * fill_entries(unit, columns + at)
+    return along_x + along_y + repeat(z) * fill_entries(unit, 2 * columns + at)
 
 
 @part_of_loop()
@@ -116,7 +126,7 @@ def max_frames(
     store(frame, 3 * LANES, x2 / norm)
     store(frame, 4 * LANES, y2 / norm)
     store(frame, 5 * LANES, z2 / norm)
-    _complete(frame)
+    complete(frame)
 
 
 @part_of_loop()
@@ -157,7 +167,7 @@ def _write_most_orthogonal(lattice_axes, frame, h):
 
 
 @part_of_loop()
-def _complete(frame):
+def complete(frame):
     """Set e3 = e1 × e2."""
     x1, y1, z1 = load(frame, 0), load(frame, LANES), load(frame, 2 * LANES)
     x2, y2, z2 = load(frame, 3 * LANES), load(frame, 4 * LANES), load(frame, 5 * LANES)
@@ -167,7 +177,7 @@ def _complete(frame):
 
 
 @part_of_loop()
-def _second_moments(weight, unit, columns, first, count, out):
+def second_moments(weight, unit, columns, first, count, out):
     """Write Σ w r̄ r̄ᵀ, its components xx, xy, xz, yy, yz, zz at a distance of 8, into out."""
     zero = fill(0.0)
     xx, xy, xz, yy, yz, zz = zero, zero, zero, zero, zero, zero
@@ -188,7 +198,7 @@ def _second_moments(weight, unit, columns, first, count, out):
 
 
 @part_of_loop()
-def _third_moments(weight, unit, columns, first, count, axes, out):
+def third_moments(weight, unit, columns, first, count, axes, out):
     """Write Σ w (e1·r̄)³, Σ w (e2·r̄)³ and Σ w, at a distance of 8, into out."""
     x1, y1, z1 = load(axes, 0), load(axes, LANES), load(axes, 2 * LANES)
     x2, y2, z2 = load(axes, 3 * LANES), load(axes, 4 * LANES), load(axes, 5 * LANES)
@@ -223,7 +233,7 @@ def weighted_pca_frames(
         moments, covariance, vectors, axes: float64 scratch of 48 numbers, (3, 3), (3, 3) and 48 numbers.
         frame: (72,) output.
     """
-    _second_moments(weight, unit, columns, first, count, moments)
+    second_moments(weight, unit, columns, first, count, moments)
     for h in range(LANES):
         place = 0
         for x in range(3):
@@ -234,7 +244,7 @@ def weighted_pca_frames(
         for t in range(2):
             for x in range(3):
                 axes[(3 * t + x) * LANES + h] = vectors[t, x]
-    _third_moments(weight, unit, columns, first, count, axes, moments)
+    third_moments(weight, unit, columns, first, count, axes, moments)
     for h in range(LANES):
         for t in range(2):
             decider = moments[t * LANES + h]
@@ -247,4 +257,4 @@ def weighted_pca_frames(
                 sign = -sign
             for x in range(3):
                 frame[(3 * t + x) * LANES + h] = sign * axes[(3 * t + x) * LANES + h]
-    _complete(frame)
+    complete(frame)

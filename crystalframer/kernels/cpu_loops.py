@@ -23,16 +23,24 @@ from numba import prange
 
 from crystalframer.environment import kept
 from crystalframer.geometry import principal_axes
-from crystalframer.kernels import cpu_frames, cpu_math, frames, lanes
-from crystalframer.kernels.cpu_frames import max_frames, weighted_pca_frames
+from crystalframer.kernels import closeness, cpu_frames, cpu_math, cpu_ties, frames, lanes
+from crystalframer.kernels.cpu_frames import cosines, max_frames, weighted_pca_frames
 from crystalframer.kernels.cpu_math import CONTRACT, part_of_loop, source_digest
+from crystalframer.kernels.cpu_ties import (
+    LINE_WEIGHTS,
+    SCRATCH,
+    SHARES,
+    add_moments_of_lines,
+    principal_axes_with_shares,
+    tied_lines,
+    weigh_principal_moments,
+)
 from crystalframer.kernels.lanes import (
     GROUP,
     LANES,
     add_entries,
     exponential,
     fill,
-    fill_entries,
     larger,
     load,
     load_entries,
@@ -47,6 +55,8 @@ NO_FRAME, GIVEN_FRAME, MAX_FRAME, STATIC_LOCAL_FRAME, WEIGHTED_PCA_FRAME = range
 FRAME_SIZE = 9 * LANES
 """Numbers of the frames of eight heads."""
 
+_FEW_LINES = 64
+"""Lines of tied frames that there is room for at first; it grows."""
 _ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
 _LOWEST = np.float32(-np.inf)
 
@@ -65,8 +75,9 @@ class Sizes(NamedTuple):
 
 
 _DIGEST = source_digest(
-    __file__, cpu_math.__file__, cpu_frames.__file__, frames.__file__, lanes.__file__, principal_axes.__file__
-)
+    __file__, cpu_math.__file__, cpu_frames.__file__, frames.__file__, lanes.__file__, principal_axes.__file__,
+    cpu_ties.__file__, closeness.__file__,
+)  # fmt: skip
 
 
 @part_of_loop()
@@ -130,20 +141,12 @@ def _whole_groups(count):
 
 
 @part_of_loop()
-def _cosines(frame, t, unit, columns, at):
-    """Return e_t·r̄ of the entries from `at` on."""
-    x, y, z = load(frame, 3 * t * LANES), load(frame, (3 * t + 1) * LANES), load(frame, (3 * t + 2) * LANES)
-    along_x, along_y = repeat(x) * fill_entries(unit, at), repeat(y) * fill_entries(unit, columns + at)
-    return along_x + along_y + repeat(z) * fill_entries(unit, 2 * columns + at)
-
-
-@part_of_loop()
 def _angular_moments(weight, unit, columns, first, length, frame, t, terms, out, o):
     """Write Σ w T_m(e_t·r̄), m < terms, to the rows of out from o on; sums over the entries from `first` + 1 on."""
     for m in range(terms):
         store(out, o + m * LANES, fill(_ZERO))
     for e in range(0, length, GROUP):
-        x = _cosines(frame, t, unit, columns, first + 1 + e)
+        x = cosines(frame, t, unit, columns, first + 1 + e)
         p = load_entries(weight, (1 + e) * LANES)
         q = p * x
         twice = x + x
@@ -165,7 +168,7 @@ def _angular_moments(weight, unit, columns, first, length, frame, t, terms, out,
 def _add_angular_gradient(grad, o, unit, columns, first, length, frame, t, terms, dp):
     """Add Σ_m grad_m T_m(e_t·r̄), grad in rows from o on, to dp of the entries from 1 on, by Clenshaw's recurrence."""
     for e in range(0, length, GROUP):
-        x = _cosines(frame, t, unit, columns, first + 1 + e)
+        x = cosines(frame, t, unit, columns, first + 1 + e)
         twice = x + x
         q = repeat(load(grad, o + (terms - 1) * LANES))
         p = q - q
@@ -178,9 +181,23 @@ def _add_angular_gradient(grad, o, unit, columns, first, length, frame, t, terms
         add_entries(dp, (1 + e) * LANES, x * q + (repeat(load(grad, o)) - p))
 
 
+@part_of_loop()
+def _keep_heads(weight, rows, bits, kept, out):
+    """Write the weights of the heads of `bits` to out, zeros for the other heads; kept: (8,) scratch."""
+    for h in range(LANES):
+        kept[h] = _ONE if (bits >> h) & 1 else _ZERO
+    for row in range(rows):
+        store(out, row * LANES, load(weight, row * LANES) * load(kept, 0))
+
+
 @lru_cache(maxsize=32)
-def forward_loop(sizes: Sizes) -> Callable[..., None]:
-    """Return the compiled forward pass for one set of sizes."""
+def forward_loop(sizes: Sizes, averages: bool = False) -> Callable[..., None]:
+    """Return the compiled forward pass for one set of sizes.
+
+    Args:
+        sizes: see `Sizes`.
+        averages: take the mean over ties; frames that the caller does not give are then zero where they are open.
+    """
     heads, width, num_dist, window = sizes
     groups, row = heads // LANES, width * LANES
     digest = _DIGEST
@@ -197,7 +214,7 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
         for s in prange(len(offsets) - 1):
             base, end = offsets[s], offsets[s + 1]
             widest, most = _longest(first_edge, base, end), _longest(first_distinct, base, end)
-            room = (widest + GROUP) * LANES
+            room = (widest + LANES) * LANES
             keys, values = np.empty((end - base) * row, np.float32), np.empty((end - base) * row, np.float32)
             query, value = np.empty(row, np.float32), np.empty(row, np.float32)
             dot, share = np.empty(most * LANES, np.float32), np.empty(most * LANES, np.float32)
@@ -208,6 +225,16 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
             sums, wide_frame = np.empty(6 * LANES), np.empty(6 * LANES)
             covariance, vectors = np.empty((3, 3)), np.empty((3, 3))
             wide_axes = axes[s].astype(np.float64)
+            if averages:
+                firsts, seconds = np.empty(widest + 1, np.int64), np.empty(widest + 1, np.int64)
+                of_firsts, of_seconds = np.empty(room, np.float32), np.empty(room, np.float32)
+                apart, beside = np.empty(widest + LANES, np.float32), np.empty(room, np.float32)
+                rows, frame_axes = np.empty(SCRATCH * LANES, np.float32), np.empty((3, 3))
+                shares = np.empty(SHARES * LANES, np.float32)
+                polynomial, part = np.empty(terms * LANES, np.float32), np.empty(terms * LANES, np.float32)
+                lines = np.empty(3 * _FEW_LINES)
+                line_weights = np.empty(LINE_WEIGHTS * LANES * _FEW_LINES, np.float32)
+                num_lines, opened = 0, 0
             for g in range(groups):
                 for j in range(base, end):
                     _to_lanes(k, (j * heads + g * LANES) * width, width, width, keys, (j - base) * row)
@@ -246,7 +273,25 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
 
                     frame = frames[(i * groups + g) * FRAME_SIZE : (i * groups + g + 1) * FRAME_SIZE]
                     index = (first + edges_before) * true_heads + g * LANES
-                    if kind == MAX_FRAME:
+                    if averages:
+                        wanted = (1 << min(LANES, true_heads - g * LANES)) - 1
+                        for e in range(count, count + LANES):
+                            store(weight, e * LANES, fill(_ZERO))
+                        if kind == WEIGHTED_PCA_FRAME:
+                            opened = principal_axes_with_shares(
+                                weight, unit, columns, first, count, axes[s], wanted, sums, covariance, vectors,
+                                wide_frame, frame, shares,
+                            )  # fmt: skip
+                        else:
+                            if kind == STATIC_LOCAL_FRAME:
+                                for e in range(count):
+                                    store(logit, e * LANES, fill(-_TWO * half_sq[first + e]))
+                            lines, line_weights, num_lines, opened = tied_lines(
+                                logit, unit, columns, first, count, axes[s], wanted, beside, apart, gap, firsts,
+                                of_firsts, seconds, of_seconds, pick, bits, rows, frame_axes, frame, lines,
+                                line_weights,
+                            )  # fmt: skip
+                    elif kind == MAX_FRAME:
                         max_frames(
                             logit, weight, unit, columns, first, count, axes[s], key_1, key_2, index, true_heads,
                             gap, pick, bits, frame,
@@ -274,10 +319,35 @@ def forward_loop(sizes: Sizes) -> Callable[..., None]:
                         for b in range(window):
                             at = o + b * LANES
                             store(moment, at, load(moment, at) + p * fill(dist_value[(first + e) * window + b]))
-                    if kind != NO_FRAME:
+                    o = num_dist * LANES
+                    if averages:
+                        source = weight
+                        if kind != WEIGHTED_PCA_FRAME and opened:
+                            _keep_heads(weight, 1 + length, wanted & ~opened, rows, gap)
+                            source = gap
                         for t in range(3):
-                            o = (num_dist + t * terms) * LANES
-                            _angular_moments(weight, unit, columns, first, length, frame, t, terms, moment, o)
+                            at = o + t * terms * LANES
+                            if kind == WEIGHTED_PCA_FRAME or opened != wanted:
+                                _angular_moments(source, unit, columns, first, length, frame, t, terms, moment, at)
+                            else:
+                                for m in range(terms):
+                                    store(moment, at + m * LANES, fill(_ZERO))
+                        if opened and kind == WEIGHTED_PCA_FRAME:
+                            weigh_principal_moments(
+                                weight, unit, columns, first, count, length, frame, shares, terms, part, moment, o
+                            )
+                            for place in range(FRAME_SIZE):
+                                if (opened >> (place % LANES)) & 1:
+                                    frame[place] = _ZERO
+                        elif opened:
+                            add_moments_of_lines(
+                                weight, unit, columns, first, count, lines, line_weights, num_lines, terms,
+                                polynomial, part, moment, o,
+                            )  # fmt: skip
+                    elif kind != NO_FRAME:
+                        for t in range(3):
+                            at = o + t * terms * LANES
+                            _angular_moments(weight, unit, columns, first, length, frame, t, terms, moment, at)
                     at = g * LANES * num_atoms + i
                     _from_lanes(moment, 0, moments, out_moment, at * moments, num_atoms * moments)
                     _clear(value, width)

@@ -96,13 +96,13 @@ def settled_axes(covariance, lattice_axes, axes):
             local[i, j] = total * scale
     work[:] = local
     jacobi(work, vectors)
-    low, mid, high = _ascending(work)
+    low, mid, high = ascending(work)
     if work[mid, mid] - work[low, low] < DEGENERATE_GAP or work[high, high] - work[mid, mid] < DEGENERATE_GAP:
         work[:] = local
         work[1, 1] += DEGENERATE_SPLIT
         work[2, 2] += 2.0 * DEGENERATE_SPLIT
         jacobi(work, vectors)
-        low, mid, high = _ascending(work)
+        low, mid, high = ascending(work)
     for x in range(3):
         axes[0, x] = axes[1, x] = 0.0
         for i in range(3):
@@ -111,7 +111,8 @@ def settled_axes(covariance, lattice_axes, axes):
 
 
 @part_of_loop()
-def _ascending(diagonal):
+def ascending(diagonal):
+    """Return the places of a (3, 3) matrix's diagonal in ascending order of what stands there."""
     low, mid, high = 0, 1, 2
     if diagonal[mid, mid] < diagonal[low, low]:
         low, mid = mid, low

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from crystalframer.config import KernelName, ModelConfig
+from crystalframer.config import OPEN_FRAMES, KernelName, ModelConfig
 from crystalframer.data.batch import CrystalBatch
-from crystalframer.kernels import ties_cpu, ties_reference
-from crystalframer.kernels.closeness import OPEN_FRAMES, Averaging
+from crystalframer.kernels import cpu, ties_reference
 from crystalframer.kernels.interface import AttentionInputs, AttentionKernel
 from crystalframer.kernels.moments import projection_of_angles
 from crystalframer.kernels.noise import TieSeed
@@ -17,7 +16,7 @@ def mean_over_ties(kernel: AttentionKernel, name: KernelName) -> AttentionKernel
 
     Args:
         kernel: the one that computes everything else.
-        name: its name; beside `cpu` the mean is compiled, too, unless gradients are asked for.
+        name: its name; the CPU's own takes the mean itself, unless gradients are asked for.
     """
 
     def attend(
@@ -29,13 +28,10 @@ def mean_over_ties(kernel: AttentionKernel, name: KernelName) -> AttentionKernel
     ) -> Tensor:
         if tie_seed is not None or frames is not None or config.frame not in OPEN_FRAMES:
             return kernel(inputs, batch, config, tie_seed, frames)
-        averaged = _averaging(name)(inputs, batch, config)
+        if name == "cpu" and not torch.is_grad_enabled():
+            return cpu.averaged(inputs, batch, config)[0]
+        averaged = ties_reference.average(inputs, batch, config)
         out = kernel(inputs, batch, config, None, averaged.frames)
         return out + torch.bmm(averaged.moments, projection_of_angles(inputs, config).mT).transpose(0, 1)
 
     return attend
-
-
-def _averaging(name: KernelName) -> Averaging:
-    compiled = name == "cpu" and not torch.is_grad_enabled()
-    return ties_cpu.average if compiled else ties_reference.average

@@ -38,6 +38,7 @@ def test_gradients_do_not_depend_on_where_arrays_lie(frame: FrameName, kernel: K
 
 DIGEST = """
 import hashlib
+import torch
 from tests.fixtures import crystals as c
 from tests.fixtures.models import loud_model, small_config
 
@@ -48,6 +49,11 @@ for frame in ("none", "lattice", "static_local", "weighted_pca", "max"):
     for parameter in model.parameters():
         if parameter.grad is not None:
             digest.update(parameter.grad.numpy().tobytes())
+for frame in ("static_local", "weighted_pca", "max"):
+    model = loud_model(small_config(frame, cutoff=6.0, ties="mean"), "cpu")
+    with torch.no_grad():
+        predicted = model(c.batch_of(*c.symmetric_crystals().values(), c.generic_crystal(0), cutoff=6.0))
+    digest.update(predicted.numpy().tobytes())
 print(digest.hexdigest())
 """
 
@@ -63,4 +69,5 @@ def test_the_process_that_compiles_computes_the_same_as_those_that_find_it_compi
         compiled.append({path.relative_to(tmp_path) for path in tmp_path.rglob("*.nbc")})
     assert said[0] == said[1]
     assert compiled[0] == compiled[1]  # the second process found everything it needed
-    assert len([path for path in compiled[0] if "cpu_" in path.name]) >= 3  # forward, backward, neighbours
+    loops = [path.name for path in compiled[0] if "cpu_" in path.name]
+    assert len(loops) >= 4  # forward, the same with the mean over ties, backward, neighbours

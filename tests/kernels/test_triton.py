@@ -22,6 +22,7 @@ from crystalframer.data.registry import load_task
 from crystalframer.data.resident import PaddedShape, ResidentCrystals
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.kernels import parity, reference
+from crystalframer.kernels.mean_over_ties import mean_over_ties
 from crystalframer.kernels.parity import GRADIENTS, make_batch, make_inputs, random_crystal, relative_rms, run
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.resolving import build_trial
@@ -118,6 +119,21 @@ def test_settles_ties_and_degenerate_axes_as_the_reference_does(frame: FrameName
         got, want = (attend(inputs, batch, config, tie_seed) for attend in (triton_kernel.attend, reference.attend))
     worst = (got - want).flatten(1).norm(dim=1) / want.flatten(1).norm(dim=1)
     assert float(worst.max()) <= 1e-5
+
+
+@pytest.mark.parametrize("frame", ["static_local", "weighted_pca", "max"])
+def test_takes_the_references_mean_over_ties(frame: FrameName) -> None:
+    """Open frames of hcp, whose tied neighbours are not equivalent, and of a chain; decided ones of a random one."""
+    config = config_for(frame, cutoff=4.3)
+    crystals = symmetric_crystals()
+    batch = make_batch([crystals["hcp"], crystals["chain"], random_crystal(2)], config.cutoff).to(DEVICE)
+    inputs = make_inputs(batch, config)
+    with torch.no_grad():
+        got = mean_over_ties(triton_kernel.attend, "triton")(inputs, batch, config)
+        want = mean_over_ties(reference.attend, "reference")(inputs, batch, config)
+        first = triton_kernel.attend(inputs, batch, config)
+    assert relative_rms(got, want) <= 1e-5
+    assert relative_rms(first, want) > 1e-3
 
 
 def test_two_runs_are_bitwise_equal() -> None:
