@@ -37,6 +37,7 @@ ORDER = (
     "figures.attention_range",
     "figures.error_maps",
     "figures.invariance",
+    "figures.continuity",
     "figures.ties",
     "tables.search_table",
     "tables.efficiency_table",
