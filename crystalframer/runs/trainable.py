@@ -15,6 +15,8 @@ class TrialTrainer(Protocol):
     """What a trial needs of `crystalframer.training.trainer.Trainer`."""
 
     history: "list[EpochResult]"
+    start_data: str
+    """What the weights it started from learned from; empty for fresh ones."""
 
     @property
     def model(self) -> Any:

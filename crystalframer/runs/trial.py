@@ -4,7 +4,6 @@ import platform
 import time
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalframer.config import TrialConfig
@@ -206,10 +205,6 @@ class _Run:
             "threads": str(torch.get_num_threads()),
             "machine": platform.node(),
         }
-        if (start := self.trial.config.train.start_from) is not None:
-            from crystalframer.training.fine_tuning import learned_before
-
-            own["start_data"] = learned_before(Path(start))
         self.tags = {**tags, **own}
         self.tracker.start(self.trial.name, self.trial.config.to_flat_dict(), self.tags, kept)
         self.tracker.log_metrics(kept)
@@ -273,6 +268,9 @@ class _Run:
         values["num_parameters"] = float(trainer.num_parameters)
         values["test/ms_per_material"] = milliseconds / len(test.ids)
         final = StepMetrics(self.epoch, _now_ms(), values)
+        if trainer.start_data:
+            self.tags["start_data"] = trainer.start_data
+            self.tracker.set_tags({"start_data": trainer.start_data})
         conclude_tracking(self.tracker, self.directory, final)
         errors = [epoch.val_mae for epoch in trainer.history]
         result: TrialResult = {

@@ -70,9 +70,11 @@ class Checkpoint:
     """Atomic numbers that the training crystals contain; None in files written before this was kept."""
     best: dict[str, Any] | None = None
     """Epoch, validation error and evaluated weights of the best epoch so far, where ``train.keep`` asks for them."""
+    start_data: str = ""
+    """Data set and tasks, ``jarvis:bandgap_opt``, that the weights it started from learned; empty for fresh ones."""
 
 
-_LATER = ("elements", "best")
+_LATER = ("elements", "best", "start_data")
 """Fields that early files lack."""
 
 
@@ -127,6 +129,7 @@ def _as_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         content = {**content, "targets": [{new: content[old] for new, old in names.items()}]}
     known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name not in _LATER}
     known["best"] = content.get("best")
+    known["start_data"] = content.get("start_data", "")
     elements = content.get("elements")
     known["elements"] = None if elements is None else tuple(elements)
     known["trial"] = trial_from_dict(content["trial"], path)

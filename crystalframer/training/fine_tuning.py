@@ -23,8 +23,10 @@ def freeze_blocks(model: CrystalFramer, count: int) -> None:
             module.requires_grad_(False)
 
 
-def start_weights(trial: TrialConfig, data: TaskData) -> dict[str, Tensor]:
-    """Return the weights that ``train.start_from`` gives a model: all of them, or all but the head's for new targets.
+def start_weights(trial: TrialConfig, data: TaskData) -> tuple[dict[str, Tensor], str]:
+    """Return the weights that ``train.start_from`` gives a model, and what they learned from, ``jarvis:bandgap_opt``.
+
+    They are all weights of the file, or all but the head's for new targets.
 
     They are the averaged ones if averaging had begun, and include what was calibrated. The head is kept where names
     and units of the targets are the same; outputs are scaled by the new training set in either case.
@@ -49,19 +51,9 @@ def start_weights(trial: TrialConfig, data: TaskData) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = trained.model.state_dict()
     known = [(target.name, target.unit) for target in trained.targets]
-    if known == list(zip(data.tasks, data.units, strict=True)):
-        return state
-    return {name: value for name, value in state.items() if not name.startswith(_HEAD)}
-
-
-def learned_before(path: Path) -> str:
-    """Return the data set and tasks, ``jarvis:bandgap_opt``, that the model in a file learned from.
-
-    Raises:
-        UserError: the file is missing, damaged or no model.
-    """
-    data = load_model(path).trial.data
-    return f"{data.dataset}:{data.task}"
+    if known != list(zip(data.tasks, data.units, strict=True)):
+        state = {name: value for name, value in state.items() if not name.startswith(_HEAD)}
+    return state, f"{trained.trial.data.dataset}:{trained.trial.data.task}"
 
 
 @torch.no_grad()

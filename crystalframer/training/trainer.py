@@ -92,6 +92,7 @@ class Trainer:
         freeze_blocks(self.model, trial.train.frozen_blocks)
         self.history: list[EpochResult] = []
         self.progress = Progress()
+        self.start_data = ""
         self._loader = BatchLoader(data, cutoff=trial.model.cutoff, frame=trial.model.frame)
         self._fix_epochs(0)
         self._optimizer = build_optimizer(self.model, trial.train)
@@ -146,7 +147,9 @@ class Trainer:
             return
         started = time.perf_counter()
         if self.trial.train.start_from is not None:
-            load_start(self.model, self.processes.from_first(lambda: start_weights(self.trial, self.data)))
+            read = functools.partial(start_weights, self.trial, self.data)
+            weights, self.start_data = self.processes.from_first(read)
+            load_start(self.model, weights)
         else:
             self.model.calibrate(self._loader.batch(self._epoch_batches()[0]).to(self.device))
         self._count(started)  # it may have compiled
@@ -221,6 +224,7 @@ class Trainer:
             history=[asdict(result) for result in self.history],
             elements=self._elements,
             best=self._best.state_dict(),
+            start_data=self.start_data,
         )
         write_checkpoint(Path(path), checkpoint)
 
@@ -243,6 +247,7 @@ class Trainer:
         self._shuffle_state = checkpoint.generators["shuffle"]
         self._ties.set_state(checkpoint.generators["ties"])
         self.progress = checkpoint.progress
+        self.start_data = checkpoint.start_data
         self.history = [EpochResult(**result) for result in checkpoint.history]
         self._in_step = False
         self._fix_epochs(self.progress.epochs)

@@ -59,6 +59,7 @@ class StubTrainer:
         self.num_parameters = 100
         self.epochs = trial.train.epochs
         self.history: list[EpochResult] = []
+        self.start_data = ""
         self._stopping = False
 
     def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:

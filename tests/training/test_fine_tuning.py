@@ -188,12 +188,22 @@ def test_every_way_a_model_is_saved_is_loaded(
     assert resumed.evaluate("test").predictions.tolist() == expected.tolist()
 
 
-def test_a_trial_records_what_its_model_learned_before(
+def test_a_trial_records_what_its_model_learned_before_and_resumes_without_that_model(
     make_trial: MakeTrial, other_task: TaskData, trained: Path, tmp_path: Path
 ) -> None:
-    config = make_trial({"data.task": "e_hull", "train.start_from": str(trained)})
+    start = tmp_path / "start.pt"
+    start.write_bytes(trained.read_bytes())
+    config = make_trial({"data.task": "e_hull", "train.start_from": str(start)})
     directory = RunDirectory(tmp_path / "run")
-    list(run_trial(Trial("run", config), other_task, directory, Tracker(), Trainer, tags={}))
+
+    def progress(stop_requested: bool) -> None:
+        trial, stop = Trial("run", config), lambda: stop_requested
+        list(run_trial(trial, other_task, directory, Tracker(), Trainer, tags={}, stop_requested=stop))
+
+    progress(stop_requested=True)
+    assert directory.result() is None
+    start.unlink()
+    progress(stop_requested=False)
     result = directory.result()
     assert result is not None
     assert result["tags"]["start_data"] == f"{load_model(trained).trial.data.dataset}:formation_energy"
