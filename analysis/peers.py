@@ -1,6 +1,5 @@
 """Other methods' predictions for the same test crystals, read from tables, and how ours compare with them."""
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from analysis.material_errors import MaterialErrors, material_errors
 from analysis.pairs import difference
 from analysis.results import Results
 from analysis.uncertainty import Difference, holm
+from crystalframer.data.structures.records import ARCHIVE_DAMAGE
 from crystalframer.errors import UserError
 
 FEWEST = 30
@@ -98,7 +98,7 @@ def read_peer(text: str) -> Peer:
     name = named or (path.absolute().parent.name if stem.startswith("AI-") else stem)
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"id": str})
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (*ARCHIVE_DAMAGE, ValueError) as error:
         raise UserError(f"--peers {text}: {path} cannot be read as a table ({error})") from error
     table.columns = [str(column).strip().lower() for column in table.columns]
     if not {"id", "prediction"} <= set(table.columns):

@@ -4,13 +4,13 @@ import math
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crystalframer.data.preparation.cell_values import number_of
+from crystalframer.data.structures.records import ARCHIVE_DAMAGE
 from crystalframer.errors import UserError
 
 SPREADSHEET = ".xlsx"
@@ -21,8 +21,6 @@ MAX_BYTES = 2**27
 """Most bytes of an unpacked file; as objects, cells take some ten times as much."""
 MAX_CELLS = 2_000_000
 """Most cells between the first and the last one of a sheet."""
-_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What reading a zip raises that is damaged, encrypted, or compressed in an unknown way."""
 _DECIMAL_COMMA = re.compile(r"[-+−]?\d+,\d+([eE][-+]?\d+)?")
 _NEVER_COMPUTED = re.compile(rb"<f(?:\s[^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
 """A formula without the value that a spreadsheet program saves beside it."""
@@ -62,7 +60,15 @@ def _cells(path: Path) -> tuple[list[tuple[int, Sequence[Any]]], list[str]]:
         with warnings.catch_warnings(), path.open("rb") as stream:  # openpyxl leaves a path's file open if it fails
             warnings.simplefilter("ignore")  # what openpyxl would not keep if it wrote the file again
             book = openpyxl.load_workbook(stream, data_only=True, keep_links=False)
-    except (*_DAMAGE, InvalidFileException, AttributeError, LookupError, ValueError, TypeError, SyntaxError) as error:
+    except (
+        *ARCHIVE_DAMAGE,
+        InvalidFileException,
+        AttributeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        SyntaxError,
+    ) as error:
         raise UserError(
             f"{path} cannot be read as a spreadsheet ({_reason(error)}): save it again as {SPREADSHEET}"
         ) from error
@@ -113,7 +119,7 @@ def _check(path: Path) -> None:
                     )
     except OSError as error:
         raise UserError(f"cannot read the table {path} ({error.strerror})") from error
-    except _DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise UserError(
             f"{path} is no {SPREADSHEET} file, or damaged, or protected by a password: save it again, or as .csv"
         ) from error

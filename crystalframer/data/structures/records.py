@@ -26,6 +26,9 @@ CHUNK = 2**21
 MAX_RECORD = 2**26
 """Longest record in bytes; what is not complete within it is malformed, not merely unfinished."""
 
+ARCHIVE_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What reading a zip raises that is damaged, encrypted, or compressed in an unknown way."""
+
 _NUMBER_OF = {symbol: number for number, symbol in enumerate(ELEMENTS, start=1)}
 _GAP = re.compile(r"[\s,]*")
 _QUOTE = 2
@@ -55,7 +58,7 @@ def split_records(path: Path) -> Iterator[Chunk]:
     try:
         with _open(path) as stream:
             yield from _split(stream, path)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except ARCHIVE_DAMAGE as error:
         require_damage(path, error)
         raise UserError(f"source {path} is damaged ({error}): fetch it again") from error
 
