@@ -221,6 +221,15 @@ class Item:
         return reports_user_errors(self._main)(argv)
 
     def _main(self, argv: Sequence[str] | None) -> int:
+        self.run(argv)
+        return 0
+
+    def run(self, argv: Sequence[str] | None) -> Product:
+        """Make the item as the command line says, say what was written, and return it.
+
+        Raises:
+            UserError: there are no results to make it of, or they are damaged.
+        """
         context = context_of(parse_arguments(self.description, argv, sweep=self.sweep))
         product = self.produce(context)
         if isinstance(product, Missing):
@@ -233,7 +242,7 @@ class Item:
             print(product.text)
         for path in [*product.tables, *product.pictures, *product.pages]:
             print(f"written: {shown(path)}")
-        return 0
+        return product
 
 
 def context_of(arguments: argparse.Namespace) -> Context:

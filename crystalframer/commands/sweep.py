@@ -5,9 +5,10 @@ import functools
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from crystalframer.beside import load
-from crystalframer.command_line import outliving_the_screen
+from crystalframer.command_line import outliving_the_screen, reports_user_errors
 from crystalframer.orchestration.cluster.surroundings import surroundings
 from crystalframer.orchestration.sweeps.arguments import add_file_argument, add_sweep_arguments, sweep_options
 
@@ -94,14 +95,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> list[Path]:
     """Draw the table and the learning curves; return their files, none where one of them could not be made."""
-    output = output or load("analysis.results").OUTPUT
     source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
     scripts = map(load, ("analysis.tables.ablation_table", "analysis.figures.learning_curves"))
-    codes = [script.ITEM.main(["--sweep", sweep, *source, "--output", str(output)]) for script in scripts]
-    if any(codes):
-        return []
-    folder = output / sweep
-    return sorted([*folder.glob("ablation_table.*"), *folder.glob("learning_curves_*.png")])
+    files: list[Path] = []
+
+    def make(script: Any) -> int:
+        product = script.ITEM.run(["--sweep", sweep, *source, *(["--output", str(output)] if output else [])])
+        files.extend([*product.tables, *product.pictures])
+        return 0
+
+    codes = [reports_user_errors(make)(script) for script in scripts]
+    return [] if any(codes) else files
 
 
 def _say_where(tracking_uri: str | None, runs: Path) -> None:

@@ -96,7 +96,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 def test_a_sweep_from_its_file_to_its_table(
     write_sweep: WriteSweep, start_driver: Start, tmp_path: Path, reference: Recorded
 ) -> None:
-    sweep = write_sweep()
+    sweep, older = write_sweep(), tmp_path / "output" / "tiny" / "learning_curves_sample_bandgap.png"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b"of what the sweep's file asked for before")
     code, output = finish(start_driver(sweep))
     assert code == 0, output
     recorded = curves(tmp_path / "runs")
@@ -120,6 +122,7 @@ def test_a_sweep_from_its_file_to_its_table(
     assert summary.data.tags["mlflow.note.content"] == table
     kept = [path.name for path in (tmp_path / "runs" / "mlartifacts").rglob(f"{summary.info.run_id}/artifacts/*")]
     assert {"ablation_table.md", "ablation_table.csv", "learning_curves_sample_formation_energy.png"} <= set(kept)
+    assert older.name not in kept
 
     lost = client.search_runs([experiment.experiment_id], "tags.current = 'true'")[0]
     client.delete_run(lost.info.run_id)  # MLflow forgets a run: the run directory knows it all
