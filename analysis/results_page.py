@@ -109,19 +109,18 @@ def _study(content: Exported) -> str:
         if lacking := _lacking(comparison):
             lines.append(f"Not run: {', '.join(lacking)}.")
     context = Context(results, record.sweep, Path())
-    for table in published_gap.build(context).tables:
-        lines.append(
-            "\n".join(["### Beside published errors", "", *map(for_markdown, table.notes), "", *markdown_rows(table)])
-        )
+    lines += [_section("### Beside published errors", table) for table in published_gap.build(context).tables]
     if len(content.peers):
         (table, *_) = against_peers.build(context, recorded_peers(results)).tables
         lines.append(f"![Error against core minutes, others' errors as lines]({IMAGES}/{_picture(content)}.png)")
-        lines.append(
-            "\n".join(["### Beside other methods", "", *map(for_markdown, table.notes), "", *markdown_rows(table)])
-        )
+        lines.append(_section("### Beside other methods", table))
     commits = sorted({trial.tags.get("git_commit", "unknown")[:12] for trial in record.trials})
     lines.append(f"Hours are wall-clock time of the epochs. Trained at {', '.join(commits)}.")
     return "\n\n".join(lines)
+
+
+def _section(heading: str, table: Table) -> str:
+    return "\n".join([heading, "", *map(for_markdown, table.notes), "", *markdown_rows(table)])
 
 
 def _cost(content: Exported, row: Row) -> Sequence[str]:
@@ -139,6 +138,7 @@ def _lacking(comparison: Comparison) -> Iterable[str]:
 
 def _models() -> str:
     """Return the section of the models that come with the package, from their list."""
+    listed = sorted(read_list(PACKAGE).items())
     headings = ["model", "property", "test MAE (95 % interval)", "90 % intervals hold", "crystals", "minutes", "MB"]
     rows = [
         [
@@ -150,22 +150,16 @@ def _models() -> str:
             f"{entry.minutes:.0f}",
             f"{entry.bytes / 1e6:.1f}",
         ]
-        for name, entry in sorted(read_list(PACKAGE).items())
+        for name, entry in listed
         for target in entry.targets
     ]
-    told = [f"- `{name}`: {for_markdown(entry.data)}" for name, entry in sorted(read_list(PACKAGE).items())]
-    lines = [
-        "## Models of the package",
-        "",
+    note = (
         "Measured when they were packed, on their test crystals: the error, and the share of true values within the "
         "interval that is meant to hold 90 %. Crystals: training / validation / test. Minutes: of one CPU core, all "
-        "seeds together, by the median epoch.",
-        "",
-        *markdown_rows(Table("", headings, rows)),
-        "",
-        *told,
-    ]
-    return "\n".join(lines)
+        "seeds together, by the median epoch."
+    )
+    told = [f"- `{name}`: {for_markdown(entry.data)}" for name, entry in listed]
+    return "\n".join([_section("## Models of the package", Table("", headings, rows, [note])), "", *told])
 
 
 def _not_run(sweeps: Path, recorded: set[str]) -> str:

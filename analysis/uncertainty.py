@@ -9,6 +9,7 @@ Everything is deterministic: resampling draws from a generator of a fixed seed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ def bootstrap_p(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES)
     n = sample.shape[-1]
     mean, spread = sample.mean(-1), sample.std(-1)
     centred = sample - mean[..., None]
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    counts = _resamples(n, seed, resamples).astype(np.float64) / n
     means = np.einsum("rn,...n->r...", counts, centred, optimize=True)
     spreads = np.sqrt(np.maximum(np.einsum("rn,...n->r...", counts, centred**2, optimize=True) - means**2, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -65,6 +66,13 @@ def bootstrap_p(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES)
     as_far = ~(resampled < found * (1 - 1e-12))  # a resample without spread counts as far
     p = (1 + as_far.sum(0)) / (resamples + 1)
     return np.where(spread <= 1e-12 * np.abs(mean), np.where(mean == 0, 1.0, 2.0 ** (1 - n)), p)
+
+
+@lru_cache(maxsize=1)
+def _resamples(n: int, seed: int, resamples: int) -> NDArray[np.uint16]:
+    """Return how often each of n values is in each resample, (resamples, n); every comparison draws the same ones."""
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return counts.astype(np.uint16)
 
 
 def sign_test(differences: ArrayLike) -> float:

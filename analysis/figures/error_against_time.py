@@ -81,8 +81,8 @@ def _draw_row(axes: "Axes", row: Row, style: LineStyle) -> None:
     axes.plot([minutes[-1]] * 2, [min(errors), max(errors)], color=colour, lw=0.9)
     axes.plot(minutes[-1], float(np.mean(errors)), "o", color=colour, markersize=4)
     found = material_errors(row)
-    if found is not None and len(errors) > 1:
-        together = len(errors) * minutes[-1]
+    if found is not None and len(row.trials) > 1:
+        together = len(row.trials) * minutes[-1]
         axes.plot(together, float(found.ensemble.absolute.mean()), "D", color=colour, markersize=4, fillstyle="none")
 
 

@@ -164,11 +164,12 @@ def produce(context: Context) -> Product | Missing:
     """Make the table of differences from published errors."""
     if context.results is None:
         return context.no_runs()
-    if not any(map(gaps, context.comparisons)):
-        return Missing(
-            f"{context.sweep} has no row with a published error beside it", "crystalframer sweep ablation_frames"
-        )
-    return context.table(build(context), NAME)
+    document = build(context)
+    if document.tables:
+        return context.table(document, NAME)
+    return Missing(
+        f"{context.sweep} has no row with a published error beside it", "crystalframer sweep ablation_frames"
+    )
 
 
 ITEM = Item(
