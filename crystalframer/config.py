@@ -23,6 +23,7 @@ KernelName = Literal["auto", "reference", "cpu", "triton"]
 Ties = Literal["first", "mean"]
 Precision = Literal["float32", "tf32", "bf16"]
 Kept = Literal["last", "best"]
+ScheduleName = Literal["inverse_sqrt", "one_cycle"]
 
 FRAMES: tuple[FrameName, ...] = get_args(FrameName)
 OPEN_FRAMES: tuple[FrameName, ...] = ("static_local", "weighted_pca", "max")
@@ -150,7 +151,10 @@ class TrainConfig:
     batch_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 256
     """Crystals per optimiser step; the incomplete last batch of an epoch is dropped."""
     learning_rate: Positive = 5e-4
-    """Initial learning rate of AdamW."""
+    """Largest learning rate of AdamW: the first one of `inverse_sqrt`, that after the warm-up of `one_cycle`."""
+    schedule: ScheduleName = "inverse_sqrt"
+    """How the learning rate changes: as published, or, for short trainings, up in the first tenth and down to nothing
+    along a cosine."""
     beta_1: Annotated[Real, Field(ge=0.0, lt=1.0)] = 0.9
     """First moment decay of AdamW."""
     beta_2: Annotated[Real, Field(ge=0.0, lt=1.0)] = 0.98
@@ -160,7 +164,7 @@ class TrainConfig:
     clip_norm: Positive = 1.0
     """Bound on the global gradient norm."""
     decay_steps: Positive = 4000.0
-    """T of the schedule lr·√(T / (T + t)), t in optimiser steps; frozen while averaging."""
+    """T of `inverse_sqrt`, lr·√(T / (T + t)), t in optimiser steps; frozen while averaging."""
     average_epochs: Annotated[Whole, Field(ge=0)] = 50
     """Last epochs over whose steps the weights are averaged; the averaged weights are evaluated. 0: none. A fifth
     of the epochs where there are fewer, or `minutes`, and nothing is stated."""
@@ -274,4 +278,4 @@ class TrialConfig:
 
 
 _FINE_TUNING = ("start_hash", "frozen_blocks")
-_UNUSED = {"minutes": None, "precision": "float32", "patience": 0, "keep": "last"}
+_UNUSED = {"minutes": None, "precision": "float32", "patience": 0, "keep": "last", "schedule": "inverse_sqrt"}
