@@ -167,7 +167,7 @@ class TrainConfig:
     """T of `inverse_sqrt`, lr·√(T / (T + t)), t in optimiser steps; frozen while averaging."""
     average_epochs: Annotated[Whole, Field(ge=0)] = 50
     """Last epochs over whose steps the weights are averaged; the averaged weights are evaluated. 0: none. A fifth
-    of the epochs where there are fewer, or `minutes`, and nothing is stated."""
+    of the epochs where there are fewer, or `minutes`, and none with `one_cycle`, where nothing is stated."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 123
     """Seed of initialisation, shuffling and tie-breaking."""
     kernel: KernelName = "auto"

@@ -25,12 +25,24 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 }
 """The paper's two settings of the angular encoding, as differences to `ModelConfig`."""
 
-TRAIN_PRESETS: dict[str, dict[str, Any]] = {
-    name: dict(published.training) for name, published in PUBLISHED.items() if published.training
+_QUICK = {
+    "epochs": 30,
+    "batch_size": 64,
+    "schedule": "one_cycle",
+    "learning_rate": 1.5e-3,
 }
-"""Published training lengths per data set, as differences to `TrainConfig`."""
 
-_PRESETS = {"model": MODEL_PRESETS, "train": TRAIN_PRESETS}
+TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    **{name: {"train": dict(published.training)} for name, published in PUBLISHED.items() if published.training},
+    "quick": {"model": {**MODEL_PRESETS["lightweight"], "cutoff": 5.0}, "train": _QUICK},
+}
+"""Published training lengths per data set, and a training of minutes with the model for it, as differences to
+`ModelConfig` and `TrainConfig`."""
+
+_PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "train": TRAIN_PRESETS,
+    "model": {name: {"model": differences} for name, differences in MODEL_PRESETS.items()},
+}
 _ADAPTER = pydantic.TypeAdapter(TrialConfig)
 SETTINGS = (*TrialConfig().to_flat_dict(), *(f"{section}.preset" for section in _PRESETS))
 """Every dotted key a trial has, and the two preset keys."""
@@ -60,8 +72,9 @@ def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
     """Resolve dotted settings into a trial.
 
     Args:
-        overrides: values by dotted key, e.g. ``{"model.frame": "max", "train.preset": "jarvis"}``. A preset is
-            applied first, whatever the order; other keys are differences to it.
+        overrides: values by dotted key, e.g. ``{"model.frame": "max", "train.preset": "jarvis"}``. Presets are
+            applied first, whatever the order, that of the training before that of the model; other keys are
+            differences to them.
 
     Returns:
         The trial, every default filled in, as many outputs as tasks, and the hash of the file to start from.
@@ -74,12 +87,13 @@ def build_trial(overrides: Mapping[str, Any]) -> TrialConfig:
     for key in overrides:
         if key not in SETTINGS:
             raise UserError(unknown("setting", key, SETTINGS))
-    for section, presets in _PRESETS.items():
-        name = overrides.get(f"{section}.preset")
+    for chosen, presets in _PRESETS.items():
+        name = overrides.get(f"{chosen}.preset")
         if name is not None:
             if name not in list(presets):
-                raise UserError(unknown(f"{section}.preset", name, presets))
-            nested[section].update(presets[name])
+                raise UserError(unknown(f"{chosen}.preset", name, presets))
+            for section, differences in presets[name].items():
+                nested[section].update(differences)
     for key, value in overrides.items():
         section, _, name = key.partition(".")
         if name != "preset":
@@ -103,7 +117,13 @@ def _resolve(data: dict[str, Any], model: dict[str, Any], train: dict[str, Any])
 
 
 def _shorten_averaging(train: dict[str, Any]) -> None:
-    """Average over a fifth of the epochs where there are fewer than would be averaged over, or time decides."""
+    """Average over a fifth of the epochs where there are fewer than would be averaged over, or time decides.
+
+    Nothing is averaged where the rate falls to nothing.
+    """
+    if train.get("schedule") == "one_cycle":
+        train["average_epochs"] = 0
+        return
     epochs = number(train.get("epochs", TrainConfig.epochs))
     most = math.inf if train.get("minutes") is not None else train.get("average_epochs", TrainConfig.average_epochs)
     if isinstance(epochs, int) and 1 <= epochs < most:

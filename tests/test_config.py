@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from crystalframer.errors import UserError
-from crystalframer.resolving import TRAIN_PRESETS, build_trial, trial_from_dict
+from crystalframer.resolving import build_trial, trial_from_dict
 
 LONG = "x" * 1_000_000
 
@@ -72,7 +72,7 @@ def test_sizes_that_are_too_large_together_are_refused() -> None:
 
 def test_settings_keep_their_fingerprints() -> None:
     assert build_trial({}).fingerprint() == "3267722c"
-    assert [build_trial({"train.preset": name}).fingerprint() for name in TRAIN_PRESETS] == [
+    assert [build_trial({"train.preset": name}).fingerprint() for name in ("jarvis", "mp", "oqmd")] == [
         "3267722c",
         "5882f5e5",
         "af8f82c0",
@@ -93,10 +93,19 @@ def test_settings_keep_their_fingerprints() -> None:
         ({"train.epochs": 60}, 50),
         ({}, 50),
         ({"train.epochs": 30, "train.average_epochs": 30}, 30),
+        ({"train.epochs": 30, "train.schedule": "one_cycle"}, 0),
+        ({"train.preset": "quick", "train.minutes": 5}, 0),
+        ({"train.preset": "quick", "train.average_epochs": 3}, 3),
     ],
 )
 def test_a_short_training_averages_over_a_fifth_unless_told_otherwise(settings: dict[str, Any], averaged: int) -> None:
     assert build_trial(settings).train.average_epochs == averaged
+
+
+def test_the_quick_preset_sets_model_and_training_and_other_keys_are_differences_to_it() -> None:
+    quick = build_trial({"train.preset": "quick", "train.epochs": 12, "model.frame": "none"})
+    assert (quick.model.cutoff, quick.train.schedule, quick.train.epochs) == (5.0, "one_cycle", 12)
+    assert quick.model == build_trial({"model.preset": "lightweight", "model.cutoff": 5, "model.frame": "none"}).model
 
 
 def test_more_averaging_than_epochs_is_refused_where_it_is_stated() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from crystalframer.command_line import outliving_the_screen
 from crystalframer.config import FRAMES, TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.published import PUBLISHED
 from crystalframer.resolving import TRAIN_PRESETS, build_trial, setting_value
 from crystalframer.yaml_reading import parse_set
 
@@ -35,8 +36,8 @@ examples:
     crystalframer train --frame none --set train.seed=1
     crystalframer train --set model.preset=lightweight
 
-  ten minutes by the clock of this machine, whatever it is; the schedule is fitted to them in the first steps:
-    crystalframer train --minutes 10 --set train.batch_size=32
+  ten minutes by the clock of this machine, whatever it is, with settings made for short trainings:
+    crystalframer train --preset quick --minutes 10
 
   two targets at once; starting from a trained model with its first two blocks as they are; two processes:
     crystalframer train --task formation_energy,e_hull
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "own", nargs="*", type=Path, metavar="PATH", help="your structures (a folder or file) and your table of values"
     )
-    parser.add_argument("--preset", help=f"published training of a data set: {', '.join(TRAIN_PRESETS)}")
+    parser.add_argument("--preset", help=f"settings under a name, published or quick: {', '.join(TRAIN_PRESETS)}")
     parser.add_argument("--dataset", help="prepared data set (default: sample, which comes with the package)")
     parser.add_argument("--task", help="target property, or several joined by commas (default: formation_energy)")
     parser.add_argument("--frame", help=f"frame type: {', '.join(FRAMES)} (default: max)")
@@ -263,6 +264,6 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     overrides = {key: value for key, value in named.items() if value is not None}
     overrides |= parse_set(arguments.settings)
-    if (preset := overrides.get("train.preset")) in TRAIN_PRESETS:
+    if (preset := overrides.get("train.preset")) in PUBLISHED:
         overrides.setdefault("data.dataset", preset)
     return overrides

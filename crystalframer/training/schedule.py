@@ -14,7 +14,7 @@ class Schedule:
     """The learning rate of each of a training's S optimiser steps, t = 0 for the first.
 
     inverse_sqrt, as published, frozen while the weights are averaged: lr(t) = lr_0 · √(T / (T + min(t, t_average))).
-    one_cycle, with w = ⌈S / 10⌉: lr_0 · (t + 1) / w up to t = w - 1, then lr_0 · (1 + cos(π (t - w + 1) / (S - w + 1))) / 2.
+    one_cycle, w = ⌈S / 10⌉: lr_0 · (t + 1) / w for t < w, then lr_0 · (1 + cos(π · (t - w + 1) / (S - w + 1))) / 2.
     """
 
     name: ScheduleName
