@@ -19,10 +19,12 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.data.registry import load_task, subset_of
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
+from crystalframer.pretrained.baselines import trees_on_composition
 from crystalframer.runs.run_directory import FinishedRun, RunDirectory
 from crystalframer.runs.tracker import seconds_of
 
 Say = Callable[[str], None]
+TREES = "trees on composition"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     folders = arguments.folders or run_directories(arguments.runs / arguments.name)
     asked = _asked(arguments.sweep or Path("sweeps") / f"{arguments.name}.yaml", arguments.sweep is not None)
     peers = [read_peer(text) for text in arguments.peers]
-    content = with_peers(collect(arguments.name, folders, asked, arguments.cores), peers)
+    content = collect(arguments.name, folders, asked, arguments.cores)
+    if arguments.trees:
+        peers.append(trees_peer(content))
+    content = with_peers(content, peers)
     paths = write(arguments.output, content)
     size = sum(path.stat().st_size for path in paths) / 1e6
     print(f"{check(arguments.output)}; {size:.2f} MB")
@@ -121,6 +126,22 @@ def collect(
     predictions = pd.concat([trial.tested.assign(trial=trial.key) for trial in trials], ignore_index=True)
     predictions = predictions[["trial", "id", "target", "prediction"]].astype({"trial": "category"})
     return Exported(record, epochs.astype({"trial": "category", "metric": "category"}), predictions, crystals)
+
+
+def trees_peer(content: Exported) -> Peer:
+    """Return boosted trees on the composition as another method, fitted to the training crystals of the trials.
+
+    Raises:
+        UserError: the data are not at hand, or the trials are of several data sets, tasks or sizes.
+    """
+    configs = {trial.config.data for trial in content.record.trials}
+    if len(configs) > 1:
+        raise UserError(
+            f"--trees: the results are of {len(configs)} data settings, expected one; export each by itself"
+        )
+    data = load_task(configs.pop())
+    predicted = trees_on_composition(data)["test"]
+    return Peer(TREES, pd.Series(predicted, index=[str(data.dataset.ids[row]) for row in data.rows["test"]]), None)
 
 
 def with_peers(content: Exported, peers: Sequence[Peer]) -> Exported:

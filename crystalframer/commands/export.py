@@ -16,7 +16,7 @@ EPILOG = """\
 examples:
   crystalframer export ablation_sample --output results/ablation_sample
   crystalframer export mbj_frames --output results/mbj_frames --from runs/single/mbj-*
-  crystalframer export mbj_frames --output results/mbj_frames --peers coGN=coGN.csv.zip ALIGNN=alignn.csv
+  crystalframer export mbj_frames --output results/mbj_frames --peers coGN=coGN.csv.zip ALIGNN=alignn.csv --trees
 """
 
 
@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[NAME=]FILE",
         help="other methods' predictions to record beside ours: tables of id, prediction",
+    )
+    parser.add_argument(
+        "--trees",
+        action="store_true",
+        help="record boosted trees on the composition among them, fitted here to the same training crystals",
     )
     parser.add_argument("--cores", type=int, metavar="N", help="threads of trials that did not record theirs")
 

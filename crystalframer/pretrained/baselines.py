@@ -48,7 +48,7 @@ def baselines(predictor: Predictor, data: TaskData) -> list[Candidate]:
     """
     if data.targets.ndim > 1:
         raise UserError(f"baselines are for a single task; got {data.task}")
-    composition, first = _timed(lambda: {split: composition_features(data.crystals(split)) for split in SPLITS})
+    composition, first = _timed(lambda: _composition(data))
     embedding, second = _timed(lambda: {split: embed_split(predictor, data, split) for split in SPLITS})
     mean = float(data.targets[data.rows["train"]].mean())
     constant = {split: np.full(len(data.rows[split]), mean) for split in SPLITS}
@@ -61,6 +61,11 @@ def baselines(predictor: Predictor, data: TaskData) -> list[Candidate]:
         predicted, took = _timed(lambda make=make, features=features: _fitted(make(), features, data))  # type: ignore[misc]
         found.append(_candidate(name, predicted, data, seconds + took))
     return found
+
+
+def trees_on_composition(data: TaskData) -> Features:
+    """Return what boosted trees on the composition, fitted to the training crystals of a single task, predict, (S,)."""
+    return _fitted(_trees(), _composition(data), data)
 
 
 def measured(name: str, predictor: Predictor, data: TaskData, seconds: float) -> Candidate:
@@ -127,6 +132,10 @@ def _elements() -> Floats:
             return np.nan
 
     return np.array([[value(symbol, name) for name in PROPERTIES] for symbol in ELEMENTS])
+
+
+def _composition(data: TaskData) -> Features:
+    return {split: composition_features(data.crystals(split)) for split in SPLITS}
 
 
 def _trees() -> Any:
