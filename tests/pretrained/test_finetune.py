@@ -1,6 +1,7 @@
 """Fine-tuning by name: the source's settings, shallow models beside it, one table that says which to use."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,14 @@ from crystalframer.data.registry import load_task
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.occupancies import Mixture
 from crystalframer.prediction import load_predictor
-from crystalframer.pretrained.baselines import Candidate, baselines, composition_features, inherited, table_of
+from crystalframer.pretrained.baselines import (
+    Candidate,
+    baselines,
+    composition_features,
+    inherited,
+    table_of,
+    trees_on_composition,
+)
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.statistics import Interval
@@ -64,6 +72,15 @@ def test_shallow_models_learn_what_is_there_to_learn(packed_folder: Path) -> Non
     assert found["trees on composition"].test_mae.value < 0.4 * constant
     assert found["ridge on embedding"].test_mae.value < 0.8 * constant
     assert found["trees on embedding"].test_mae.value < 0.8 * constant
+
+
+def test_trees_learn_where_most_targets_are_equal_as_gaps_of_metals_are() -> None:
+    whole = load_task(DataConfig(train_size=600, val_size=100, test_size=200))
+    middle = np.quantile(whole.targets[whole.rows["train"]], 0.4)
+    mostly_zero = replace(whole, targets=np.minimum(whole.targets - middle, 0))
+    truth = mostly_zero.targets[whole.rows["test"]]
+    error = np.abs(trees_on_composition(mostly_zero)["test"] - truth).mean()
+    assert error < 0.5 * np.abs(truth).mean(), "predicting their median, 0, is no model"
 
 
 def test_composition_features_do_not_depend_on_the_cell_and_count_occupancies() -> None:
