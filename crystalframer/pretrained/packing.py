@@ -221,9 +221,9 @@ def _card(
 ) -> str:
     """Return the card of the first member, with what is measured on all of them together."""
     text = model_card(predictor.members[0], data, errors)
+    mean = f"Mean of {entry.members} trainings with different seeds. " if entry.members > 1 else ""
     lines = [
-        f"Mean of {entry.members} training{'s'[: entry.members > 1]} with different seeds. Data: {entry.data}. "
-        f"Licence of the data: {entry.licence}.",
+        f"{mean}Data: {entry.data}. Licence of the data: {entry.licence}.",
         "",
         "## Intervals",
         "",
