@@ -104,8 +104,11 @@ def predict(trained: "TrainedModel", crystals: Sequence["Crystal"], rule: Ties) 
     """
     from crystalframer.prediction.predictor import Predictor
 
-    trained.model.ties = rule
-    found = Predictor([trained]).predict(crystals)
+    before, trained.model.ties = trained.model.ties, rule
+    try:
+        found = Predictor([trained]).predict(crystals)
+    finally:
+        trained.model.ties = before  # the model is other figures', too
     for crystal, error in zip(crystals, found.errors, strict=True):
         if error:
             raise UserError(f"{crystal.id} cannot be predicted: {error}; leave the crystal out")
