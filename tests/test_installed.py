@@ -47,7 +47,9 @@ class Installed:
     @property
     def environment(self) -> dict[str, str]:
         """Return the variables of a user who has nothing but the installed program."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CRYSTALFRAMER"))}
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CRYSTALFRAMER", "MLFLOW"))
+        }
         return {**kept, "CRYSTALFRAMER_DATA": str(self.folder / "data"), "COLUMNS": "80"}
 
     def run(self, *words: str, code: int = 0, program: str = "crystalframer") -> str:

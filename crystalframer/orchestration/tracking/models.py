@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from crystalframer import __version__
 from crystalframer.atomic_files import new_folder
+from crystalframer.environment import variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.client import be_quiet
@@ -220,7 +221,7 @@ def _tracking(tracking_uri: str | None) -> Iterator[None]:
             server = stack.enter_context(LocalMlflowServer(Path("runs")))
             server.wait_until_ready()
             uri = server.uri
-        stack.callback(mlflow.set_tracking_uri, mlflow.get_tracking_uri())
+        stack.callback(mlflow.set_tracking_uri, variable("MLFLOW_TRACKING_URI"))  # which it sets
         mlflow.set_tracking_uri(uri)
         yield
 

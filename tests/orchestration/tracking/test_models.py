@@ -169,10 +169,11 @@ def test_a_model_with_a_name_is_registered_with_its_intervals(tmp_path: Path, cr
 
 def test_a_trials_run_is_a_model(
     mlflow_runs: tuple[Path, str], model_file: Path, crystals: list[Crystal], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from mlflow import MlflowClient
 
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     _, uri = mlflow_runs
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("trials_as_models")).info.run_id
@@ -188,6 +189,7 @@ def test_a_trials_run_is_a_model(
         problem = capsys.readouterr().err
         assert problem.startswith("error: MLflow cannot find or take")
         assert problem.count("\n") == 1
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "what is recorded next would go there"
 
 
 def test_a_folder_that_is_there_is_left_alone(model_file: Path, tmp_path: Path) -> None:
