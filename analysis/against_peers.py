@@ -20,10 +20,10 @@ from analysis.items import Context, Item, Missing, Product, context_of
 from analysis.peers import Against, Group, Method, Peer, against, groups, methods_of, read_peer, recorded_peers
 from analysis.results import add_arguments, shown
 from analysis.tables.significance_table import p_text
-from analysis.uncertainty import ALPHA
+from analysis.uncertainty import ALPHA, sign_test
 from crystalframer.command_line import HelpFormatter, reports_user_errors
 from crystalframer.errors import UserError
-from crystalframer.statistics import Interval
+from crystalframer.statistics import Interval, mean_interval
 
 NAME = "against_peers"
 HEADINGS = (
@@ -137,7 +137,12 @@ def _where(comparison: Comparison, best: Method, peer: Peer, formulas: Mapping[s
 
 def _where_table(best: Method, peer: Peer, found: Sequence[Group]) -> Table:
     rows = [
-        [group.name, str(group.found.materials), *_difference(group.found.difference), p_text(group.found.p_sign)]
+        [
+            group.name,
+            str(len(group.differences)),
+            *_difference(mean_interval(group.differences)),
+            p_text(sign_test(group.differences)),
+        ]
         for group in found
     ]
     note = (

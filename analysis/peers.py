@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.comparison import Comparison
 from analysis.material_errors import MaterialErrors, material_errors
@@ -76,12 +77,13 @@ class Against:
     """Holm's p-value over all rows and peers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """A part of the test crystals, and how two methods differ there."""
 
     name: str
-    found: Difference
+    differences: NDArray[np.float64]
+    """(n,) absolute errors of the one less those of the other, by id."""
 
 
 def read_peer(text: str) -> Peer:
@@ -150,18 +152,19 @@ def groups(ours: MaterialErrors, theirs: MaterialErrors, formulas: Mapping[str, 
         gap: whether the target is a band gap, zero for a metal.
     """
     target = dict(zip(ours.ids, ours.target.tolist(), strict=True))
-    found = []
-    for name, chosen in (_gap_groups(target) if gap else _thirds(target)).items():
-        found += _group(name, ours, theirs, lambda id, chosen=chosen: chosen(target[id]))  # type: ignore[misc]
-    contents = {id: {part.rstrip("0123456789") for part in formulas[id].split()} for id in target if id in formulas}
-    elements = sorted(set().union(*contents.values())) if contents else []
-    by_element = [
-        group
-        for element in elements
-        for group in _group(f"with {element}", ours, theirs, lambda id, e=element: e in contents.get(id, ()))  # type: ignore[misc]
+    one, other = (pd.Series(errors.absolute, index=list(errors.ids)) for errors in (ours, theirs))
+    differences = (one - other).dropna().sort_index()
+    parts = _gap_groups(target) if gap else _thirds(target)
+    found = [
+        _group(name, differences, [chosen(target[id]) for id in differences.index]) for name, chosen in parts.items()
     ]
-    by_element.sort(key=lambda group: -abs(group.found.difference.value))
-    return found + by_element[:SHOWN_ELEMENTS]
+    contents = {id: {part.rstrip("0123456789") for part in formulas[id].split()} for id in target if id in formulas}
+    by_element = [
+        _group(f"with {element}", differences, [element in contents.get(id, ()) for id in differences.index])
+        for element in sorted(set().union(*contents.values()))
+    ]
+    by_element = sorted(filter(_is_enough, by_element), key=lambda group: -abs(float(group.differences.mean())))
+    return [*filter(_is_enough, found), *by_element[:SHOWN_ELEMENTS]]
 
 
 def _gap_groups(target: Mapping[str, float]) -> dict[str, Callable[[float], bool]]:
@@ -183,9 +186,9 @@ def _thirds(target: Mapping[str, float]) -> dict[str, Callable[[float], bool]]:
     }
 
 
-def _group(name: str, ours: MaterialErrors, theirs: MaterialErrors, within: Callable[[str], bool]) -> list[Group]:
-    ids = {id for id in theirs.ids if within(id)}
-    if len(ids) < FEWEST:
-        return []
-    found = difference(ours.among(ids), theirs.among(ids))
-    return [Group(name, found)] if found is not None else []
+def _group(name: str, differences: "pd.Series[float]", within: list[bool]) -> Group:
+    return Group(name, np.asarray(differences[within], dtype=np.float64))
+
+
+def _is_enough(group: Group) -> bool:
+    return len(group.differences) >= FEWEST

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.comparison import FRAME_LABELS
 from analysis.documents import Document, Table
-from analysis.figures.invariance import RULES, predict
+from analysis.figures.invariance import RULES, label_of, predict, rules_of
 from analysis.items import Context, Item, Missing, Product
 from crystalframer.config import FRAMES, OPEN_FRAMES
 from crystalframer.geometry.crystal import Crystal
@@ -83,7 +83,7 @@ def follow(trained: "TrainedModel") -> pd.DataFrame:
     rows = []
     for path, entry in PATHS.items():
         crystals = [entry.crystal(step) for step in STEPS]
-        for rule in RULES if frame in OPEN_FRAMES else RULES[:1]:
+        for rule in rules_of(frame):
             predicted = predict(trained, crystals, rule) * trained.targets[0].std
             changes = predicted - predicted[0]
             rows += [
@@ -120,14 +120,12 @@ def draw(table: pd.DataFrame, unit: str) -> "Figure":
 
 def tabulate(table: pd.DataFrame, unit: str) -> Document:
     """Return some of the changes in thousandths of the unit, and the largest between neighbouring steps."""
-    rows, labels = [], {str(frame): label for frame, label in FRAME_LABELS.items()}
+    rows = []
     for (path, frame, rule), own in table.groupby(["path", "frame", "ties"], sort=False):
         changes, steps = own["change"].to_numpy(), own["step"].to_numpy()
-        name = labels[str(frame)]
-        label = f"{name}, {rule}" if frame in OPEN_FRAMES else name
         at = [1e3 * changes[np.abs(steps - sample).argmin()] for sample in SAMPLES]
         largest = 1e3 * np.abs(np.diff(changes)).max()
-        rows.append([str(path), label, *(f"{value:.1f}" for value in at), f"{largest:.1f}"])
+        rows.append([str(path), label_of(frame, rule), *(f"{value:.1f}" for value in at), f"{largest:.1f}"])
     columns = ["path", "frames", *(f"{sample:g}" for sample in SAMPLES), "largest step"]
     grows = STEPS[2] / STEPS[1]
     note = f"The figure has {len(STEPS) - 1} steps from {STEPS[1]:g} to {STEPS[-1]:g}, each {grows:.2f} times the last."

@@ -74,7 +74,7 @@ def measure(trained: "TrainedModel", crystals: Sequence["Crystal"]) -> pd.DataFr
     """Return how much predictions change: a row for each rule and change, in standard deviations of the targets."""
     rows: list[dict[str, object]] = []
     frame = trained.trial.model.frame
-    for rule in RULES if frame in OPEN_FRAMES else RULES[:1]:
+    for rule in rules_of(frame):
         before = predict(trained, crystals, rule)
         for kind, change in CHANGES.items():
             random = np.random.default_rng(0)
@@ -91,7 +91,17 @@ def measure(trained: "TrainedModel", crystals: Sequence["Crystal"]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _rules_like(frame: str, rule: Ties) -> tuple[Ties, ...]:
+def rules_of(frame: Any) -> tuple[Ties, ...]:
+    """Return the rules by which a frame, perhaps as a key of a table, may differ: one where symmetry leaves nothing open."""
+    return RULES if frame in OPEN_FRAMES else RULES[:1]
+
+
+def label_of(frame: Any, rule: Any) -> str:
+    """Return how a table calls a frame by a rule."""
+    return f"{FRAME_LABELS[frame]}, {rule}" if frame in OPEN_FRAMES else FRAME_LABELS[frame]
+
+
+def _rules_like(frame: FrameName, rule: Ties) -> tuple[Ties, ...]:
     """Return the rules with which a frame does the same: both where symmetry leaves nothing open."""
     return (rule,) if frame in OPEN_FRAMES else RULES
 
@@ -240,14 +250,18 @@ def _draw_panel(axes: Any, table: pd.DataFrame, frames: Sequence[FrameName]) -> 
 
 def tabulate(table: pd.DataFrame) -> Document:
     """Return the 99th percentile and the largest change per frame, rule and kind."""
-    rows, labels = [], {str(frame): label for frame, label in FRAME_LABELS.items()}
+    rows = []
     for (data, frame, rule), own in table.groupby(["data", "frame", "ties"], sort=False):
-        if frame not in OPEN_FRAMES and rule != RULES[0]:
+        if rule not in rules_of(frame):
             continue
         worst = own.groupby("change")[["p99", "largest"]].max()
-        name = labels[str(frame)]
-        label = f"{name}, {rule}" if frame in OPEN_FRAMES else name
-        rows.append([str(data), label, *(f"{_short(a)} / {_short(b)}" for a, b in worst.loc[list(CHANGES)].to_numpy())])
+        rows.append(
+            [
+                str(data),
+                label_of(frame, rule),
+                *(f"{_short(a)} / {_short(b)}" for a, b in worst.loc[list(CHANGES)].to_numpy()),
+            ]
+        )
     note = (
         f"{table['crystals'].max()} test crystals of each data set. Asked of `mean`: {ASKED['99th percentile']:.0e} / "
     )

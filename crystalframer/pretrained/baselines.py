@@ -58,14 +58,14 @@ def baselines(predictor: Predictor, data: TaskData) -> list[Candidate]:
         ("ridge on embedding", embedding, _ridge, second),
         ("trees on embedding", embedding, _trees, second),
     ):
-        predicted, took = _timed(lambda make=make, features=features: fitted(make(), features, data))  # type: ignore[misc]
+        predicted, took = _timed(lambda make=make, features=features: _fitted(make(), features, data))  # type: ignore[misc]
         found.append(_candidate(name, predicted, data, seconds + took))
     return found
 
 
 def trees_on_composition(data: TaskData) -> Features:
     """Return what boosted trees on the composition, fitted to the training crystals of a single task, predict, (S,)."""
-    return fitted(_trees(), _composition(data), data)
+    return _fitted(_trees(), _composition(data), data)
 
 
 def measured(name: str, predictor: Predictor, data: TaskData, seconds: float) -> Candidate:
@@ -101,17 +101,6 @@ def composition_features(crystals: Iterable[Crystal]) -> Floats:
         spread = (np.abs(values - mean) * own).sum(axis=0)
         rows.append(np.concatenate([shares, mean, spread, values.min(axis=0), values.max(axis=0)]))
     return np.stack(rows)
-
-
-def fitted(regressors: Sequence[Any], features: Features, data: TaskData) -> Features:
-    """Return the predictions of the regressor whose validation error is smallest, each fitted to the training split."""
-    truth = {split: data.targets[data.rows[split]].astype(np.float64) for split in SPLITS}
-
-    def predictions(regressor: Any) -> Features:
-        regressor.fit(features["train"], truth["train"])
-        return {split: regressor.predict(features[split]) for split in SPLITS}
-
-    return min(map(predictions, regressors), key=lambda found: float(np.abs(found["val"] - truth["val"]).mean()))
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate:
@@ -167,6 +156,17 @@ def _ridge() -> list[Any]:
     from sklearn.preprocessing import StandardScaler
 
     return [make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-2, 4, 19)))]
+
+
+def _fitted(regressors: Sequence[Any], features: Features, data: TaskData) -> Features:
+    """Return the predictions of the regressor whose validation error is smallest, each fitted to the training split."""
+    truth = {split: data.targets[data.rows[split]].astype(np.float64) for split in SPLITS}
+
+    def predictions(regressor: Any) -> Features:
+        regressor.fit(features["train"], truth["train"])
+        return {split: regressor.predict(features[split]) for split in SPLITS}
+
+    return min(map(predictions, regressors), key=lambda found: float(np.abs(found["val"] - truth["val"]).mean()))
 
 
 def _candidate(name: str, predicted: Features, data: TaskData, seconds: float) -> Candidate:
