@@ -92,7 +92,7 @@ def measure(trained: "TrainedModel", crystals: Sequence["Crystal"]) -> pd.DataFr
 
 
 def rules_of(frame: Any) -> tuple[Ties, ...]:
-    """Return the rules by which a frame, perhaps as a key of a table, may differ: one where symmetry leaves nothing open."""
+    """Return the rules by which a frame (a key of a table, perhaps) may differ: one where symmetry leaves none open."""
     return RULES if frame in OPEN_FRAMES else RULES[:1]
 
 
