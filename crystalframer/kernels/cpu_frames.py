@@ -198,6 +198,16 @@ def second_moments(weight, unit, columns, first, count, out):
 
 
 @part_of_loop()
+def write_symmetric(moments, h, out):
+    """Write what `second_moments` found for head h as a symmetric (3, 3) matrix into out."""
+    place = 0
+    for x in range(3):
+        for y in range(x, 3):
+            out[x, y] = out[y, x] = moments[place * LANES + h]
+            place += 1
+
+
+@part_of_loop()
 def third_moments(weight, unit, columns, first, count, axes, out):
     """Write Σ w (e1·r̄)³, Σ w (e2·r̄)³ and Σ w, at a distance of 8, into out."""
     x1, y1, z1 = load(axes, 0), load(axes, LANES), load(axes, 2 * LANES)
@@ -235,11 +245,7 @@ def weighted_pca_frames(
     """
     second_moments(weight, unit, columns, first, count, moments)
     for h in range(LANES):
-        place = 0
-        for x in range(3):
-            for y in range(x, 3):
-                covariance[x, y] = covariance[y, x] = moments[place * LANES + h]
-                place += 1
+        write_symmetric(moments, h, covariance)
         settled_axes(covariance, lattice_axes, vectors)
         for t in range(2):
             for x in range(3):

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from crystalframer.kernels.closeness import EIGENVALUES, LOG_WEIGHTS, SKEWS
-from crystalframer.kernels.cpu_frames import complete, cosines, second_moments, third_moments
+from crystalframer.kernels.cpu_frames import complete, cosines, second_moments, third_moments, write_symmetric
 from crystalframer.kernels.cpu_math import ascending, jacobi, part_of_loop
 from crystalframer.kernels.frames import COLLINEAR_TOLERANCE
 from crystalframer.kernels.lanes import (
@@ -374,11 +374,7 @@ def principal_axes_with_shares(
     opened = 0
     second_moments(weight, unit, columns, first, count, sums)
     for h in range(LANES):
-        place = 0
-        for x in range(3):
-            for y in range(x, 3):
-                covariance[x, y] = covariance[y, x] = sums[place * LANES + h]
-                place += 1
+        write_symmetric(sums, h, covariance)
         total = covariance[0, 0] + covariance[1, 1] + covariance[2, 2]
         below, above = 0.0, 0.0
         if total > 0.0:
