@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 OTHERS = ("ALIGNN", "PotNet", "coGN", "max frames", "GSMNet")
 """Published methods that are drawn as lines."""
+LONG_LABEL = 45
+"""Characters of a row's name beside which another one has no room."""
 
 
 def produce(context: Context) -> Product | Missing:
@@ -52,7 +54,9 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    columns = 1 if max((len(row.label) for row in comparison.finished), default=0) > LONG_LABEL else 2
+    lines = -(-len(comparison.finished) // columns)
+    figure = Figure(figsize=(5.2, 3.2 + 0.14 * lines), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("core minutes of training, log axis")
@@ -60,7 +64,7 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     axes.set_title(f"{comparison.heading}: lines validation, dots test, diamonds ensembles", loc="left")
     for row in comparison.finished:
         _draw_row(axes, row, line_style(row, comparison.finished))
-    axes.legend(fontsize=6.5, frameon=False)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=6.5)
     _draw_others(axes, _measured(comparison, peers) or _published(comparison))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
