@@ -43,7 +43,7 @@ class Closeness:
         return 1.0 - way * way * (3.0 - 2.0 * way)
 
 
-LOG_WEIGHTS = Closeness(2e-3, 2e-2)
+LOG_WEIGHTS = Closeness(2e-3, 6e-2)
 """Of log-weights (`static_local`: of squared distances in Å²) from the largest."""
 EIGENVALUES = Closeness(1e-3, 1e-2)
 """Of neighbouring eigenvalues of Σ w r̄ r̄ᵀ, in units of their sum."""
