@@ -1,9 +1,10 @@
 """Groups a sweep's trials into what is compared: per data set and task one row per frame, seeds averaged."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain, combinations
 from statistics import fmean, median
 from typing import Any
 
@@ -46,7 +47,9 @@ class Row:
 
     frame: FrameName
     variant: str
-    """Other settings that vary within the comparison, such as ``cutoff 6.0``; empty where nothing else does."""
+    """Other settings that tell it from the comparison's other rows, such as ``cutoff 6.0``: as few as do."""
+    unnamed: str
+    """Settings that vary with those, such as ``learning_rate 0.0012``; no more is needed to tell the rows apart."""
     model: ModelConfig
     """The trials' model, or what it would be where nothing has finished."""
     trials: tuple[FinishedTrial, ...]
@@ -181,8 +184,8 @@ class Comparison:
 def compare(results: Results) -> list[Comparison]:
     """Group the trials by data set and task, sorted by name, those that start from another model by themselves.
 
-    While trials of the sweep are missing, every frame has a row, an empty one where nothing has finished; once all
-    are there, only the frames that the sweep asked for.
+    While trials of the sweep are missing, every frame that it asks for has a row, an empty one where nothing has
+    finished.
 
     Raises:
         UserError: trials of one row were trained on different data.
@@ -191,10 +194,8 @@ def compare(results: Results) -> list[Comparison]:
     for trial in results.trials:
         data, transfer = trial.config.data, trial.config.train.start_from is not None
         groups.setdefault((data.dataset, data.task, transfer), []).append(trial)
-    comparisons = [_comparison(*key, groups[key], results.subsets) for key in sorted(groups)]
-    if results.complete:
-        return [replace(full, rows=tuple(row for row in full.rows if row.trials)) for full in comparisons]
-    return comparisons
+    asked = () if results.complete else results.frames
+    return [_comparison(*key, groups[key], asked, results.subsets) for key in sorted(groups)]
 
 
 def _part_of(dataset: str, task: str, subsets: Mapping[str, Mapping[str, str]]) -> str:
@@ -209,21 +210,26 @@ def _comparison(
     task: str,
     transfer: bool,
     trials: Sequence[FinishedTrial],
+    asked: Collection[FrameName],
     subsets: Mapping[str, Mapping[str, str]],
 ) -> Comparison:
     flat = [trial.config.to_flat_dict() for trial in trials]
     varying = [key for key in flat[0] if key not in AVERAGED_OVER and len({settings[key] for settings in flat}) > 1]
+    varying.sort(key=lambda key: not isinstance(flat[0][key], str))  # a word says more than a number
+    by_settings: dict[tuple[FrameName, tuple[str, ...]], list[FinishedTrial]] = {}
+    for trial in trials:
+        by_settings.setdefault((trial.config.model.frame, _settings(trial, varying)), []).append(trial)
+    telling = _telling({settings for _, settings in by_settings}, varying)
     rows: list[Row] = []
     for frame in FRAMES:
-        by_variant: dict[str, list[FinishedTrial]] = {}
-        for trial in trials:
-            if trial.config.model.frame == frame:
-                by_variant.setdefault(_variant(trial, varying), []).append(trial)
-        rows += [
-            Row(frame, name, found[0].config.model, _same_data(found)) for name, found in sorted(by_variant.items())
+        rows_of_frame = [
+            Row(frame, *_named(settings, telling), found[0].config.model, _same_data(found))
+            for (other, settings), found in by_settings.items()
+            if other == frame
         ]
-        if not by_variant:
-            rows.append(Row(frame, "", replace(_typical(trials), frame=frame), ()))
+        rows += sorted(rows_of_frame, key=lambda row: row.variant)
+        if not rows_of_frame and frame in asked:
+            rows.append(Row(frame, "", "", replace(_typical(trials), frame=frame), ()))
     part_of = "" if transfer else _part_of(dataset, task, subsets)
     return Comparison(dataset, task, trials[0].unit, tuple(rows), part_of, transfer)
 
@@ -234,19 +240,42 @@ def _typical(trials: Sequence[FinishedTrial]) -> ModelConfig:
     return next((model for model in models if paper_setting(model) == "default"), models[0])
 
 
-def _variant(trial: FinishedTrial, varying: Iterable[str]) -> str:
-    """Name what varies besides frame and seed; the angular encoding goes by its preset's name where it has one."""
+def _settings(trial: FinishedTrial, varying: Sequence[str]) -> tuple[str, ...]:
+    """Return what tells a trial's row from others of its frame: a text for each varying setting, then two more.
+
+    The last two are the preset of its encoding, which stands for the settings that it sets, and what it learned from
+    before. A text is empty where there is nothing to say.
+    """
     config = trial.config
     preset = encoding_preset(config.model)
-    shown = [] if preset in (None, "default") else [preset]
-    named = ENCODING if preset else ANGULAR if config.model.frame == "none" else ()
+    set_by_preset = ENCODING if preset else ANGULAR if config.model.frame == "none" else ()
+    silent = {f"model.{name}" for name in set_by_preset}
     flat = config.to_flat_dict()
-    shown += [
-        f"{key.partition('.')[2]} {flat[key]}" for key in varying if key not in {f"model.{name}" for name in named}
-    ]
-    if config.train.start_from is not None:
-        shown.append(f"from {trial.tags.get('start_data') or config.train.start_hash}")
-    return ", ".join(shown)
+    started = config.train.start_from is not None
+    return (
+        *("" if key in silent else f"{key.partition('.')[2]} {flat[key]}" for key in varying),
+        "" if preset in (None, "default") else preset,
+        f"from {trial.tags.get('start_data') or config.train.start_hash}" if started else "",
+    )
+
+
+def _telling(rows: Collection[tuple[str, ...]], varying: Sequence[str]) -> tuple[int, ...]:
+    """Return the fewest places of rows' settings that tell the rows apart, beside the last two, which are always named.
+
+    What is left unnamed follows from what is named.
+    """
+    places = range(len(varying))
+    always = (len(varying), len(varying) + 1)
+    subsets = chain.from_iterable(combinations(places, number) for number in range(len(places) + 1))
+    return next(few for few in subsets if len({tuple(row[n] for n in (*few, *always)) for row in rows}) == len(rows))
+
+
+def _named(settings: tuple[str, ...], telling: tuple[int, ...]) -> tuple[str, str]:
+    """Return the settings that name a row, and those that do not."""
+    *varying, preset, start = settings
+    named = [preset, *(varying[n] for n in telling), start]
+    unnamed = [text for n, text in enumerate(varying) if n not in telling]
+    return ", ".join(filter(None, named)), ", ".join(filter(None, unnamed))
 
 
 def encoding_preset(model: ModelConfig) -> str | None:

@@ -136,6 +136,7 @@ class Exported:
             trials=tuple(self._finished(trial) for trial in record.trials),
             left_out=tuple(record.left_out),
             expected=record.expected,
+            frames=tuple({trial.config.model.frame for trial in record.trials}),
             description=record.description,
             subsets={name: dataset.subset_of for name, dataset in record.datasets.items()},
             formulas=dict(zip(self.crystals["id"], self.crystals["formula"], strict=True)),

@@ -35,7 +35,9 @@ def record(content: Exported, experiment: MlflowExperiment) -> None:
             content.tested(trial).to_csv(path)
             tracker.log_artifact(path, "predictions")
         tracker.finish("FINISHED")
-    targets = {trial.config.data.task: trial.unit for trial in content.record.trials}
-    experiment.mark_current({trial.run_key for trial in content.record.trials}, content.record.description, targets)
+    trials = content.record.trials
+    targets = {trial.config.data.task: trial.unit for trial in trials}
+    frames = {trial.config.model.frame for trial in trials}
+    experiment.mark_current({trial.run_key for trial in trials}, content.record.description, targets, frames)
     if content.record.expected is not None:
         experiment.set_num_trials(content.record.expected)

@@ -17,13 +17,13 @@ import pandas as pd
 
 from analysis.artifacts import PREDICTIONS, TrialFiles
 from crystalframer.command_line import HelpFormatter
-from crystalframer.config import TrialConfig
+from crystalframer.config import FRAMES, FrameName, TrialConfig
 from crystalframer.data.dataset import unit_token
 from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.client import connect
-from crystalframer.orchestration.tracking.experiment import NOTE_TAG
+from crystalframer.orchestration.tracking.experiment import FRAMES_TAG, NOTE_TAG
 from crystalframer.resolving import build_trial
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ class Results:
     """One ``"<run>: <reason>"`` per run that does not count, sorted."""
     expected: int | None
     """Trials the sweep's file asks for, None where that was not recorded."""
+    frames: tuple[FrameName, ...] = FRAMES
+    """Frames that it asks for: all, where that was not recorded."""
     search: TrialFiles | None = None
     """Where a hyperparameter search recorded what it found; None for a sweep that is no search."""
     description: str = ""
@@ -197,11 +199,13 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
     if not trials:
         raise _no_results(sweep, tracking_uri, f" ({'; '.join(left_out)})" if left_out else "")
     expected = experiment.tags.get("num_trials")
+    asked = experiment.tags.get(FRAMES_TAG, ",".join(FRAMES)).split(",")
     return Results(
         sweep,
         tuple(trials),
         tuple(left_out),
         None if expected is None else int(expected),
+        tuple(frame for frame in FRAMES if frame in asked),
         files(summaries[0]) if summaries else None,
         experiment.tags.get(NOTE_TAG, ""),
         {name: subset_of(name) for name in sorted({trial.config.data.dataset for trial in trials})},

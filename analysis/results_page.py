@@ -7,22 +7,25 @@ reads results/*/ and the sweeps' files, so that a sweep without recorded results
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from analysis import against_peers
-from analysis.comparison import Comparison, Row, compare
+from analysis.comparison import FRAME_LABELS, Row, compare
 from analysis.documents import Document, Table, markdown_rows, to_markdown
 from analysis.exported import SWEEP, Exported, check, read
 from analysis.figures import error_against_time
 from analysis.items import Context
 from analysis.peers import recorded_peers
-from analysis.results import shown
+from analysis.results import Results, shown
 from analysis.tables import ablation_table, published_gap
 from crystalframer.atomic_files import replace_text
 from crystalframer.beside import HOME
 from crystalframer.command_line import HelpFormatter, reports_user_errors
+from crystalframer.config import TrialConfig
 from crystalframer.escaping import for_markdown
+from crystalframer.orchestration.sweeps.spec import Sweep, load_sweep
 from crystalframer.pretrained.listing import PACKAGE, read_list
 from crystalframer.yaml_reading import mapping, read_yaml
 
@@ -65,7 +68,7 @@ def page(results: Path, sweeps: Path) -> str:
     parts = [INTRODUCTION]
     for folder in folders:
         check(folder)
-        parts.append(_study(read(folder)))
+        parts.append(_study(read(folder), sweeps))
     parts.append(_models())
     parts.append(_not_run(sweeps, {folder.name for folder in folders}))
     return "\n\n".join(parts) + "\n"
@@ -92,7 +95,7 @@ def _recorded(results: Path) -> list[Path]:
     return sorted(path.parent for path in results.glob(f"*/{SWEEP}"))
 
 
-def _study(content: Exported) -> str:
+def _study(content: Exported, sweeps: Path) -> str:
     results, record = content.results(), content.record
     question, *rest = [part for part in record.description.split("\n\n") if part.strip()] or [record.sweep]
     lines = [f"## {for_markdown(record.sweep)}", f"**{for_markdown(' '.join(question.split()))}**"]
@@ -106,8 +109,9 @@ def _study(content: Exported) -> str:
             "", ("frames", "trials", "hours", "core hours"), [_cost(content, row) for row in comparison.finished]
         )
         lines.append("\n".join(markdown_rows(costs)))
-        if lacking := _lacking(comparison):
-            lines.append(f"Not run: {', '.join(lacking)}.")
+    path = sweeps / f"{record.sweep}.yaml"
+    if not results.complete and path.is_file():
+        lines.append(f"Not run: {'; '.join(_lacking(results, load_sweep(path)))}.")
     context = Context(results, record.sweep, Path())
     lines += [_section("### Beside published errors", table) for table in published_gap.build(context).tables]
     if len(content.peers):
@@ -132,8 +136,20 @@ def _cost(content: Exported, row: Row) -> Sequence[str]:
     return row.label, str(len(found)), f"{hours:.2f}", core_hours
 
 
-def _lacking(comparison: Comparison) -> Iterable[str]:
-    return [row.label for row in comparison.rows if not row.trials]
+def _lacking(results: Results, sweep: Sweep) -> list[str]:
+    """Return the rows that lack trials which the sweep asks for, with their seeds."""
+    labels = {_but_seed(row.trials[0].config): row.label for found in compare(results) for row in found.finished}
+    there = {trial.config.fingerprint() for trial in results.trials}
+    seeds: dict[str, list[str]] = {}
+    for config in (trial.config for trial in sweep.trials()):
+        if config.fingerprint() not in there:
+            label = labels.get(_but_seed(config), FRAME_LABELS[config.model.frame])
+            seeds.setdefault(label, []).append(str(config.train.seed))
+    return [f"{label} (seed{'s' * (len(found) > 1)} {', '.join(found)})" for label, found in seeds.items()]
+
+
+def _but_seed(config: TrialConfig) -> TrialConfig:
+    return replace(config, train=replace(config.train, seed=0, start_from=None, start_hash=None, frozen_blocks=0))
 
 
 def _models() -> str:

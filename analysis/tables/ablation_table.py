@@ -41,6 +41,8 @@ def sentences(comparison: Comparison) -> list[str]:
         f"{comparison.tag('kernel') or 'unknown'} kernel.",
         f"Baseline, predicting the training mean: test MAE {comparison.baseline_mae:.4f} {comparison.unit}.",
     ]
+    if more := [f"{row.label}: {row.unnamed}" for row in comparison.finished if row.unnamed]:
+        said.append(f"Rows differ in more than their names say. {'; '.join(more)}.")
     if beside := published_beside(comparison):
         published, task = beside
         full = published.tasks[task].sizes

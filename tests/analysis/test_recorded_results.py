@@ -1,5 +1,6 @@
 """What is committed under results/ agrees with its hashes and predictions, and the page is what the program writes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from analysis import results_page
 from analysis.comparison import compare
-from analysis.exported import check, read
+from analysis.exported import check, read, write
 from analysis.figures import error_against_time
 from analysis.items import Context
 from analysis.results import read_sweep
@@ -40,6 +41,22 @@ def test_the_page_names_what_was_not_run(tmp_path: Path) -> None:
     page = results_page.page(tmp_path / "results", tmp_path / "sweeps")
     assert "- `one`: Is it so?" in page
     assert page.count("## ") == 2  # that, and the models of the package
+
+
+def test_the_page_names_what_a_study_lacks_of_its_sweep(tmp_path: Path) -> None:
+    recorded = read(HOME / "results" / "ablation_sample")
+    trials = [trial for trial in recorded.record.trials if trial.config.model.frame in ("none", "max")]
+    expected = len(recorded.record.trials)
+    kept = [trial for trial in trials if (trial.config.model.frame, trial.config.train.seed) != ("max", 1)]
+    write(
+        tmp_path / "results" / "ablation_sample",
+        replace(recorded, record=replace(recorded.record, trials=kept, expected=expected)),
+    )
+    page = results_page.page(tmp_path / "results", HOME / "sweeps")
+    (line,) = [line for line in page.splitlines() if line.startswith("Not run: ")]
+    lacking = [f"{frame} (seeds 0, 1, 2)" for frame in ("PCA", "lattice", "static local", "weighted PCA")]
+    assert sorted(line.removeprefix("Not run: ").removesuffix(".").split("; ")) == sorted([*lacking, "max (seed 1)"])
+    assert "| PCA |" not in page
 
 
 @pytest.mark.parametrize(("test", "lines"), [("1813", 5), ("1700", 0)])

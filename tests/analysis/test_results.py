@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.comparison import compare
+from analysis.comparison import Row, compare
 from analysis.results import parse_arguments, read_results, read_sweep
+from crystalframer.config import FRAMES
 from crystalframer.errors import UserError
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from tests.analysis.conftest import EPOCHS, SWEEP, Store
 
 
@@ -174,3 +176,37 @@ def test_settings_that_vary_make_rows_of_their_own(store: Store) -> None:
     ]
     assert {len(row.trials) for row in comparison.rows if row.trials} == {2}
     assert comparison.common("model.cutoff") == "varies"
+
+
+def test_rows_are_named_by_the_fewest_settings_that_tell_them_apart(store: Store) -> None:
+    published = {"train.learning_rate": 1.2e-3, "train.decay_steps": 1500}
+    short = {"train.schedule": "one_cycle", "train.learning_rate": 1.5e-3, "train.average_epochs": 0}
+    store.add("max", 0, settings=published)
+    store.add("max", 0, settings=short)
+    store.add("pca", 0, settings=published)
+
+    def rows() -> list[Row]:
+        (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
+        return comparison.finished
+
+    assert [row.label for row in rows()] == [
+        "PCA, schedule inverse_sqrt",
+        "max, schedule inverse_sqrt",
+        "max, schedule one_cycle",
+    ]
+    assert rows()[2].unnamed == "learning_rate 0.0015, decay_steps 4000.0, average_epochs 0"
+    store.add("pca", 0, settings={**short, "train.learning_rate": 1e-3})  # now the schedule alone does not suffice
+    assert [row.label for row in rows()] == [
+        "PCA, learning_rate 0.001",
+        "PCA, learning_rate 0.0012",
+        "max, learning_rate 0.0012",
+        "max, learning_rate 0.0015",
+    ]
+
+
+def test_only_frames_that_the_sweep_asks_for_have_empty_rows(store: Store) -> None:
+    store.add("max", 0, key="a")
+    assert len(compare(read_sweep(store.tracking_uri, SWEEP))[0].rows) == len(FRAMES)  # as recorded before it was told
+    MlflowExperiment(store.tracking_uri, SWEEP).mark_current({"a", "b"}, "Why?", frames={"max", "none"})
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
+    assert [(row.frame, len(row.trials)) for row in comparison.rows] == [("none", 0), ("max", 1)]

@@ -268,7 +268,8 @@ class Driver:
     def _open_experiment(self, tracking: Tracking) -> MlflowExperiment:
         self._experiment = tracking.experiment(self.sweep.name)
         targets = {trial.config.data.task: self.statuses[name].unit for name, trial in self.trials.items()}
-        self._experiment.mark_current(set(self.trials), self.sweep.description, targets)
+        frames = {trial.config.model.frame for trial in self.trials.values()}
+        self._experiment.mark_current(set(self.trials), self.sweep.description, targets, frames)
         self.say(f"MLflow at {tracking.link(self._experiment)}")
         self._record_what_is_missing(self._experiment)
         return self._experiment

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from crystalframer.config import FrameName
 from crystalframer.environment import variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.client import cannot_use, connect
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 NOTE_TAG = "mlflow.note.content"
 """The tag that MLflow's page shows as the description of a run or experiment."""
+FRAMES_TAG = "frames"
+"""The tag of an experiment that names the frames that its sweep asks for."""
 _METRICS_PER_REQUEST = 1000
 _Item = TypeVar("_Item")
 
@@ -211,18 +214,27 @@ class MlflowExperiment:
             if not token:
                 return found
 
-    def mark_current(self, keys: Collection[str], description: str, targets: Mapping[str, str] | None = None) -> None:
+    def mark_current(
+        self,
+        keys: Collection[str],
+        description: str,
+        targets: Mapping[str, str] | None = None,
+        frames: Collection[FrameName] = (),
+    ) -> None:
         """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows.
 
         Args:
             keys: of those runs.
             description: of the sweep.
             targets: the unit of each task.
+            frames: that the sweep asks for; not tagged where none are named.
         """
         self._client.set_experiment_tag(self.id, VIEW_TAG, overview(targets or {}))
         self._client.set_experiment_tag(self.id, CHARTS_TAG, charts(targets or {}))
         self.set_num_trials(len(keys))
         self._client.set_experiment_tag(self.id, NOTE_TAG, description)
+        if frames:
+            self._client.set_experiment_tag(self.id, FRAMES_TAG, ",".join(sorted(frames)))
         for key, run in self.runs().items():
             if run.current != (key in keys):
                 self._client.set_tag(run.run_id, "current", "true" if key in keys else "false")
