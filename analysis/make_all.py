@@ -44,9 +44,7 @@ ORDER = (
     "figures.speed",
     "figures.architecture",
     "figures.cell_choice",
-    "tables.jarvis_table",
-    "tables.mp_table",
-    "tables.oqmd_table",
+    "tables.literature",
 )
 """The scripts whose items make the page, in its order."""
 
@@ -75,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def items_of(scripts: Sequence[str] = ORDER) -> list[Item]:
     """Return the items that scripts declare."""
-    return [importlib.import_module(f"analysis.{script}").ITEM for script in scripts]
+    modules = (importlib.import_module(f"analysis.{script}") for script in scripts)
+    return [item for module in modules for item in getattr(module, "ITEMS", ()) or [module.ITEM]]
 
 
 def make(context: Context, items: Sequence[Item]) -> list[Section]:

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import literature
 from analysis.documents import Document, Table, to_html, to_latex, to_markdown
 from analysis.items import Context, Missing
 from analysis.results import read_sweep
-from analysis.tables import ablation_table, efficiency_table, jarvis_table, published_gap, search_table
+from analysis.tables import ablation_table, efficiency_table, literature, published_gap, search_table
 from analysis.tables.ablation_table import produce as ablation
 from analysis.tables.search_table import importance
 from tests.analysis.conftest import SWEEP, Store
@@ -70,7 +69,7 @@ def test_published_figures_are_marked_and_never_fill_our_cells(store: Store) -> 
 def test_a_subset_is_named_in_its_columns_header(store: Store, tmp_path: Path) -> None:
     store.add("max", 0, settings=JARVIS, tags={"num_train": "80", "num_val": "5572", "num_test": "5572"})
     arguments = ["--sweep", SWEEP, "--runs", str(store.runs), "--output", str(tmp_path)]
-    assert jarvis_table.ITEM.main(arguments) == 0
+    assert literature.ITEMS[0].main(arguments) == 0
     header = (tmp_path / SWEEP / "jarvis_table.md").read_text().split("| method |")[1].splitlines()[0]
     assert "formation energy (eV/atom); ours on a subset: 80 of 44578, 5572 of 5572, 5572 of 5572 |" in header
     assert header.count("subset") == 1
