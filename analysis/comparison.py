@@ -12,7 +12,7 @@ from analysis.results import FinishedTrial, Results
 from crystalframer.config import FRAMES, FrameName, ModelConfig
 from crystalframer.data.dataset import SPLITS
 from crystalframer.errors import UserError
-from crystalframer.escaping import for_figures
+from crystalframer.escaping import for_figures, shortened
 from crystalframer.published import PUBLISHED, PublishedTask
 from crystalframer.resolving import MODEL_PRESETS
 from crystalframer.statistics import Spread
@@ -147,7 +147,7 @@ class Comparison:
     @property
     def file_name(self) -> str:
         """What files of it are called."""
-        return re.sub(r"[^\w.-]", "_", f"{self.dataset}_{self.task}" + "_transfer" * self.transfer)
+        return shortened(re.sub(r"[^\w.-]", "_", f"{self.dataset}_{self.task}" + "_transfer" * self.transfer), 150)
 
     @property
     def finished(self) -> list[Row]:

@@ -188,7 +188,7 @@ def _read(directory: RunDirectory, asked: Asked | None) -> _Finished | str:
     key = asked.names[fingerprint] if asked else f"{task}-{frame}-seed{seed}-{fingerprint}"
     try:
         tested = pd.read_csv(directory.predictions, dtype={"id": str})
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise UserError(f"{directory.predictions} is missing or damaged ({error}): run the trial again") from error
     return _Finished(key, run, tested.sort_values("id"))
 

@@ -5,7 +5,9 @@ import tempfile
 from pathlib import Path
 
 from analysis.exported import Exported, check, read
+from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.addresses import tracking_address
+from crystalframer.orchestration.tracking.client import is_away
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.orchestration.tracking.server import mlflow_of
 from crystalframer.runs.tracker import StepMetrics
@@ -16,15 +18,24 @@ def run(arguments: argparse.Namespace) -> int:
     print(check(arguments.results))
     content = read(arguments.results)
     uri = tracking_address(arguments.tracking_uri) if arguments.tracking_uri else None
-    with mlflow_of(arguments.runs, uri) as tracking:
-        record(content, tracking.experiment(content.record.sweep))
     where = uri or arguments.runs / "mlflow.db"
+    with mlflow_of(arguments.runs, uri) as tracking:
+        try:
+            record(content, tracking.experiment(content.record.sweep))
+        except Exception as error:  # re-raised unless the server is away
+            if not is_away(error):
+                raise
+            raise UserError(
+                f"the MLflow server at {where} went away before all {len(content.record.trials)} trials were recorded: "
+                "when it is there again, run the same command, which resumes"
+            ) from error
     print(f"{len(content.record.trials)} trials recorded in the experiment {content.record.sweep} at {where}")
     return 0
 
 
 def record(content: Exported, experiment: MlflowExperiment) -> None:
-    """Record every trial."""
+    """Record every trial; until all are recorded, the experiment says how many it lacks."""
+    _describe(content, experiment)
     for trial in content.record.trials:
         tracker = experiment.tracker()
         tracker.start(trial.run_key, trial.config.to_flat_dict(), {**trial.tags, "sweep": content.record.sweep})
@@ -35,6 +46,10 @@ def record(content: Exported, experiment: MlflowExperiment) -> None:
             content.tested(trial).to_csv(path)
             tracker.log_artifact(path, "predictions")
         tracker.finish("FINISHED")
+    _describe(content, experiment)
+
+
+def _describe(content: Exported, experiment: MlflowExperiment) -> None:
     trials = content.record.trials
     targets = {trial.config.data.task: trial.unit for trial in trials}
     frames = {trial.config.model.frame for trial in trials}

@@ -14,7 +14,7 @@ from analysis.pairs import difference
 from analysis.results import Results
 from analysis.uncertainty import Difference, holm
 from crystalframer.data.structures.records import ARCHIVE_DAMAGE
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_damage
 
 FEWEST = 30
 """Crystals that a group needs to be shown."""
@@ -101,6 +101,7 @@ def read_peer(text: str) -> Peer:
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"id": str})
     except (*ARCHIVE_DAMAGE, ValueError) as error:
+        require_damage(path, error)
         raise UserError(f"--peers {text}: {path} cannot be read as a table ({error})") from error
     table.columns = [str(column).strip().lower() for column in table.columns]
     if not {"id", "prediction"} <= set(table.columns):

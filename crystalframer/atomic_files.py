@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_no_lack
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, as file systems allow."""
 _LOCK_CHECK_SECONDS = 0.1
 
 
@@ -103,6 +105,7 @@ def writing(what: Path | str, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        require_no_lack(error)
         raise UserError(f"cannot write {what}: {error.strerror}; choose another {option}") from error
 
 
@@ -123,8 +126,15 @@ def flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def is_file_name(text: str) -> bool:
+    """Return whether a text can name a file or folder within another one."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    return 0 < size <= LONGEST_NAME and text not in (".", "..") and not {"/", "\0"} & set(text)
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    name = os.fsdecode(os.fsencode(path.name)[: LONGEST_NAME - 40])
+    return path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
 
 
 @contextlib.contextmanager
@@ -166,6 +176,7 @@ def is_locked(path: Path) -> bool:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # no such file, or no locks on this file system
+    except OSError as error:  # no such file, or no locks on this file system
+        require_no_lack(error)
         return False
     return False

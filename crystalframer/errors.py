@@ -45,10 +45,12 @@ def require_damage(path: Path, error: BaseException) -> None:
     """Return if an error that came up while a file was read speaks of what the file holds.
 
     Raises:
-        UserError: the system does not let us read it, so that it may be sound.
+        UserError: there is no such file, or the system does not let us read it, so that it may be sound.
         OSError: see `require_no_lack`.
     """
     require_no_lack(error)
+    if isinstance(error, FileNotFoundError):
+        raise UserError(f"{path} does not exist: check its name") from error
     if isinstance(error, OSError) and error.errno not in _OF_CONTENT:
         reason = os.strerror(error.errno or 0)
         raise UserError(

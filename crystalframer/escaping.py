@@ -1,5 +1,6 @@
 """Text from outside (ids, names of tasks, headings) made harmless for what reads it: one function a format."""
 
+import hashlib
 import html
 import re
 
@@ -46,6 +47,18 @@ def printable(text: str) -> str:
     """Return text whose undecodable bytes (surrogates of a file name) and control characters are spelled out."""
     visible = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(char if char.isprintable() or char in "\n\t\r" else f"\\x{ord(char):02x}" for char in visible)
+
+
+def shortened(name: str, longest: int = 200) -> str:
+    """Return the name of a file or folder within so many bytes of the 255 that file systems allow.
+
+    A longer one is cut and ends in a part of its hash, so that it stays another one than its like.
+    """
+    encoded = name.encode()
+    if len(encoded) <= longest:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: longest - 9].decode(errors='ignore')}_{digest}"
 
 
 def _one_line(text: str) -> str:

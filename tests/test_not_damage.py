@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import openpyxl
+import pandas as pd
 import pytest
 import torch
 
 from analysis import exported
+from analysis.peers import read_peer
+from crystalframer.atomic_files import is_locked
 from crystalframer.command_line import reports_user_errors
 from crystalframer.data.dataset import CrystalDataset, Task
+from crystalframer.data.preparation.targets import read_targets
+from crystalframer.data.preparation.user_sources import read_user_structures
 from crystalframer.data.store import read_store, write_store
 from crystalframer.data.structures.files import read_structures
 from crystalframer.data.structures.records import split_records
@@ -63,6 +69,39 @@ def a_trials_state(folder: Path) -> Callable[[], object]:
     return RunDirectory(folder).state
 
 
+def a_spreadsheet(folder: Path) -> Callable[[], object]:
+    book = openpyxl.Workbook()
+    for row in (["id", "hardness"], ["a", 1.5], ["b", 2.5]):
+        book.worksheets[0].append(row)
+    book.save(folder / "table.xlsx")
+    return lambda: read_targets(folder / "table.xlsx")
+
+
+def a_table(folder: Path) -> Callable[[], object]:
+    (folder / "table.csv").write_text("id,hardness\na,1.5\n")
+    return lambda: read_targets(folder / "table.csv")
+
+
+def structures_in(suffix: str) -> Callable[[Path], Callable[[], object]]:
+    def make(folder: Path) -> Callable[[], object]:
+        table = pd.DataFrame({"id": ["a"], "structure": [POSCAR]})
+        path = folder / f"structures{suffix}"
+        table.to_parquet(path) if suffix == ".parquet" else table.to_csv(path)
+        return lambda: list(read_user_structures(path, None, 1).readings)
+
+    return make
+
+
+def a_peer(folder: Path) -> Callable[[], object]:
+    (folder / "peer.csv").write_text("id,prediction\na,1.5\n")
+    return lambda: read_peer(str(folder / "peer.csv"))
+
+
+def a_lock(folder: Path) -> Callable[[], object]:
+    (folder / "lock").touch()
+    return lambda: is_locked(folder / "lock")
+
+
 @contextlib.contextmanager
 def few_files() -> Iterator[None]:
     """Leave this process no file to open."""
@@ -80,7 +119,23 @@ def few_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize("make", [an_archive, a_store, results, a_source, a_structure, a_trials_state])
+@pytest.mark.parametrize(
+    "make",
+    [
+        an_archive,
+        a_store,
+        results,
+        a_source,
+        a_structure,
+        a_trials_state,
+        a_spreadsheet,
+        a_table,
+        structures_in(".csv"),
+        structures_in(".parquet"),
+        a_peer,
+        a_lock,
+    ],
+)
 def test_no_open_file_left_is_no_damage(make: Callable[[Path], Callable[[], object]], tmp_path: Path) -> None:
     read = make(tmp_path)
     with few_files(), pytest.raises(OSError, match="Too many open files"):
@@ -109,6 +164,7 @@ def test_a_command_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture
         (a_store, "crystalframer.data.store:read_store", "toy"),
         (results, "analysis.exported:read", "results"),
         (a_source, "crystalframer.data.structures.records:split_records", "records.json"),
+        (a_spreadsheet, "crystalframer.data.preparation.spreadsheet:read_sheet", "table.xlsx"),
     ],
 )
 def test_what_is_closed_to_us_is_no_damage(

@@ -20,6 +20,8 @@ SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 """Names of the splits; ``Task.split`` holds their positions here, or -1 for none."""
 
+LONGEST_UNIT = 100
+"""Characters of a unit in a metric's name, of which MLflow keeps 250."""
 SEVERAL_UNIT = "std"
 """Unit of the errors of several tasks together: standard deviations of the training targets, averaged over tasks."""
 
@@ -289,11 +291,13 @@ def unit_token(unit: str) -> str:
     """Return a unit as it stands in a metric's name: eV/atom → eV_per_atom, log10(GPa) → log10_GPa.
 
     Raises:
-        UserError: nothing is left of it.
+        UserError: nothing is left of it, or more than a metric's name can hold.
     """
     token = re.sub(r"[^0-9A-Za-z]+", "_", unit.replace("/", "_per_")).strip("_")
     if not token:
         raise UserError(f"unit {unit!r} has no letters or digits, expected something like 'eV/atom'")
+    if len(token) > LONGEST_UNIT:
+        raise UserError(f"unit {unit[:30]!r}… has {len(unit)} characters, expected something like 'eV/atom'")
     return token
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from crystalframer.atomic_files import flush_to_disk, locked, replace_text
 from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
 from crystalframer.data.disk import room
-from crystalframer.errors import UserError, require_damage
+from crystalframer.errors import UserError, require_damage, require_no_lack
 from crystalframer.geometry.occupancies import Mixture
 
 TABLE = "crystals.arrow"
@@ -66,6 +66,7 @@ def preparing(directory: Path) -> Iterator[Path]:
         except BlockingIOError as error:
             raise UserError(f"{directory} is being prepared by another process: wait for it to end") from error
         except OSError as error:
+            require_no_lack(error)
             raise UserError(
                 f"the file system of {directory.parent} does not lock files ({error.strerror}): prepare on another one "
                 "(CRYSTALFRAMER_DATA) and copy the store's folder over when it is done"

@@ -15,6 +15,7 @@ from crystalframer.config import TrialConfig, epochs_since_best
 from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
+from crystalframer.escaping import shortened
 from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.console import Position, on_console
 from crystalframer.runs.run_directory import RunDirectory
@@ -81,7 +82,7 @@ def default_name(trial: TrialConfig) -> str:
     """Return the name of a training's folder where none is given."""
     data, train = trial.data, trial.train
     task = data.task.replace(",", "+")
-    return f"{data.dataset}-{task}-{trial.model.frame}-seed{train.seed}-{trial.fingerprint()}"
+    return f"{shortened(f'{data.dataset}-{task}-{trial.model.frame}-seed{train.seed}')}-{trial.fingerprint()}"
 
 
 def list_single(trial: TrialStatus, folder: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crystalframer.atomic_files import append_line, replace_text
+from crystalframer.atomic_files import append_line, is_file_name, replace_text
 from crystalframer.errors import UserError, near_matches
 from crystalframer.runs.budget import DriverState, read_driver
 from crystalframer.runs.contents import TrialResult
@@ -260,8 +260,11 @@ def read_plan(folder: Path) -> tuple[list[TrialStatus], list[str]]:
             trial = parse_json(line, TrialStatus, "", "")
         except DamagedError:
             damaged.append(str(number))
-        else:
+            continue
+        if is_file_name(trial.name):
             trials[trial.name] = trial
+        else:
+            damaged.append(str(number))
     remark = f"{path} is damaged in line {', '.join(damaged)}; the sweep's own command writes it anew"
     return list(trials.values()), [remark] if damaged else []
 

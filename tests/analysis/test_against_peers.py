@@ -93,7 +93,7 @@ def test_a_leaderboards_zip_is_called_as_its_folder(gaps: dict[str, float], tmp_
 
 def test_files_that_do_not_fit_are_one_sentence(store: Store, gaps: dict[str, float], tmp_path: Path) -> None:
     cases = {
-        "absent.csv": (None, "cannot be read as a table"),
+        "absent.csv": (None, "absent.csv does not exist: check its name"),
         "columns.csv": ("name,gap\na,1\n", "got the columns name, gap, expected id and prediction"),
         "strangers.csv": ("id,prediction\nx,1\n", "predicts none of the 120 test crystals, such as 'm000'"),
         "unit.csv": (

@@ -1,4 +1,4 @@
-"""Damaged tables, spreadsheets, sweep files, checkpoints, model files, run directories and prepared stores.
+"""Damaged tables, spreadsheets, sweep files, checkpoints, models, run directories and stores; more in strangers.py.
 
 A sound folder of each kind is made, one file of it is damaged, in its bytes, its words or its values, and it is read as
 the programs read it: what comes is a sentence, or something that is not silently another thing where a checksum says
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import pickle
 import random
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ import openpyxl
 import torch
 import yaml
 
+from analysis import exported
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.preparation.targets import read_targets
 from crystalframer.data.registry import load_task
@@ -42,6 +44,7 @@ from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained_model import TrainedModel, write_model
 from tests.fixtures.models import SMALL, loud_model
+from tests.fuzz import strangers
 from tests.fuzz.limits import attempted
 from tests.orchestration.conftest import GRID, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
@@ -159,8 +162,8 @@ def _json_values(content: bytes, source: random.Random) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _sheet_values(content: bytes, source: random.Random) -> bytes:
-    """Damage one file within a spreadsheet, and pack all of them anew."""
+def _archived_values(content: bytes, source: random.Random) -> bytes:
+    """Damage one file within an archive or a spreadsheet, and pack all of them anew."""
     found = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
         chosen = source.choice(old.namelist())
@@ -171,6 +174,10 @@ def _sheet_values(content: bytes, source: random.Random) -> bytes:
 
 def _yaml_values(content: bytes, source: random.Random) -> bytes:
     return yaml.safe_dump(_changed(yaml.safe_load(content), source)).encode()
+
+
+def _pickled_values(content: bytes, source: random.Random) -> bytes:
+    return pickle.dumps(_changed(pickle.loads(content), source), source.choice((0, 2, 4, 5)))  # our own
 
 
 def _tensor_values(content: bytes, source: random.Random) -> bytes:
@@ -199,8 +206,10 @@ def _changed(value: Any, source: random.Random) -> Any:
 VALUES = {
     ".json": _json_values,
     ".jsonl": _json_values,
+    ".pkl": _pickled_values,
     ".pt": _tensor_values,
-    ".xlsx": _sheet_values,
+    ".xlsx": _archived_values,
+    ".zip": _archived_values,
     ".yaml": _yaml_values,
 }
 """What damages a value and leaves the file readable, by its suffix."""
@@ -212,7 +221,18 @@ KINDS = {
     "checkpoint": Kind(_make_checkpoint, lambda folder: read_checkpoint(folder / "checkpoint.pt")),
     "model": Kind(_make_model, lambda folder: read_model(folder / "model.pt")),
     "store": Kind(_make_store, _read_store, certain=True),
+    "pickle": Kind(strangers.make_pickle, strangers.read_pickles),
+    "records": Kind(strangers.make_records, strangers.read_records),
+    "structures": Kind(strangers.make_structure_tables, strangers.read_structure_tables),
+    "search": Kind(strangers.make_search, strangers.read_searches),
+    "results": Kind(strangers.make_results, strangers.read_results, certain=True),
+    "packed": Kind(strangers.make_packed, strangers.read_packed),
+    "rows": Kind(strangers.make_rows, strangers.answer_rows),
 }
+
+
+SLOW = ("rows", "packed")
+"""Kinds that are read by a model, and tried less often."""
 
 
 @functools.cache
@@ -226,7 +246,7 @@ def sound(kind: str) -> dict[str, bytes]:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
             and path.stat().st_size
-            and path.suffix not in ("", ".txt")
+            and (path.suffix not in ("", ".txt") or path.name == exported.SUMS)
             and not path.name.startswith(".")
         }
 
@@ -244,7 +264,7 @@ def cases(number: int) -> Iterator[Case]:
     """Yield damaged files without end, the same ones for the same number."""
     source = random.Random(number)
     while True:
-        kind = source.choice(list(KINDS))
+        (kind,) = source.choices(list(KINDS), [1 if name in SLOW else 8 for name in KINDS])
         path = source.choice(list(sound(kind)))
         content, values = sound(kind)[path], VALUES.get(Path(path).suffix)
         if values is not None and source.random() < 0.6:

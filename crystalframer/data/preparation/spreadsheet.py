@@ -11,7 +11,7 @@ from typing import Any
 
 from crystalframer.data.preparation.cell_values import number_of
 from crystalframer.data.structures.records import ARCHIVE_DAMAGE
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_damage
 
 SPREADSHEET = ".xlsx"
 """Suffix of the files that are read."""
@@ -69,6 +69,7 @@ def _cells(path: Path) -> tuple[list[tuple[int, Sequence[Any]]], list[str]]:
         TypeError,
         SyntaxError,
     ) as error:
+        require_damage(path, error)
         raise UserError(
             f"{path} cannot be read as a spreadsheet ({_reason(error)}): save it again as {SPREADSHEET}"
         ) from error
@@ -117,9 +118,8 @@ def _check(path: Path) -> None:
                     raise UserError(
                         f"{path} holds {count:,} formulas without a value: open it in a spreadsheet program and save it"
                     )
-    except OSError as error:
-        raise UserError(f"cannot read the table {path} ({error.strerror})") from error
     except ARCHIVE_DAMAGE as error:
+        require_damage(path, error)
         raise UserError(
             f"{path} is no {SPREADSHEET} file, or damaged, or protected by a password: save it again, or as .csv"
         ) from error

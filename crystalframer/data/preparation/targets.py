@@ -14,7 +14,8 @@ from typing import Any
 from crystalframer.data.preparation.cell_values import number_of
 from crystalframer.data.preparation.spreadsheet import OLD, SPREADSHEET, read_sheet
 from crystalframer.data.structures.formats import ID_KEYS
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_no_lack
+from crystalframer.escaping import shortened
 
 MAX_BYTES = 2**30
 """Largest table of targets that is read."""
@@ -36,6 +37,8 @@ SPLIT_CODES = {
 """What a table may call a split."""
 ALIGNN = "id_prop.csv"
 """Name of ALIGNN's table of targets."""
+LONGEST_TASK = 100
+LONGEST_UNIT = 60
 MAX_LIST = 32
 """Most targets in one cell, ``"0.1, 0.2"`` or ``[0.1, 0.2]``."""
 _ABSENT = ("", "na", "n/a", "nan", "none", "null", "-")
@@ -141,10 +144,15 @@ def split_code(value: Any) -> int:
 
 
 def task_name(text: str) -> tuple[str, str]:
-    """Return a column's name as a task's, and the unit it gives in brackets: ``E form (eV/atom)`` → E_form, eV/atom."""
+    """Return a column's name as a task's, and the unit it gives in brackets: ``E form (eV/atom)`` → E_form, eV/atom.
+
+    Tasks name files and metrics: one of more than `LONGEST_TASK` characters is cut. A long text in brackets is no unit.
+    """
     match = re.fullmatch(r"(.*?)\s*[(\[]([^()\[\]]*(?:\([^()]*\))?)[)\]]\s*", text)
-    name, unit = (match.group(1), match.group(2)) if match and match.group(1).strip() else (text, "")
-    return re.sub(r"[^0-9A-Za-z_.+-]+", "_", name.strip()).strip("_") or "target", unit.strip()
+    has_unit = match is not None and match.group(1).strip() and len(match.group(2)) <= LONGEST_UNIT
+    name, unit = match.groups() if match is not None and has_unit else (text, "")
+    task = re.sub(r"[^0-9A-Za-z_.+-]+", "_", name.strip()).strip("_")
+    return shortened(task, LONGEST_TASK) or "target", unit.strip()
 
 
 def _lines(path: Path, what: str) -> tuple[list[Line], str, list[str]]:
@@ -181,6 +189,7 @@ def _text(path: Path, what: str) -> str:
             raise UserError(f"{path} has more than {MAX_BYTES} bytes, expected a table")
         content = path.read_bytes()
     except OSError as error:
+        require_no_lack(error)
         raise UserError(f"cannot read the {what} in {path} ({error.strerror})") from error
     return content.decode(encoding_of(content), errors="replace")
 

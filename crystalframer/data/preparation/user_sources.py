@@ -12,7 +12,7 @@ from crystalframer.data.structures.files import look_through, read_structures
 from crystalframer.data.structures.formats import ID_KEYS, ReadLimits, describe, name_in, parse_structure
 from crystalframer.data.structures.json_layouts import STRUCTURE_KEYS, structure_key
 from crystalframer.data.structures.reading import Reading, with_own_names
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_damage
 
 TABLES = ("id_prop.csv", "targets.csv", "targets.xlsx")
 """Tables of targets that are found by themselves beside the structures, in this order."""
@@ -172,6 +172,7 @@ def _records(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
                 for block in reader:
                     yield from ({str(key): value for key, value in row.items()} for row in block.to_dict("records"))
     except (OSError, pa.ArrowException, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        require_damage(path, error)
         raise UserError(
             f"{path} cannot be read ({describe(error)}): expected a table with a structure column"
         ) from error

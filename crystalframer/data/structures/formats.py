@@ -122,7 +122,9 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Reading]:
                 properties = extra | dict(row.data) | dict(row.key_value_pairs)
                 yield from_atoms(row.toatoms(), limits, str(row.id), properties)
             except sqlite3.DatabaseError as error:
-                yield Reading(reason=f"the database is damaged ({error}): the rest is not read")
+                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+                what = "is damaged" if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else "cannot be read"
+                yield Reading(reason=f"the database {what} ({error}): the rest is not read")
                 return
             except PARSE_ERRORS as error:
                 yield Reading(reason=describe(error))

@@ -18,7 +18,7 @@ from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
 from crystalframer.environment import SHORT_PATH, cores, home, temporary_folder, variable
-from crystalframer.errors import UserError
+from crystalframer.errors import UserError, require_no_lack
 from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.orchestration.tracking import client
 
@@ -104,6 +104,7 @@ def require_listener(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except OSError as error:
+        require_no_lack(error)
         raise _no_cluster(address) from error
 
 

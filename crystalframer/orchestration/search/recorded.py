@@ -13,6 +13,7 @@ from typing import Any
 from crystalframer.config import TrialConfig
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
+from crystalframer.escaping import shortened
 from crystalframer.orchestration.search.search_spec import Range, Search
 from crystalframer.orchestration.sweeps.driver import Driver
 from crystalframer.resolving import trial_from_dict
@@ -68,7 +69,7 @@ class SearchTrial:
 
 def subject(config: TrialConfig) -> str:
     """Return what a trial's name says of its settings."""
-    return f"{config.data.task.replace(',', '+')}-{config.model.frame}"
+    return f"{shortened(config.data.task.replace(',', '+'))}-{config.model.frame}"
 
 
 def read_trials(spec: Search, driver: Driver) -> list[SearchTrial]:

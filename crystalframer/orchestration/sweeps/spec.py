@@ -16,6 +16,7 @@ from pydantic import Field
 
 from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError, near_matches
+from crystalframer.escaping import shortened
 from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.resolving import build_trial
 from crystalframer.runs.budget import Budget
@@ -23,6 +24,8 @@ from crystalframer.runs.trial import Trial
 from crystalframer.validation import STRICT, Whole, number, quote, sentence, unknown
 from crystalframer.yaml_reading import list_of, mapping, parse_set, read_yaml, settings
 
+LONGEST_PARTS = 200
+"""Bytes of a trial's name without seed and fingerprint."""
 MOST_TRIALS = 20_000
 _ALWAYS_NAMED = ("data.task", "model.frame", "train.seed")
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -191,7 +194,8 @@ class Sweep(Experiment):
         """Return the trials, seeds outermost and frames innermost so that a table fills evenly.
 
         A name states the task, the frame, every other setting of the grid, the seed and the settings' fingerprint,
-        e.g. ``formation_energy-max-seed0-1a2b3c4d``: adding values to the grid renames nothing.
+        e.g. ``formation_energy-max-seed0-1a2b3c4d``: adding values to the grid renames nothing. What would be too long
+        for a folder's name is cut, part by part.
 
         Raises:
             UserError: a setting is unknown or out of range, or two trials have the same settings.
@@ -221,11 +225,16 @@ class Sweep(Experiment):
 
     def _trial_name(self, config: TrialConfig, varied: Mapping[str, Any]) -> str:
         flat = config.to_flat_dict()
-        parts = [flat["data.dataset"]] if "data.dataset" in varied else []
-        parts += [flat["data.task"].replace(",", "+"), flat["model.frame"]]
-        for key, value in varied.items():
-            if key not in (*_ALWAYS_NAMED, "data.dataset") and not self._follows_dataset(key):
-                parts.append(_token(key, value))
+        subject = [flat["data.dataset"]] if "data.dataset" in varied else []
+        subject.append(flat["data.task"].replace(",", "+"))
+        others = [
+            _token(key, value)
+            for key, value in varied.items()
+            if key not in (*_ALWAYS_NAMED, "data.dataset") and not self._follows_dataset(key)
+        ]
+        parts = ["-".join(subject), flat["model.frame"], *(["-".join(others)] if others else [])]
+        if len("-".join(parts).encode()) > LONGEST_PARTS:
+            parts = [shortened(part, LONGEST_PARTS // 2) for part in parts]
         return "-".join([*parts, f"seed{flat['train.seed']}", config.fingerprint()])
 
     def _follows_dataset(self, key: str) -> bool:

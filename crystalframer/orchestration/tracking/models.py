@@ -5,6 +5,7 @@ text) and optionally ``id``, with the columns that `Predictions.to_dataframe` ha
 `_load_pyfunc`; nothing of it is pickled.
 """
 
+import errno
 import shutil
 import tempfile
 import warnings
@@ -185,7 +186,9 @@ def fetch_models(model: str, tracking_uri: str | None, folder: Path) -> list[Pat
     with _tracking(tracking_uri):
         try:
             found = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError) as error:  # of MLflow's own, those without a number say what is not there
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise
             raise _refused(model, error) from error
     files = [found] if found.is_file() else sorted(found.glob("*.pt")) or sorted(found.rglob("*.pt"))
     if not files:
