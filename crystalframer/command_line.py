@@ -31,6 +31,8 @@ _REMEDY = {
     **dict.fromkeys(_CLOSED, "make room, or name another place"),
     errno.EMFILE: "allow more open files: ulimit -n 8192",
     errno.ENFILE: "the machine has no open file left: end other programs",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EAGAIN: "no further process or thread can be started: end other programs, or `ulimit -u 8192`",
 }
 """By system error: of a place that is full or closed to us, of a process or machine without an open file left."""
 
@@ -48,7 +50,7 @@ def _nobody_reads() -> bool:
 def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
     """Make a program's ``main(argv) -> exit code`` end as the user expects.
 
-    A `UserError`, or a file that the system keeps from us, becomes one line on stderr and exit code 2, Ctrl-C one line
+    A `UserError`, or what the system keeps from us, becomes one line on stderr and exit code 2, Ctrl-C one line
     and exit code 130; where nobody reads the output any more, the end is quiet. Every other exception is a defect of
     ours and keeps its traceback.
     """
@@ -66,9 +68,10 @@ def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
             return EXIT_NOBODY_READS
         except OSError as error:
             remedy = _REMEDY.get(error.errno or 0)
-            if remedy is None or error.filename is None:
+            if remedy is None or (error.filename is None and error.errno in _CLOSED):
                 raise
-            print(f"error: {error.filename}: {error.strerror}; {remedy}", file=sys.stderr)
+            place = "" if error.filename is None else f"{error.filename}: "
+            print(f"error: {place}{error.strerror}; {remedy}", file=sys.stderr)
             return EXIT_USER_ERROR
         except UserError as error:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)

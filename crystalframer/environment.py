@@ -24,6 +24,8 @@ DATA_VARIABLE = "CRYSTALFRAMER_DATA"
 """Environment variable that names the folder of prepared data sets and fetched models."""
 KERNELS_VARIABLE = "NUMBA_CACHE_DIR"
 """Environment variable that names the folder of compiled kernels."""
+PROCESSES = 300
+"""What Ray, MLflow's server and a trial are together on one machine, threads included."""
 SHORT_PATH = 25
 """Longest path of a folder for sockets: what Ray puts below it must stay under about 100 characters in all."""
 _PRIVATE = "crystalframer-"
@@ -85,6 +87,29 @@ def memory(control_groups: Path = CONTROL_GROUPS) -> int:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     slurm = [megabytes * 2**20 for megabytes in _numbers("SLURM_MEM_PER_NODE")]
     return min([machine, *slurm, *_of_groups(control_groups, "memory", _limit)])
+
+
+def require_processes() -> None:
+    """Check that this user may start the processes of a Ray of our own, of which each thread is one (``ulimit -u``).
+
+    Raises:
+        UserError: fewer; some of what is started would end at once, and the rest wait for it.
+    """
+    import resource  # not on Windows
+
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if most == resource.RLIM_INFINITY or os.geteuid() == 0:  # root is not bound
+        return
+    running = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if process.stat().st_uid == os.geteuid():
+                running += sum(1 for _ in (process / "task").iterdir())
+    if most - running < PROCESSES:
+        raise UserError(
+            f"this user has {running} of at most {most} processes and threads, a sweep needs {PROCESSES} more: end "
+            "other programs, or allow more with `ulimit -u 8192`"
+        )
 
 
 def home() -> Path:

@@ -138,10 +138,10 @@ def answer_rows(folder: Path) -> None:
     answer = _model().predict(table)
     assert len(answer) == len(table)
     asked = table["id"].tolist() if "id" in table else []
-    for row, (structure, value, error) in enumerate(
+    for row, (structure, value, reason) in enumerate(
         zip(table["structure"], answer["energy [eV]"], answer["error"], strict=True)
     ):
-        assert (value is None) == bool(error), f"row {row}: {value}, {error!r}"
+        assert (value is None) == bool(reason), f"row {row}: {value}, {reason!r}"
         expected = _expected().get(structure) if isinstance(structure, str) else None
         assert expected is None or (value is not None and abs(value - expected) < 1e-4), f"row {row} of {asked}"
 

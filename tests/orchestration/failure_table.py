@@ -137,6 +137,19 @@ SWEEPS = {
         "a cluster that is gone", "`RAY_ADDRESS` where nothing listens", "no Ray cluster answers at RAY_ADDRESS ",
         code=2,
     ),
+    "client": Declared(
+        "an address of Ray Client", "`RAY_ADDRESS=ray://…`",
+        "RAY_ADDRESS is 'ray://127.0.0.1:10001', Ray Client's address, which runs no sweep: submit the command",
+        code=2,
+    ),
+    "other version": Declared(
+        "a cluster with another Ray than here", "a head that says that it is Ray 2.9.3", "is Ray 2.9.3 on Python ",
+        code=2,
+    ),
+    "no processes": Declared(
+        "the user may start no more processes", "`RLIMIT_NPROC` used up", " processes and threads, a sweep needs ",
+        code=2,
+    ),
 }  # fmt: skip
 """What ends a sweep, or keeps it from starting."""
 

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crystalframer.environment import cores
+from crystalframer.environment import cores, require_processes
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.session import ray_session
 from crystalframer.orchestration.cluster.surroundings import check_visible, find_address
@@ -57,6 +57,8 @@ def launch_on_ray(
     """
     address = find_address(None)
     own = max(cores(), size * threads) if address is None else None
+    if own is not None:
+        require_processes()
     with ray_session(address, own):
         _require_room(size, threads, device)
         if address is not None:

@@ -5,6 +5,7 @@ Importing this module imports Ray, which takes seconds.
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -85,6 +86,15 @@ def _join(address: str) -> None:
         ray.init(address=address, runtime_env={"env_vars": client.ENVIRONMENT}, **_QUIET)
     except ConnectionError as error:
         raise _no_cluster(address) from error
+    except RuntimeError as error:
+        versions = re.findall(r"(Ray|Python): (\S+)", str(error)) if "Version mismatch" in str(error) else []
+        if len(versions) != 4:
+            raise
+        theirs, ours = (f"{names[0][1]} on Python {names[1][1]}" for names in (versions[:2], versions[2:]))
+        raise UserError(
+            f"the Ray cluster at {address!r} is Ray {theirs}, here is Ray {ours}: run the command in the cluster's own "
+            "environment, or install its versions here"
+        ) from error
     except AuthenticationError as error:
         raise UserError(
             f"the Ray cluster at {address!r} asks for its token: set RAY_AUTH_MODE=token, and put the token that "
@@ -98,7 +108,7 @@ def require_listener(address: str) -> None:
     Raises:
         UserError: nothing does.
     """
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    host, separator, port = address.rpartition(":")
     if not separator or not port.isdecimal():
         return  # e.g. auto, for which Ray looks on this machine alone
     try:

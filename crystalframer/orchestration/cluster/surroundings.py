@@ -7,6 +7,7 @@ and ``CRYSTALFRAMER_RUNS`` for the folder of results on the storage that all nod
 
 import argparse
 import platform
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalframer.environment import variable
+from crystalframer.environment import require_processes, variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import gate
 from crystalframer.orchestration.tracking.addresses import tracking_address
@@ -48,10 +49,12 @@ def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> I
         tracking_uri: the tracking server that the command line names, if any; else ``MLFLOW_TRACKING_URI`` counts.
 
     Raises:
-        UserError: the cluster does not answer, does not share the folder, or cannot have a tracking server.
+        UserError: the user may not start what a Ray of our own takes; the cluster does not answer, does not share the
+            folder, or cannot have a tracking server.
     """
     address, tracking_uri = find_address(address), tracking_address(tracking_uri)
     if address is None:
+        require_processes()
         yield Surroundings(None, tracking_uri)
         return
     from crystalframer.orchestration.cluster.session import ray_session
@@ -75,15 +78,23 @@ def find_address(given: str | None) -> str | None:
     """Return the Ray cluster to join: the one that was named, else the surroundings', None for a Ray of our own.
 
     Raises:
-        UserError: it is a dashboard's address, where jobs are submitted and no program can join.
+        UserError: it is none, or one where jobs are submitted and no sweep can join: a dashboard's or Ray Client's.
     """
     address = given or variable("RAY_ADDRESS")
-    if address is not None and address.startswith("http"):
-        origin = "--address" if given else "RAY_ADDRESS"
-        raise UserError(
-            f"{origin} is {address!r}, a dashboard's address: submit the command there with `ray job submit -- ...`, "
-            "or name the cluster itself, e.g. auto on one of its nodes"
-        )
+    if address is None or address == "local":
+        return None
+    origin = "--address" if given else "RAY_ADDRESS"
+    for start, whose in (
+        ("http", "a dashboard's address"),
+        ("ray://", "Ray Client's address, which runs no sweep"),
+    ):
+        if address.startswith(start):
+            raise UserError(
+                f"{origin} is {address!r}, {whose}: submit the command with `ray job submit -- ...`, or name the "
+                "cluster itself, e.g. auto on one of its nodes"
+            )
+    if address != "auto" and not re.fullmatch(r"\S+:\d+", address):
+        raise UserError(f"{origin} is {address!r}, expected HOST:PORT of a Ray cluster's head, or auto on its nodes")
     return address
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from crystalframer.environment import holding, reach_directly
 from crystalframer.errors import UserError
@@ -66,7 +67,15 @@ def check_server(tracking_uri: str) -> None:
 
 
 def _why_not(tracking_uri: str, error: Exception) -> str:
+    from mlflow.server.security_utils import INVALID_HOST_MSG
+
     code = getattr(error, "error_code", "")
+    if INVALID_HOST_MSG in str(error):
+        host = urlsplit(tracking_uri).netloc
+        return (
+            f"the MLflow server at {tracking_uri} does not let itself be called {host}: whoever runs it starts it with "
+            f"`mlflow server --allowed-hosts {host}`"
+        )
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return (
             f"the MLflow server at {tracking_uri} refuses the login: set MLFLOW_TRACKING_USERNAME and "

@@ -29,6 +29,7 @@ def test_the_command_line_goes_before_the_surroundings(monkeypatch: pytest.Monke
     assert find_address("auto") == "auto"
     monkeypatch.setenv("RAY_ADDRESS", "")
     assert find_address(None) is None
+    assert find_address("local") is None, "a Ray of our own, which listens on loopback alone"
 
 
 def test_a_dashboards_address_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +38,12 @@ def test_a_dashboards_address_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RAY_ADDRESS", "http://localhost:8265")
     with pytest.raises(UserError, match="RAY_ADDRESS is"):
         find_address(None)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "head name:6379", ":6379", "10.0.0.1:", "10.0.0.1:port"])
+def test_what_is_no_address_is_said(address: str) -> None:
+    with pytest.raises(UserError, match=f"--address is '{address}', expected HOST:PORT"):
+        find_address(address)
 
 
 def test_the_folder_of_results(monkeypatch: pytest.MonkeyPatch) -> None:

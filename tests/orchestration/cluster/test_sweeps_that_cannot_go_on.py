@@ -2,13 +2,16 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from crystalframer.errors import UserError
@@ -35,19 +38,68 @@ def test_a_cluster_that_is_gone_is_said_at_once(write_sweep: WriteSweep, tmp_pat
         require_listener("127.0.0.1:9")
 
 
+def test_a_cluster_that_cannot_be_joined_is_said(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    client = {**os.environ, "RAY_ADDRESS": "ray://127.0.0.1:10001"}
+    refused(tmp_path, write_sweep(), client, "max_failures=1", SWEEPS["client"])
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER_VERSION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as head:
+        assert head.stdin is not None
+        assert head.stdout is not None
+        address = head.stdout.readline().strip()
+        environment = {**os.environ, "RAY_ADDRESS": address}
+        said = refused(tmp_path, write_sweep(), environment, "max_failures=1", SWEEPS["other version"])
+        head.stdin.close()
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert f"here is Ray {ray.__version__} on Python {version}: run the command in the cluster's own" in said
+
+
+OTHER_VERSION = """
+import sys, ray
+ray.__version__ = "2.9.3"  # what it tells those who want to join
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+def test_a_user_who_may_start_no_more_processes_is_told(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None or shutil.which("prlimit") is None:
+        pytest.skip("needs to become another user, who runs nothing else")
+    tmp_path.chmod(0o777)
+    reading = "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"  # of what root alone may read
+    other = ["prlimit", "--nproc=60", "setpriv", "--reuid=54329", "--regid=54329", "--clear-groups", *reading, "--"]
+    declared, started = SWEEPS["no processes"], time.monotonic()
+    refused(tmp_path, write_sweep(), dict(os.environ), "max_failures=1", declared, as_user=other)
+    assert time.monotonic() - started < 100
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
 def test_a_gpu_where_there_is_none_is_refused(write_sweep: WriteSweep, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     refused(tmp_path, write_sweep(), environment, "resources.gpus_per_trial=1", SWEEPS["no GPU"])
 
 
-def refused(tmp_path: Path, sweep: Path, environment: dict[str, str], wanted: str, declared: Declared) -> None:
+def refused(
+    tmp_path: Path,
+    sweep: Path,
+    environment: dict[str, str],
+    wanted: str,
+    declared: Declared,
+    as_user: Sequence[str] = (),
+) -> str:
     environment = {**environment, "HOME": str(tmp_path), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     done = subprocess.run(
-        [sys.executable, str(PIPELINE), str(sweep), "--runs", str(tmp_path / "runs"), "--set", wanted],
+        [*as_user, sys.executable, str(PIPELINE), str(sweep), "--runs", str(tmp_path / "runs"), "--set", wanted],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == declared.code, done.stdout + done.stderr
-    assert done.stderr.startswith(f"error: {declared.says}")
+    assert done.stderr.startswith("error: ")
+    assert declared.says in done.stderr
+    assert done.stderr.count("\n") == 1
+    return done.stderr
 
 
 def test_what_no_node_has_is_refused_on_a_fixed_cluster_and_waited_for_on_one_that_grows(

@@ -1,5 +1,6 @@
 """Addresses of tracking servers mean the same everywhere and hold no secret; who answers there is asked by MLflow."""
 
+import contextlib
 import http.server
 import os
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from mlflow.server.security_utils import INVALID_HOST_MSG
 
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import gate
@@ -82,15 +84,15 @@ def _server_of(uri: str) -> int:
     raise AssertionError(f"nobody listens at {uri}")
 
 
-@pytest.fixture
-def other_program() -> Iterator[str]:
-    """A server that is not MLflow's and finds everything."""
+@contextlib.contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A server that has the same answer to every question; yields its address."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(b"<html>hello</html>")
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -103,9 +105,19 @@ def other_program() -> Iterator[str]:
         thread.join()
 
 
-def test_another_program_is_not_mlflow(other_program: str) -> None:
-    with pytest.raises(UserError, match=f"what answers at {other_program} is no MLflow server; check --tracking-uri"):
-        check_server(other_program)
+def test_another_program_is_not_mlflow() -> None:
+    with (
+        answering(200, b"<html>hello</html>") as uri,
+        pytest.raises(UserError, match=f"what answers at {uri} is no MLflow server; check --tracking-uri"),
+    ):
+        check_server(uri)
+
+
+def test_a_server_that_is_called_by_another_name() -> None:
+    with answering(403, INVALID_HOST_MSG.encode()) as uri:  # what MLflow says from version 3.5 on
+        host = uri.removeprefix("http://")
+        with pytest.raises(UserError, match=f"does not let itself be called {host}: .* --allowed-hosts {host}`"):
+            check_server(uri)
 
 
 def test_nobody_answers() -> None:
