@@ -27,7 +27,7 @@ from crystalframer.orchestration.search.search_spec import Search
 from crystalframer.orchestration.tracking.models import PyfuncModel
 from crystalframer.prediction import Predictor
 from crystalframer.prediction.loading import predictor_of, read_model
-from crystalframer.prediction.packed import Example, PackedModel, write_packed
+from crystalframer.prediction.packed import Example, PackedModel, as_packed, write_packed
 from crystalframer.prediction.served import RowPredictor
 from crystalframer.pretrained.packing import calibrate
 from crystalframer.resolving import build_trial
@@ -148,7 +148,7 @@ def answer_rows(folder: Path) -> None:
 
 def make_packed(folder: Path) -> None:
     """Write a packed model of two members with its intervals and an example."""
-    trained = _trained()
+    trained = as_packed(_trained())
     data = load_task(build_trial({"data.train_size": 60, "data.val_size": 60, "data.test_size": 4}).data)
     predictor = Predictor([trained, trained])
     with contextlib.redirect_stdout(None):
