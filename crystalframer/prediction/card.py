@@ -12,7 +12,7 @@ from crystalframer.errors import UserError
 from crystalframer.escaping import for_markdown
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.nn.model import count_parameters
-from crystalframer.prediction.cutoff import TruncationError, truncation_error
+from crystalframer.prediction.cutoff import TruncationError, truncation_on_test
 from crystalframer.prediction.evaluation import data_of
 from crystalframer.prediction.packed import is_packed, packed_of
 from crystalframer.published import PUBLISHED
@@ -22,10 +22,6 @@ from crystalframer.training.safe_files import read_archive
 from crystalframer.training.trained_model import TrainedModel, load_model, model_of
 
 NAME = "model_card.md"
-MEASURED_CRYSTALS = 8
-"""Crystals on which the cutoff's error is measured."""
-MEASURED_ATOMS = 64
-"""Larger crystals are not taken for that."""
 
 
 def write_card(
@@ -48,7 +44,7 @@ def write_card(
     trained = load_model(checkpoint)
     if data is not None and not errors:
         errors = errors_on_test(trained, data)
-    truncation = None if data is None else _truncation(trained, data)
+    truncation = None if data is None else truncation_on_test(trained, data)
     path = output or checkpoint.with_name(NAME)
     return _write(path, model_card(trained, data, errors, truncation))
 
@@ -109,12 +105,6 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _truncation(trained: TrainedModel, data: TaskData) -> TruncationError | None:
-    rows = data.rows["test"]
-    small = rows[data.dataset.num_atoms[rows] <= MEASURED_ATOMS][:MEASURED_CRYSTALS]
-    return truncation_error(trained, [data.dataset[int(row)] for row in small]) if len(small) else None
-
-
 def _what(trained: TrainedModel) -> str:
     config = trained.trial.model
     kind = "Crystalformer, without frames" if config.frame == "none" else f"CrystalFramer with {config.frame} frames"
@@ -158,11 +148,12 @@ def _cutoff(trained: TrainedModel, truncation: TruncationError | None) -> str:
     cutoff = trained.trial.model.cutoff
     if truncation is None:
         return f"Neighbours within {cutoff:g} Å; what lies beyond was not measured on these weights."
-    unit = trained.unit
+    unit, further = trained.unit, str(truncation)
     return (
         f"Neighbours within {cutoff:g} Å. With these weights, {truncation.wide:g} Å instead change the predictions of "
         f"{truncation.num_crystals} test crystals by {truncation.mean:.2g} {unit} on average and "
         f"{truncation.largest:.2g} {unit} at most; the largest σ is {truncation.sigma_max:.2f} Å."
+        f"{further and f' {further[0].upper()}{further[1:]}.'}"
     )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,6 @@ from crystalframer.environment import cores
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.prediction.calibration import COVERAGE
-from crystalframer.prediction.cutoff import cutoff_warning
 from crystalframer.prediction.intervals import check_coverage
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.prediction.predictions import Predictions, require_suffix
@@ -110,19 +109,17 @@ def _report(predictor: Predictor, predictions: Predictions, reading: _Watched, s
         _say(f"{len(failed):,} could not be predicted (column error), the first: {label}: {reason}")
     for line in by_kind((i, text) for i, text in zip(predictions.ids, predictions.warnings, strict=True) if text):
         _say(f"doubtful (column warnings): {line}")
-    for warning in warnings_for(predictor, predictions, reading.elements):
+    if warning := _guesses(predictor, reading.elements):
         _say(f"warning: {warning}")
 
 
-def warnings_for(predictor: Predictor, predictions: Predictions, elements: Iterable[int]) -> list[str]:
-    """Return what to be wary of in some predictions of crystals with these atomic numbers."""
-    found = [cutoff_warning(predictor, predictions.sigma_max)]
-    if predictor.trained_elements is not None:
-        strange = sorted(set(elements) - predictor.trained_elements)
-        names = ", ".join(ELEMENTS[number - 1] for number in strange if number <= predictor.num_elements)
-        if names:
-            found.append(f"the training set had no crystal with {names}: predictions of crystals with it are guesses")
-    return [warning for warning in found if warning]
+def _guesses(predictor: Predictor, elements: set[int]) -> str:
+    """Return a warning of those atomic numbers that the model did not meet in training, else an empty string."""
+    if predictor.trained_elements is None:
+        return ""
+    strange = sorted(elements - predictor.trained_elements)
+    names = ", ".join(ELEMENTS[number - 1] for number in strange if number <= predictor.num_elements)
+    return names and f"the training set had no crystal with {names}: predictions of crystals with it are guesses"
 
 
 def _say(text: str) -> None:

@@ -41,8 +41,6 @@ class Predictions:
     """Why a structure has no prediction; empty where it has one."""
     warnings: tuple[str, ...] = ()
     """What is doubtful about how each structure was read, empty where nothing is; a column where there is any."""
-    sigma_max: float = 0.0
-    """Largest σ met, in Å: how far the model's heads look in these structures."""
     half_widths: NDArray[np.float64] | None = None
     """(S, T) half the width of the interval around each prediction; None where the model has no intervals."""
     coverage: float | None = None
@@ -62,7 +60,7 @@ class Predictions:
             for name in ("values", "spread", "half_widths", "embeddings")
             if getattr(parts[0], name) is not None
         }
-        return replace(parts[0], **texts, **arrays, sigma_max=max(part.sigma_max for part in parts))
+        return replace(parts[0], **texts, **arrays)
 
     @property
     def num_predicted(self) -> int:

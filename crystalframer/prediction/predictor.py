@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from crystalframer.data.batch import collate
 from crystalframer.data.batching import packed_batches
@@ -17,7 +15,6 @@ from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
-from crystalframer.nn.attention import PeriodicAttention
 from crystalframer.prediction.calibration import COVERAGE, Calibration
 from crystalframer.prediction.predictions import Predictions
 from crystalframer.prediction.structures import StructureLike, named_structures
@@ -135,8 +132,7 @@ class Predictor:
         """
         parts = []
         for chunk in _chunks(structures, CHUNK_ATOMS):
-            with _sigmas(self.members) as sigmas:
-                outcome = self._predict_chunk(chunk)
+            outcome = self._predict_chunk(chunk)
             spread = outcome.values.std(axis=0, ddof=1) if len(self.members) > 1 else None
             half_widths, strange = self._judge(chunk, outcome, spread)
             doubts = ([*entry.warnings, *filter(None, [words])] for entry, words in zip(chunk, strange, strict=True))
@@ -150,7 +146,6 @@ class Predictor:
                     spread=spread,
                     errors=tuple(outcome.errors),
                     warnings=tuple(map("; ".join, doubts)),
-                    sigma_max=max(sigmas, default=0.0),
                     half_widths=half_widths,
                     coverage=None if self.calibration is None else self.coverage,
                     embeddings=outcome.embeddings if embeddings else None,
@@ -280,25 +275,6 @@ def neighbours_per_atom(crystal: Crystal, cutoff: float) -> float:
 def load_of(crystal: Crystal, cutoff: float) -> int:
     """Return how many usual atoms a crystal is worth when a batch is filled."""
     return math.ceil(crystal.num_atoms * max(1.0, neighbours_per_atom(crystal, cutoff) / USUAL_NEIGHBOURS))
-
-
-@contextmanager
-def _sigmas(members: Sequence[TrainedModel]) -> Iterator[list[float]]:
-    """Note the largest σ in Å of each pass through an attention of the models within the context."""
-    found: list[float] = []
-
-    def measure(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(attention, PeriodicAttention)
-        found.append(float(attention.sigma(inputs[0]).max()))
-
-    handles = [
-        block.attention.register_forward_pre_hook(measure) for member in members for block in member.model.levels
-    ]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _chunks(structures: Iterable[Reading], max_atoms: int) -> Iterator[list[Reading]]:

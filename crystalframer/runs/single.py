@@ -16,6 +16,7 @@ from crystalframer.data.dataset import TaskData, unit_token
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
 from crystalframer.escaping import shortened
+from crystalframer.prediction.cutoff import truncation_on_test
 from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.console import Position, on_console
 from crystalframer.runs.run_directory import RunDirectory
@@ -28,6 +29,7 @@ from crystalframer.training.launch import launch
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.processes import Channel, Processes
 from crystalframer.training.suitability import check_suitable
+from crystalframer.training.trained_model import load_model
 from crystalframer.training.trainer import Trainer
 
 RISING_EPOCHS = 20
@@ -120,7 +122,8 @@ def train_single(processes: Processes, device: str, channel: Channel, run: Singl
     if result is None:
         channel.send(f"stopped and saved in {directory.checkpoint}; to resume, run the same command again")
         return EXIT_INTERRUPTED
-    for line in error_lines(directory, data):
+    truncation = truncation_on_test(load_model(directory.checkpoint), data)
+    for line in [*filter(None, [truncation and str(truncation)]), *error_lines(directory, data)]:
         channel.send(line)
     return 0
 
