@@ -51,8 +51,8 @@ examples:
 
 how to read it: times are medians over rounds in which the implementations take turns, with the smallest and largest;
 × is the median of the ratio to the reference within a round. Processor time well below wall time × threads means that
-threads waited. The column `load` of the CSV tells a quiet machine from a busy one. benchmarks/README.md explains
-every column and quantity.
+threads waited. The column `load` of the CSV tells a quiet machine from a busy one. `crystalframer files
+benchmarks.md` copies the page that explains every column and quantity.
 """
 
 

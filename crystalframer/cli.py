@@ -24,7 +24,7 @@ COMMANDS = {
     "export": "keep a sweep's results as small files, which need neither MLflow nor checkpoints",
     "import": "record such files in MLflow",
     "ui": "show the recorded runs in a browser (MLflow, on this machine only)",
-    "files": "list the sweep and cluster files that come along, or copy some to change them",
+    "files": "list the sweeps, cluster files and pages that come along, or copy some",
     "models": "list the models that have a name: property, data, error, licence",
     "pack": "make a model with a name and intervals of finished trainings",
     "card": "write the card of a model: data, settings, errors, use",

@@ -3,14 +3,15 @@
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from crystalframer import __version__, config
+from crystalframer import __version__
 from crystalframer.cli import COMMANDS
+from crystalframer.config import TrialConfig
+from scripts import settings_page
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,9 +33,12 @@ def test_every_command_and_setting_has_its_place(site: Path) -> None:
         assert f'id="crystalframer-{name}"' in page
         assert f"usage: crystalframer {name}" in page
     page = (site / "settings" / "index.html").read_text(encoding="utf-8")
-    for room in (config.DataConfig, config.ModelConfig, config.TrainConfig):
-        for setting in fields(room):
-            assert f'id="crystalframer.config.{room.__name__}.{setting.name}"' in page
+    for name in TrialConfig().to_flat_dict():
+        assert f"<code>{name}</code>" in page
+
+
+def test_the_page_of_settings_says_what_they_are() -> None:
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), "python scripts/settings_page.py"
 
 
 @pytest.mark.slow

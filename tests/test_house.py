@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from crystalframer.commands.files import coming_along
+
 ROOT = Path(__file__).parents[1]
 PACKAGE, ANALYSIS, PIPELINES = ROOT / "crystalframer", ROOT / "analysis", ROOT / "pipelines"
 BENCHMARKS = ROOT / "benchmarks"
@@ -23,6 +25,8 @@ COMMANDS = PACKAGE / "commands"
 FRONT_DOORS = (COMMANDS, PACKAGE / "api.py")
 """The program's commands and what `import crystalframer` offers: they may call all rooms, and no room calls them."""
 SOURCES = sorted(path for folder in (PACKAGE, ANALYSIS, PIPELINES, BENCHMARKS) for path in folder.rglob("*.py"))
+WRITERS = (COMMANDS / "files.py", ANALYSIS / "results_page.py")
+"""Modules that name pages as files to read or write."""
 CORE = [path for path in SOURCES if path.is_relative_to(PACKAGE) and not {"orchestration", "commands"} & {*path.parts}]
 ROOMS = """
 geometry
@@ -253,6 +257,27 @@ def test_one_place_asks_the_system_and_the_environment() -> None:
         if asking.search(line)
     ]
     assert found == []
+
+
+def texts_in(path: Path) -> set[str]:
+    """Return the texts of a file that are no docstrings: what a person may come to read."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    plain = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in plain]
+    return {node.value for node in constants if isinstance(node.value, str)}
+
+
+def test_messages_name_pages_as_they_come_along() -> None:
+    texts = {text for path in SOURCES if path not in WRITERS for text in texts_in(path)}
+    named = {name for text in texts for name in re.findall(r"crystalframer\sfiles\s([\w.]+\.\w+)", text)}
+    assert "training.md" in named
+    assert named <= {*coming_along()}
+    assert [text for text in texts if re.search(r"\bdocs/|(README|CONTRIBUTING)\.md", text)] == []
+
+
+def test_what_comes_along_names_pages_as_they_are_called_there() -> None:
+    files = [path for path in coming_along().values() if path.suffix != ".md"]
+    assert [path.name for path in files if "docs/" in path.read_text(encoding="utf-8")] == []
 
 
 def test_the_texts_link_to_what_exists() -> None:

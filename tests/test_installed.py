@@ -83,7 +83,8 @@ def test_it_is_the_installed_one_and_complete(installed: Installed) -> None:
     for command in COMMANDS:
         assert installed.run(command, "--help").startswith(f"usage: crystalframer {command}")
     listed = installed.run("files")
-    shipped = [path for pattern in ("sweeps/*.yaml", "clusters/*", "cluster.yaml") for path in ROOT.glob(pattern)]
+    kinds = ("sweeps/*.yaml", "clusters/*", "cluster.yaml", "docs/*.md")
+    shipped = [path for pattern in kinds for path in ROOT.glob(pattern)]
     for file in shipped:
         assert re.search(rf"^{re.escape(file.name)} ", listed, re.MULTILINE)
     assert not list(installed.folder.iterdir())

@@ -55,7 +55,7 @@ NAMES = (
 NVIDIA = Path("/proc/driver/nvidia/version")
 """What NVIDIA's driver says of itself, in containers, too."""
 DRIVERS = {"12": 525, "13": 580}
-"""The oldest driver (on Linux) for each CUDA that torch may be built for; docs/clusters.md names machine images."""
+"""The oldest driver (on Linux) for each CUDA that torch may be built for."""
 SECRET = ("TOKEN", "PASSWORD", "USERNAME", "SECRET", "KEY")
 
 
@@ -226,7 +226,9 @@ def expected_gpu(runs: Path) -> Iterator[Finding]:
     finding = next(devices(runs))
     if finding.found == "cpu" and not finding.wrong:
         wrong = "a GPU is expected here, but there is no NVIDIA driver"
-        finding = replace(finding, wrong=wrong, mend="nvidia-smi    (docs/clusters.md names machine images)")
+        finding = replace(
+            finding, wrong=wrong, mend="nvidia-smi    (`crystalframer files clusters.md` names machine images)"
+        )
     yield finding
 
 

@@ -9,8 +9,8 @@ DESCRIPTION = """\
 Write a sweep's finished trials as small files that need no MLflow and no checkpoint: results to commit.
 
 The run directories in runs/NAME are read, or those given with --from, and the sweep's file: a finished trial counts if
-the file asks for its settings, wherever it was trained; without a file every finished trial counts. More:
-docs/analysis.md.
+the file asks for its settings, wherever it was trained; without a file every finished trial counts.
+`crystalframer files analysis.md` copies the page that says more.
 """
 EPILOG = """\
 examples:

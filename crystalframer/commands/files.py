@@ -1,4 +1,4 @@
-"""The files that come along: sweeps to run or to copy and change, and what describes a cluster."""
+"""The files that come along: sweeps to run or to copy and change, what describes a cluster, and the pages on all."""
 
 import argparse
 import shutil
@@ -9,8 +9,17 @@ from crystalframer.beside import HOME
 from crystalframer.errors import UserError, near_matches
 
 DESCRIPTION = """\
-List the sweep and cluster files that come along, or copy some of them into this folder, to be changed.
+List the sweep and cluster files and the pages of the documentation that come along, or copy some of them into this
+folder, to be changed or read.
 """
+PATTERNS = ("sweeps/*.yaml", "cluster.yaml", "clusters/*", "docs/*.md", "sweeps/README.md", "benchmarks/README.md")
+"""The files, below where they come along."""
+
+
+def coming_along() -> dict[str, Path]:
+    """Return each file by its name; a folder's README has the folder's name."""
+    paths = [path for pattern in PATTERNS for path in sorted(HOME.glob(pattern))]
+    return {f"{path.parent.name}.md" if path.name == "README.md" else path.name: path for path in paths}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: there is no file of a name, or it would replace one here.
     """
-    patterns = ("sweeps/*.yaml", "cluster.yaml", "clusters/*")
-    found = {path.name: path for pattern in patterns for path in sorted(HOME.glob(pattern))}
+    found = coming_along()
     for name in arguments.names:
         if name not in found:
             raise UserError(f"there is no file {name!r}{near_matches(name, found)}, as `crystalframer files` says")

@@ -16,7 +16,8 @@ Prepare a data set once, so that trials can open it in an instant.
 The published split is regenerated and checked. Records that hold no valid crystal are left out and listed with the
 reason in rejects.jsonl; everything else goes into one memory-mapped Arrow file under $CRYSTALFRAMER_DATA (default
 ~/.cache/crystalframer), downloads into its folder `downloads`. Stop it at any time: the same command resumes with what
-has arrived. A store made from the same files in the same way is kept as it is. More: docs/data.md.
+has arrived. A store made from the same files in the same way is kept as it is. `crystalframer files data.md`
+copies the page that says more.
 """
 
 EPILOG = """\

@@ -16,8 +16,9 @@ DESCRIPTION = """\
 Train every frame type on real crystals and tabulate their errors.
 
 A sweep file (sweeps/*.yaml) states a question, the settings all trials share and those that vary. Ray Tune runs the
-trials on this machine, or on the cluster it finds itself on (docs/clusters.md); MLflow records their settings, curves,
-errors and checkpoints, and the analysis draws the table and the learning curves from what MLflow recorded.
+trials on this machine, or on the cluster it finds itself on; MLflow records their settings, curves, errors and
+checkpoints, and the analysis draws the table and the learning curves from what MLflow recorded. `crystalframer files
+sweeps.md` copies the page on what a file says, clusters.md the one on clusters.
 
 Stop it whenever you like (Ctrl-C, or pull the plug) and run the same command again: finished trials are kept, the
 others resume from their checkpoints. Add seeds or frames to the file and only what is new runs.

@@ -49,7 +49,8 @@ examples:
 
 Ctrl-C stops and saves; the same command resumes where it stopped and ends with the same numbers as a training that
 never stopped (on the same machine with the same --threads and --processes). OUT is a run directory like those of a
-sweep; `crystalframer status single` lists all in runs/single. docs/training.md says more.
+sweep; `crystalframer status single` lists all in runs/single. `crystalframer files training.md` copies the page that
+says more.
 """
 
 
@@ -73,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="any other setting, e.g. train.epochs=20; crystalframer/config.py explains them all; may be repeated",
+        help="any other setting, e.g. train.epochs=20; may be repeated; `crystalframer files settings.md` copies the "
+        "list of all",
     )
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/single/NAME from the settings)")
     parser.add_argument(
