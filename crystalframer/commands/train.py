@@ -146,6 +146,10 @@ def _train_on_table(arguments: argparse.Namespace) -> int:
     """Prepare a folder and a table, train on them, and leave a page; return the exit code."""
     if arguments.dataset is not None or arguments.preset is not None:
         raise UserError("a folder and a table are the data set: leave out --dataset and --preset, or the paths")
+    from crystalframer.data.preparation.targets import task_name
+
+    if arguments.task is not None:
+        arguments.task = task_name(arguments.task)[0]  # as the column is called in the table
     build_trial(overrides(arguments))  # mistakes show before anything is written
 
     from crystalframer.data.progress import on_stderr
@@ -156,11 +160,14 @@ def _train_on_table(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     source, table = source_and_table(arguments.own)
     own, data = prepare_table(source, table, arguments.task, on_stderr)
+    for line in own.summary(data):
+        print(line)
     chosen = {**overrides(arguments), "data.task": own.data.task}
     config = build_trial({**own.settings(len(data.rows["train"])), **chosen})
     folder = (arguments.out or default_runs() / "single" / own.name).absolute()
     code = _train(config, data, folder, arguments)
     if code == 0:
+        print("training shallow models to compare with, and writing the page", flush=True)
         print(f"open {conclude(own, data, folder)}")
     return code
 

@@ -61,6 +61,16 @@ class OwnTable:
         """What the results are called unless another folder is named."""
         return f"{self.data.dataset}-{self.data.task}"
 
+    def summary(self, data: TaskData) -> list[str]:
+        """Say what is trained on and what is left out, and how the table and the folder were understood."""
+        learn, choose, test = (len(data.rows[split]) for split in SPLITS)
+        left_out = len(_left_out(self, None))
+        where = f"; {left_out:,} without a value, or left out: {self.store / store.REJECTS}" if left_out else ""
+        first = (
+            f"{self.data.task} [{data.unit}]: {learn:,} crystals to learn from, {choose:,} to choose by, {test:,} to "
+        )
+        return [f"{first}test with{where}", *self.notes]
+
     def settings(self, num_train: int) -> dict[str, Any]:
         """Return dotted settings of a training of minutes that chooses by the validation error."""
         return {

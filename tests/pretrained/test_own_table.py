@@ -43,7 +43,10 @@ def test_one_command_leaves_a_page_and_a_model(
     command = ["train", str(folder), str(table), "--task", "hardness", *TINY]
     assert cli.main(command) == 0
     out = tmp_path / "runs" / "single" / "my_crystals-data-hardness"
-    assert f"open {out / 'report.html'}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("hardness [GPa]: ")
+    assert " crystals to learn from, " in said.partition("\n")[0]
+    assert f"open {out / 'report.html'}" in said
     page = (out / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert page.count('src="data:image/png;base64,') == 3

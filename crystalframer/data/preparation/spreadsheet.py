@@ -24,6 +24,7 @@ MAX_CELLS = 2_000_000
 _DECIMAL_COMMA = re.compile(r"[-+−]?\d+,\d+([eE][-+]?\d+)?")
 _NEVER_COMPUTED = re.compile(rb"<f(?:\s[^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
 """A formula without the value that a spreadsheet program saves beside it."""
+_CELL = re.compile(rb'<c\s[^>]*?r="([A-Z]+\d+)"')
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ def _check(path: Path) -> None:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
             for name in archive.namelist():
-                if name.startswith("xl/worksheets/") and (count := _uncomputed(archive.read(name))):
+                if name.startswith("xl/worksheets/") and (said := _uncomputed(archive.read(name))):
                     raise UserError(
-                        f"{path} holds {count:,} formulas without a value: open it in a spreadsheet program and save it"
+                        f"{path} holds {said}: open it in a spreadsheet program and save it, or leave out that column"
                     )
     except ARCHIVE_DAMAGE as error:
         require_damage(path, error)
@@ -125,8 +126,13 @@ def _check(path: Path) -> None:
         ) from error
 
 
-def _uncomputed(content: bytes) -> int:
-    return sum(1 for _ in _NEVER_COMPUTED.finditer(content)) if b"<f" in content else 0
+def _uncomputed(content: bytes) -> str:
+    """Return how many formulas of a sheet have no value, and where the first stands; nothing where all have one."""
+    found = list(_NEVER_COMPUTED.finditer(content)) if b"<f" in content else []
+    if not found:
+        return ""
+    cells = _CELL.findall(content[max(0, found[0].start() - 200) : found[0].start()])
+    return f"{len(found):,} formulas without a value{f' (first {cells[-1].decode()})' if cells else ''}"
 
 
 def _is_empty(value: Any) -> bool:

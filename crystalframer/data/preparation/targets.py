@@ -13,6 +13,7 @@ from typing import Any
 
 from crystalframer.data.preparation.cell_values import number_of
 from crystalframer.data.preparation.spreadsheet import OLD, SPREADSHEET, read_sheet
+from crystalframer.data.structures.files import format_of
 from crystalframer.data.structures.formats import ID_KEYS
 from crystalframer.errors import UserError, require_no_lack
 from crystalframer.escaping import shortened
@@ -69,10 +70,12 @@ class TargetTable:
     """Units that the header gives in brackets, ``bandgap (eV)``."""
     notes: Sequence[str] = ()
     """What was understood in a way that should be said, a sentence each."""
+    key: str = ""
+    """The column that says which structure a row is of, empty where there is no header."""
 
 
 def read_targets(path: Path) -> TargetTable:
-    """Read a table whose first column, or one named `id`, says which structure a row is of.
+    """Read a table in which a column named `id`, or one of file names, or else the first one, says which structure.
 
     It is a CSV (commas, semicolons or tabs) or a spreadsheet (.xlsx).
 
@@ -101,7 +104,8 @@ def read_targets(path: Path) -> TargetTable:
             if not problem:
                 del cells[index : index + 1]
     lowered = [column.lower() for column in columns]
-    key = next((lowered.index(name) for name in ID_KEYS if name in lowered), 0)
+    key = next((lowered.index(name) for name in ID_KEYS if name in lowered), None)
+    key = (_column_of_files(len(columns), table) if header else 0) if key is None else key
     if separator != ";":  # where a comma may be a decimal one
         columns, table = _with_lists_apart(columns, table, key)
         lowered = [column.lower() for column in columns]
@@ -111,7 +115,8 @@ def read_targets(path: Path) -> TargetTable:
         raise UserError(f"{path}: a column's name occurs twice in {columns}: rename one")
     rows = [_row(cells, number, problem, columns, key, split) for number, cells, problem in table]
     numeric = [name for name in names if any(math.isfinite(row.targets.get(name, math.nan)) for row in rows)]
-    return TargetTable(rows, numeric, {name: unit for name, unit in units.items() if name in numeric}, notes)
+    units = {name: unit for name, unit in units.items() if name in numeric}
+    return TargetTable(rows, numeric, units, notes, columns[key] if header else "")
 
 
 def read_splits(path: Path) -> dict[str, int]:
@@ -144,11 +149,12 @@ def split_code(value: Any) -> int:
 
 
 def task_name(text: str) -> tuple[str, str]:
-    """Return a column's name as a task's, and the unit it gives in brackets: ``E form (eV/atom)`` → E_form, eV/atom.
+    """Return a column's name as a task's, and its unit: ``E form (eV/atom)`` → E_form, eV/atom; ``K / GPa`` → K, GPa.
 
     Tasks name files and metrics: one of more than `LONGEST_TASK` characters is cut. A long text in brackets is no unit.
     """
     match = re.fullmatch(r"(.*?)\s*[(\[]([^()\[\]]*(?:\([^()]*\))?)[)\]]\s*", text)
+    match = match or re.fullmatch(r"(.*\S)\s+/\s+(\S+)\s*", text)
     has_unit = match is not None and match.group(1).strip() and len(match.group(2)) <= LONGEST_UNIT
     name, unit = match.groups() if match is not None and has_unit else (text, "")
     task = re.sub(r"[^0-9A-Za-z_.+-]+", "_", name.strip()).strip("_")
@@ -225,6 +231,16 @@ def _index(columns: Sequence[str], table: Sequence[Line]) -> int | None:
         elif named and re.fullmatch(r"index|level_\d+", column) and cells == [str(row) for row in range(len(cells))]:
             return place
     return None
+
+
+def _column_of_files(width: int, table: Sequence[Line]) -> int:
+    """Return the first column that holds names of structure files alone, else the first one."""
+    rows = [cells for _, cells, problem in table if not problem and len(cells) == width]
+    for place in range(width):
+        cells = [row[place] for row in rows if row[place]]
+        if cells and all(format_of(Path(cell)) for cell in cells):
+            return place
+    return 0
 
 
 def _with_lists_apart(columns: Sequence[str], table: Sequence[Line], key: int) -> tuple[list[str], list[Line]]:

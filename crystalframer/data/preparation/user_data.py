@@ -110,7 +110,7 @@ def prepare_own(data: OwnData, *, processes: int = 1, watch: Watch = silent) -> 
         if not data.keep_duplicates:  # of those that have a target: one without may come first
             usable = _without_duplicates(usable, rejects)
         if not usable:
-            raise UserError(_nothing_left(directory, rejects))
+            raise UserError(_nothing_left(directory, rejects, table))
         unknown = next((task for task in data.units if task not in names), None)
         if unknown is not None:
             raise UserError(
@@ -236,13 +236,16 @@ def _to_dataset(
     return CrystalDataset.from_crystals(name, [entry.crystal for entry in usable], tasks)
 
 
-def _nothing_left(directory: Path, rejects: Sequence[Mapping[str, str]]) -> str:
+def _nothing_left(directory: Path, rejects: Sequence[Mapping[str, str]], table: TargetTable | None) -> str:
     """Write the rejects beside where the store would be, and return what to say."""
     path = directory.parent / f"{directory.name}.{store.REJECTS}"
     lines = [json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects]
     replace_text(path, "".join(lines))
     first = f", first {rejects[0]['id']!r}: {rejects[0]['reason']}" if rejects else ""
-    return f"none of the {len(rejects)} entries can be used{first}; all reasons are in {path}"
+    column = (
+        f"; names are read from its column {table.key!r}, such as {table.rows[0].id!r}" if table and table.key else ""
+    )
+    return f"none of the {len(rejects)} entries can be used{first}{column}; all reasons are in {path}"
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -76,10 +76,14 @@ def find_table(source: Path) -> Path | None:
 
 
 def _aliases(path: Path, folder: Path) -> list[str]:
-    """Return how a table may name a file, the surest first; a program that reads ids as numbers makes 7 of 0007."""
+    """Return how a table may name a file, the surest first; a program that reads ids as numbers makes 7 of 0007.
+
+    The folder itself may be part of the name, as in the folder beside it.
+    """
     inside = path.relative_to(folder)
     number = [str(int(path.stem))] if path.stem.isdecimal() else []
-    return [inside.as_posix(), inside.with_suffix("").as_posix(), path.name, path.stem, *number]
+    outside = folder.absolute().name / inside
+    return [inside.as_posix(), inside.with_suffix("").as_posix(), path.name, path.stem, outside.as_posix(), *number]
 
 
 def _join(readings: Iterable[Reading], table: TargetTable, names: Mapping[str, Sequence[str]]) -> Iterator[Reading]:

@@ -100,13 +100,34 @@ def test_a_spreadsheet_may_hold_the_structures_and_the_split(tmp_path: Path) -> 
     assert read_splits(split)[crystals[4].id] == 1
 
 
+def test_a_table_as_chemists_keep_it_names_files_by_their_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, crystals = tmp_path / "crystals", small_crystals(12)
+    folder.mkdir()
+    for crystal in crystals:
+        (folder / f"{crystal.id}.cif").write_text(cif(crystal), encoding="utf-8")
+    rows = [[n, f"crystals/{c.id}.cif", energy(c), "DFT"] for n, c in enumerate(crystals, 1)]
+    path = sheet(tmp_path / "t.xlsx", ["No.", "CIF", "bulk modulus / GPa", "measured by"], *rows)
+    table = read_targets(path)
+    assert (table.key, table.names, table.units) == ("CIF", ["No.", "bulk_modulus"], {"bulk_modulus": "GPa"})
+    directory, _ = prepare_own(OwnData(folder, targets=path))
+    assert rejects_of(directory) == {}
+    other = sheet(tmp_path / "other.xlsx", ["No.", "bulk modulus / GPa"], *([n, v] for n, _, v, _ in rows))
+    assert cli.main(["prepare", str(folder), "--targets", str(other), "--name", "other"]) == 2
+    assert "; names are read from its column 'No.', such as '1'; all reasons" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         (lambda book: first(book).merge_cells("B2:B3"), "the cells B2:B3 are merged, expected a value in each cell"),
         (lambda book: book.create_sheet("more").append([1]), "has 2 sheets that hold something ('Sheet', 'more')"),
         (lambda book: first(book).delete_rows(1, 9), "has no visible sheet with content, expected one"),
-        (lambda book: setattr(first(book)["B2"], "value", "=1+1"), "holds 1 formulas without a value: open it"),
+        (
+            lambda book: setattr(first(book)["B2"], "value", "=1+1"),
+            "holds 1 formulas without a value (first B2): open it",
+        ),
         (lambda book: setattr(first(book)["B2"], "value", "3,5"), "cell B2: '3,5' is text with a comma"),
         (lambda book: setattr(first(book)["XFD1048576"], "value", 1), "reaches to XFD1048576, at most 2,000,000 cells"),
     ],
