@@ -185,6 +185,8 @@ class _SpeakingTrainer(Trainer):
         self._directory = directory
         self._spoke = -math.inf
         self._epochs_said = self.epochs
+        self._first: tuple[int, float] | None = None
+        """Steps done, and the time by a clock, after the first step of this process, which compiles."""
 
     def fit(self, after_step: Callable[[float], None] | None = None) -> Iterator[EpochResult]:
         """See `Trainer.fit`."""
@@ -197,6 +199,7 @@ class _SpeakingTrainer(Trainer):
             if self.epochs != self._epochs_said:
                 self._epochs_said = self.epochs
                 self._say(f"{self.epochs} epochs fit into {self.trial.train.minutes:g} minutes at this pace")
+            self._first = self._first or (self.progress.step, time.monotonic())
             if time.monotonic() - self._spoke >= POSITION_SECONDS:
                 self._say(self._position())
 
@@ -218,9 +221,11 @@ class _SpeakingTrainer(Trainer):
 
     def _position(self) -> Position:
         done, batches, epochs = self.progress, self.steps_per_epoch, self.epochs
-        each = self.seconds_per_epoch if epochs else math.nan
-        if epochs and math.isnan(each) and done.position:
-            each = done.seconds / done.position * batches
+        each = math.nan
+        if epochs and len(self.history) > 2:
+            each = self.seconds_per_epoch
+        elif epochs and self._first is not None and done.step > self._first[0]:
+            each = (time.monotonic() - self._first[1]) / (done.step - self._first[0]) * batches
         return Position(
             done.epoch, epochs, done.position, batches, each * (epochs - done.epoch - done.position / batches)
         )

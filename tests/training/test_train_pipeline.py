@@ -278,3 +278,14 @@ def test_between_epochs_the_console_says_how_far_it_is(
         show(Position(epoch=2, epochs=800, batch=30, batches=400, seconds_left=4000.0))
         show("epoch    3/800")
     assert capsys.readouterr().out == "epoch 3/800, batch 30/400, about 67 min left\nepoch    3/800\n"
+
+
+def test_the_time_left_does_not_count_what_only_the_first_step_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crystalframer.runs.console.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("crystalframer.runs.single.POSITION_SECONDS", 0.0)
+    assert main([*SETTINGS, "--out", str(tmp_path)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if ", batch " in line]
+    assert ["about" in line for line in said] == [False] + [True] * (len(said) - 1)
+    assert len(said) > 3

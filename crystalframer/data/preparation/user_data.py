@@ -242,10 +242,9 @@ def _nothing_left(directory: Path, rejects: Sequence[Mapping[str, str]], table: 
     lines = [json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects]
     replace_text(path, "".join(lines))
     first = f", first {rejects[0]['id']!r}: {rejects[0]['reason']}" if rejects else ""
-    column = (
-        f"; names are read from its column {table.key!r}, such as {table.rows[0].id!r}" if table and table.key else ""
-    )
-    return f"none of the {len(rejects)} entries can be used{first}{column}; all reasons are in {path}"
+    if table is not None and table.key and table.rows:
+        first += f"; names are read from its column {table.key!r}, such as {table.rows[0].id!r}"
+    return f"none of the {len(rejects)} entries can be used{first}; all reasons are in {path}"
 
 
 def _describe(path: Path) -> dict[str, Any]:
