@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser(os.environ["COMP_LINE"].split()[1:]))
-    words = sys.argv[1:] if argv is None else list(argv)
+    words = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     options = parser(words).parse_args(words)
     code: int = options.run(options)
     return code

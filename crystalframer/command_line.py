@@ -5,6 +5,7 @@ import errno
 import functools
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -98,7 +99,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         blocks = []
-        for block in text.strip().split("\n\n"):
+        for block in re.sub(r" \\\n +", " ", text.strip()).split("\n\n"):  # a command is broken anew
             lines = block.splitlines()
             parts = lines if any(line.startswith(" ") for line in lines) else [" ".join(lines)]
             blocks.append("\n".join(self._wrapped(part, width) for part in parts))
@@ -108,7 +109,7 @@ class HelpFormatter(argparse.HelpFormatter):
     def _wrapped(line: str, width: int) -> str:
         margin = line[: len(line) - len(line.lstrip())]
         command = line.startswith(f"{margin}crystalframer ") and bool(margin)
-        further = f"{margin}    " if margin else ""
+        further = f"{margin}    " if margin and not line.endswith(":") else margin
         found = textwrap.wrap(
             line, width - 2 * command, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
         )

@@ -1,13 +1,17 @@
 """A program that outlives its screen: a pipe nobody reads, a terminal that knows ASCII alone, a hangup."""
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
 
+from crystalframer.cli import COMMANDS, main
 from crystalframer.command_line import reports_user_errors
 
 PROGRAM = """
@@ -85,3 +89,29 @@ def test_a_place_that_is_closed_is_a_sentence(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory; make room, or name another place\n"
     with pytest.raises(FileNotFoundError):  # may be a defect of ours
         write("/no/such/folder/file")
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_a_command_in_the_help_can_be_pasted(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def commands(width: str) -> list[str]:
+        monkeypatch.setenv("COLUMNS", width)
+        pages = "".join(map(printed_help, COMMANDS))
+        return re.findall(r"^ +(crystalframer .*)", re.sub(r" \\\n +", " ", pages), re.MULTILINE)
+
+    expected = commands("1000")
+    assert len(expected) > 40
+    assert set(expected) <= set(commands(columns))
+
+
+def printed_help(name: str) -> str:
+    """Return what a command's --help prints."""
+    with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):
+        main([name, "--help"])
+    return text.getvalue()
+
+
+def test_nothing_said_is_a_wish_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: crystalframer [options] COMMAND ...")

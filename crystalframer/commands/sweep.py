@@ -35,7 +35,8 @@ examples:
     crystalframer sweep --set train.epochs=5 --runs /tmp/try
   a question of your own:
     crystalframer files ablation_sample.yaml
-    crystalframer sweep ablation_sample.yaml
+    mv ablation_sample.yaml mine.yaml      (change question, expectation, base, grid)
+    crystalframer sweep mine.yaml
 
 where things are, for a sweep NAME:
   runs/NAME/TRIAL/           settings, metrics, checkpoint and predictions of a trial

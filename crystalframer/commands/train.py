@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  a folder of structures and a table of one property (.csv or .xlsx): prepared, split, trained on, evaluated, the rows
-  without a value predicted, all of it on one page:
+  a folder of structures and a table (.csv or .xlsx), to a model and one page of errors and predictions:
     crystalframer train my_crystals/ data.xlsx --task hardness --minutes 30
 
   a first look, about a minute (20 epochs on 500 crystals of the embedded sample):

@@ -17,7 +17,7 @@ from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.published import PUBLISHED
 from crystalframer.runs.json_files import DamagedError
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.status import read_status
+from crystalframer.runs.status import duration, read_status
 from crystalframer.runs.tracker import median_seconds
 from crystalframer.runs.trial import Trial
 
@@ -116,12 +116,19 @@ def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path, sw
 def hours_of(one: Estimate) -> str:
     """Return an estimate in words."""
     source = "as given" if one.given else "as earlier trials" if one.measured else "rough guess"
-    return f"{one.hours:.3g} h ({source})"
+    return f"{_long(one.hours)} ({source})"
 
 
 def total_of(estimates: Sequence[Estimate], resources: Resources) -> str:
     """Return the sum of estimates in words."""
     hours = sum(one.hours for one in estimates)
+    if hours < 1 and not resources.gpus_per_trial:
+        return f"{len(estimates)} trials: {_long(hours)}, one after another"
     gpus = resources.gpus_per_trial
     gpu_hours = "" if not gpus or resources.measured else f", {hours * gpus:.3g} GPU-hours"
     return f"{len(estimates)} trials: {hours:.3g} hours of trials{gpu_hours}, one after another"
+
+
+def _long(hours: float) -> str:
+    """Return hours as such, shorter times in minutes or seconds."""
+    return f"{hours:.3g} h" if hours >= 1 else duration(3600 * hours)

@@ -102,7 +102,11 @@ class Experiment(pydantic.BaseModel):
             content = cls._content(mapping("the file", read_yaml(path)), parse_set(overrides))
             return cls.model_validate_json(json.dumps({**content, "name": path.stem}))
         except pydantic.ValidationError as error:
-            raise UserError(f"{path}: {sentence(error, cls._place, cls._unknown_key)}") from error
+            said = sentence(error, cls._place, cls._unknown_key)
+            missing = [str(problem["loc"][0]) for problem in error.errors() if problem["type"] == "missing"]
+            if len(missing) > 1 and said.startswith(cls._place(missing[0])):
+                said = f"fields {', '.join(missing)}: got none of them, expected a sentence each"
+            raise UserError(f"{path}: {said}") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 

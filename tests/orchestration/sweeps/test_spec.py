@@ -229,6 +229,12 @@ def test_mistakes_in_overrides_are_named(write_sweep: WriteSweep, override: str,
         load_sweep(write_sweep(), [override])
 
 
+def test_all_that_is_missing_is_said_at_once(write_sweep: WriteSweep) -> None:
+    path = write_sweep(expectation=None, command=None, duration=None)
+    with pytest.raises(UserError, match="fields expectation, command, duration: got none of them, expected a sentence"):
+        load_sweep(path)
+
+
 def test_a_repeated_key_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("question: a\nbase:\n  train.epochs: 1\n  train.epochs: 2\n")
