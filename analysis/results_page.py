@@ -8,17 +8,18 @@ reads results/*/ and the sweeps' files, so that a sweep without recorded results
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis import against_peers
-from analysis.comparison import FRAME_LABELS, Row, compare
-from analysis.documents import Document, Table, markdown_rows, to_markdown
+from analysis.comparison import FRAME_LABELS, Comparison, compare
+from analysis.documents import EMPTY, Document, Table, markdown_rows, to_markdown
 from analysis.exported import SWEEP, Exported, check, read
 from analysis.figures import error_against_time
 from analysis.items import Context
-from analysis.peers import recorded_peers
-from analysis.results import Results, shown
+from analysis.pairs import find_pairs, lowest
+from analysis.peers import methods_of, recorded_peers
+from analysis.results import FinishedTrial, Results, shown
 from analysis.tables import ablation_table, published_gap
 from crystalframer.atomic_files import replace_text
 from crystalframer.beside import HOME
@@ -40,6 +41,27 @@ again without training, `--check` compares hashes and recomputes the errors. Wha
 
 IMAGES = "images"
 """Folder of the page's pictures, beside the page."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """A recorded study, read once."""
+
+    content: Exported
+    context: Context
+    compared: Document | None
+    """With the other methods recorded beside it."""
+
+    @classmethod
+    def of(cls, content: Exported) -> "_Study":
+        context = Context(content.results(), content.record.sweep, Path())
+        peers = recorded_peers(context.results)
+        return cls(content, context, against_peers.build(context, peers) if peers else None)
+
+    @property
+    def results(self) -> Results:
+        assert self.context.results is not None, "it is recorded"
+        return self.context.results
 
 
 @reports_user_errors
@@ -65,10 +87,10 @@ def page(results: Path, sweeps: Path) -> str:
         UserError: a recorded result is damaged, or its numbers do not follow from its predictions.
     """
     folders = _recorded(results)
-    parts = [INTRODUCTION]
     for folder in folders:
         check(folder)
-        parts.append(_study(read(folder), sweeps))
+    studies = [_Study.of(read(folder)) for folder in folders]
+    parts = [INTRODUCTION, _at_a_glance(studies), *(_study(study, sweeps) for study in studies)]
     parts.append(_models())
     parts.append(_not_run(sweeps, {folder.name for folder in folders}))
     return "\n\n".join(parts) + "\n"
@@ -95,8 +117,41 @@ def _recorded(results: Path) -> list[Path]:
     return sorted(path.parent for path in results.glob(f"*/{SWEEP}"))
 
 
-def _study(content: Exported, sweeps: Path) -> str:
-    results, record = content.results(), content.record
+def _at_a_glance(studies: Sequence[_Study]) -> str:
+    """Return the section of what each study found, one line for each of its comparisons."""
+    headings = ["study", "trials", "core hours", "row with the lowest test MAE", "published", "real differences"]
+    headings += ["lowest of rows and ensembles", "certainly better than", "certainly worse than"]
+    rows = [_found(study, comparison) for study in studies for comparison in compare(study.results)]
+    note = (
+        "Real differences: of all pairs of rows, corrected for their number. The lowest of rows and ensembles of a "
+        "row's seeds is compared with the other methods that are recorded beside the study, corrected like all of them."
+    )
+    return _section("## At a glance", Table("", headings, rows, [note]))
+
+
+def _found(study: _Study, comparison: Comparison) -> list[str]:
+    best = lowest(comparison)
+    pairs = [pair.real for pair in find_pairs(comparison) if pair.real is not None]
+    published = [gap for gap in published_gap.gaps(comparison) if best is not None and gap.frames == best.label]
+    lead = min(methods_of(comparison), key=lambda method: float(method.errors.absolute.mean()), default=None)
+    told: dict[str, list[str]] = {}
+    for entry in study.compared.records.to_dict("records") if study.compared else ():
+        if lead is not None and (entry["task"], entry["ours"]) == (comparison.task, lead.label):
+            told.setdefault(entry["verdict"], []).append(entry["peer"])
+    return [
+        study.content.record.sweep,
+        str(len(comparison.trials)),
+        _hours(study.content, comparison.trials)[1],
+        f"{best.label}: {best.test_mae} {comparison.unit}" if best else EMPTY,
+        f"{published[0].published_mae:.4f}" if published else EMPTY,
+        f"{pairs.count('yes')} of {len(pairs)}" if pairs else EMPTY,
+        f"{lead.label}: {float(lead.errors.absolute.mean()):.4f}" if lead else EMPTY,
+        *(", ".join(told.get(word, [])) or EMPTY for word in ("better", "worse")),
+    ]
+
+
+def _study(study: _Study, sweeps: Path) -> str:
+    content, results, record = study.content, study.results, study.content.record
     question, *rest = [part for part in record.description.split("\n\n") if part.strip()] or [record.sweep]
     lines = [f"## {for_markdown(record.sweep)}", f"**{for_markdown(' '.join(question.split()))}**"]
     lines += [for_markdown(" ".join(part.split())) for part in rest]
@@ -105,17 +160,16 @@ def _study(content: Exported, sweeps: Path) -> str:
     body = to_markdown(Document("", document.tables, document.notes)).split("\n", 1)[1]
     lines.append(body.replace("\n## ", "\n### ").strip())
     for comparison in compare(results):
-        costs = Table(
-            "", ("frames", "trials", "hours", "core hours"), [_cost(content, row) for row in comparison.finished]
-        )
+        rows = [(row.label, str(len(row.trials)), *_hours(content, row.trials)) for row in comparison.finished]
+        costs = Table("", ("frames", "trials", "hours", "core hours"), rows)
         lines.append("\n".join(markdown_rows(costs)))
     path = sweeps / f"{record.sweep}.yaml"
     if not results.complete and path.is_file():
         lines.append(f"Not run: {'; '.join(_lacking(results, load_sweep(path)))}.")
-    context = Context(results, record.sweep, Path())
-    lines += [_section("### Beside published errors", table) for table in published_gap.build(context).tables]
-    if len(content.peers):
-        (table, *_) = against_peers.build(context, recorded_peers(results)).tables
+    tables = published_gap.build(study.context).tables
+    lines += [_section("### Beside published errors", table) for table in tables]
+    if study.compared:
+        (table, *_) = study.compared.tables
         lines.append(f"![Error against core minutes, others' errors as lines]({IMAGES}/{_picture(content)}.png)")
         lines.append(_section("### Beside other methods", table))
     commits = sorted({trial.tags.get("git_commit", "unknown")[:12] for trial in record.trials})
@@ -127,13 +181,13 @@ def _section(heading: str, table: Table) -> str:
     return "\n".join([heading, "", *map(for_markdown, table.notes), "", *markdown_rows(table)])
 
 
-def _cost(content: Exported, row: Row) -> Sequence[str]:
-    keys = {trial.run_key for trial in row.trials}
+def _hours(content: Exported, trials: Sequence[FinishedTrial]) -> tuple[str, str]:
+    """Return the hours and the core hours of trials."""
+    keys = {trial.run_key for trial in trials}
     found = [trial for trial in content.record.trials if trial.run_key in keys]
     hours = sum(trial.hours for trial in found)
     cores = [trial.hours * trial.cores for trial in found if trial.cores is not None]
-    core_hours = f"{sum(cores):.2f}" if len(cores) == len(found) else "unknown"
-    return row.label, str(len(found)), f"{hours:.2f}", core_hours
+    return f"{hours:.2f}", f"{sum(cores):.2f}" if len(cores) == len(found) else "unknown"
 
 
 def _lacking(results: Results, sweep: Sweep) -> list[str]:
