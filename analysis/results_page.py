@@ -90,7 +90,7 @@ def page(results: Path, sweeps: Path) -> str:
     for folder in folders:
         check(folder)
     studies = [_Study.of(read(folder)) for folder in folders]
-    parts = [INTRODUCTION, _at_a_glance(studies), *(_study(study, sweeps) for study in studies)]
+    parts = [INTRODUCTION, *([_at_a_glance(studies)] if studies else []), *(_study(study, sweeps) for study in studies)]
     parts.append(_models())
     parts.append(_not_run(sweeps, {folder.name for folder in folders}))
     return "\n\n".join(parts) + "\n"
