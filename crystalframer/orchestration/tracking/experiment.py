@@ -47,7 +47,6 @@ class MlflowTracker(Tracker):
         self._monitor: Any = None
         self._run_id = ""
         self._held: set[tuple[str, int]] = set()
-        self._unit = ""
 
     def start(
         self,
@@ -70,7 +69,7 @@ class MlflowTracker(Tracker):
             run = self._client.create_run(self._experiment_id, tags=every, run_name=title)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
-        self._run_id, self._unit = run.info.run_id, tags.get("unit", "")
+        self._run_id = run.info.run_id
         self._held = set(held)
         missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
         for batch in _batches(missing, 100):
@@ -95,7 +94,7 @@ class MlflowTracker(Tracker):
             self._client.log_batch(self._run_id, metrics=batch)
             self._held |= {(metric.key, metric.step) for metric in batch}
         if steps:
-            self.set_tags(standing_tags(steps[-1].step, steps[-1].values, self._unit))
+            self.set_tags(standing_tags(steps[-1].step, steps[-1].values))
 
     def log_artifact(self, path: Path, folder: str) -> None:
         """See `Tracker.log_artifact`."""
