@@ -162,7 +162,8 @@ def draw(table: pd.DataFrame) -> "Figure":
     for number, frame in enumerate(frames):
         places = np.arange(len(systems)) + width * (number - (len(frames) - 1) / 2)
         heights = [100 * float(shares[system, frame]) for system in systems]
-        axes.bar(places, heights, 0.92 * width, color=COLOURS[frame], label=FRAME_LABELS[frame])
+        bars = axes.bar(places, heights, 0.92 * width, color=COLOURS[frame], label=FRAME_LABELS[frame])
+        axes.bar_label(bars, ["" if height else "0" for height in heights], fontsize=6)  # measured, none of them tied
     counts = table.drop_duplicates("id")["system"].value_counts()
     axes.set_xticks(range(len(systems)), [f"{system}\n({counts[system]})" for system in systems])
     axes.set_ylim(0, 104)
