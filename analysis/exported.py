@@ -7,7 +7,7 @@
     peers.parquet          peer, id, prediction: other methods' predictions of the test crystals, where there are any
     SHA256SUMS             of these files, as `sha256sum --check` reads it
 
-`crystalframer export` writes them, `crystalframer figures --results` makes tables and figures of them,
+`crystalframer export` writes them, `crystalframer figures --results DIR` makes tables and figures of them,
 `crystalframer import` records them in MLflow.
 """
 

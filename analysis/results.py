@@ -316,6 +316,6 @@ def _require_the_same(first: FinishedTrial, second: FinishedTrial) -> None:
     if (first.config, first.test_mae, first.val_mae) != (second.config, second.test_mae, second.val_mae):
         raise UserError(
             f"MLflow holds the finished trial {first.run_key} more than once, with test MAE {first.test_mae:.6g} and "
-            f"{second.test_mae:.6g}; delete the run that does not belong there (MLflow's page, or `mlflow runs "
-            "delete`), then try again"
+            f"{second.test_mae:.6g}; delete the run that does not belong there, on the page that `crystalframer ui` "
+            "opens, or your own server's, then try again"
         )

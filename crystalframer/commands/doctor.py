@@ -136,7 +136,7 @@ def machine(_: Path) -> Iterator[Finding]:
     yield Finding("cores", f"{environment.cores()} of {environment.all_cores()}{load}")
     memory = environment.memory()
     wrong = f"a sweep with Ray and MLflow needs about {LEAST_MEMORY / 2**30:.0f} GiB" if memory < LEAST_MEMORY else ""
-    mend = "crystalframer train    (one training alone needs less)" if wrong else ""
+    mend = "crystalframer train    # one training alone needs less" if wrong else ""
     yield Finding("memory", f"{memory / 2**30:.1f} GiB", wrong, mend)
     import resource
 
@@ -156,7 +156,7 @@ def folders(runs: Path) -> Iterator[Finding]:
     homeless = environment.is_homeless()
     wrong = "this user has no home, so data sets and models would be kept in a temporary folder" if homeless else ""
     yield Finding("home", str(environment.home()), wrong, "export HOME=DIR" if homeless else "")
-    yield _folder("runs", runs, "export CRYSTALFRAMER_RUNS=DIR    (or --runs DIR)")
+    yield _folder("runs", runs, "export CRYSTALFRAMER_RUNS=DIR    # or --runs DIR")
     yield _folder("data", environment.data_folder(), f"export {environment.DATA_VARIABLE}=DIR")
     sockets = functools.partial(environment.temporary_folder, environment.SHORT_PATH)
     finders: list[tuple[str, Callable[[], Path], str]] = [
@@ -215,7 +215,7 @@ def devices(_: Path) -> Iterator[Finding]:
         return
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     wrong = "" if names or not NVIDIA.exists() else _unseen(torch)
-    mend = "nvidia-smi    (which CUDA does the driver know? install the torch for that one)" if wrong else ""
+    mend = "nvidia-smi    # which CUDA does the driver know? install the torch for that one" if wrong else ""
     yield Finding("devices", ", ".join(["cpu", *names]), wrong, mend)
     for device in ["cpu", *(["cuda"] if names else [])]:
         yield _kernel(device)
@@ -226,9 +226,8 @@ def expected_gpu(runs: Path) -> Iterator[Finding]:
     finding = next(devices(runs))
     if finding.found == "cpu" and not finding.wrong:
         wrong = "a GPU is expected here, but there is no NVIDIA driver"
-        finding = replace(
-            finding, wrong=wrong, mend="nvidia-smi    (`crystalframer files clusters.md` names machine images)"
-        )
+        mend = "nvidia-smi    # `crystalframer files clusters.md` names machine images"
+        finding = replace(finding, wrong=wrong, mend=mend)
     yield finding
 
 
@@ -251,7 +250,7 @@ def _kernel(device: str) -> Finding:
 
     what, mend = (
         f"on {device}",
-        f"rm -r {shlex.quote(str(environment.kernel_cache()))}    (compiled kernels are made anew)",
+        f"rm -r {shlex.quote(str(environment.kernel_cache()))}    # compiled kernels are made anew",
     )
     started = time.perf_counter()
     try:
@@ -305,7 +304,7 @@ def tracking(runs: Path) -> Iterator[Finding]:
             return
     except UserError as error:
         login = "export MLFLOW_TRACKING_USERNAME=NAME MLFLOW_TRACKING_PASSWORD=WORD"
-        mend = login if "refuses the login" in str(error) else "unset MLFLOW_TRACKING_URI    (for a server of its own)"
+        mend = login if "refuses the login" in str(error) else "unset MLFLOW_TRACKING_URI    # for a server of its own"
         yield Finding("MLflow", address or "MLFLOW_TRACKING_URI", str(error), mend)
         return
     database = runs / "mlflow.db"

@@ -42,7 +42,7 @@ where things are, for a sweep NAME:
   runs/NAME/TRIAL/           settings, metrics, checkpoint and predictions of a trial
   runs/mlflow.db             what MLflow recorded, runs/mlartifacts its artifacts
   analysis/output/NAME/      the table and the figure
-  runs/NAME/report.md        what became of every trial; crystalframer status NAME says so meanwhile
+  runs/NAME/report.md        what became of every trial; meanwhile: crystalframer status NAME
 
 exit codes: 0 all trials are done and the table is made, 1 some failed or the table could not be made, 2 a mistake in
 the input (one line says which), 3 the budget is used up, 130 stopped by Ctrl-C

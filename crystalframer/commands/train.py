@@ -38,10 +38,12 @@ examples:
   ten minutes by the clock of this machine, whatever it is, with settings made for short trainings:
     crystalframer train --preset quick --minutes 10
 
-  two targets at once; starting from a trained model with its first two blocks as they are; two processes:
+  two targets at once; starting from a trained model with its first two blocks as they are; two processes, and eight on
+  the hosts of a Ray cluster:
     crystalframer train --task formation_energy,e_hull
     crystalframer train --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
-    crystalframer train --processes 2      (on the hosts of a Ray cluster: --ray --processes 8)
+    crystalframer train --processes 2
+    crystalframer train --ray --processes 8
 
   a finished training goes on to 60 epochs, in runs/single/first-60-epochs:
     crystalframer train --lengthen runs/single/first --set train.epochs=60
