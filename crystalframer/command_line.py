@@ -48,6 +48,13 @@ def _nobody_reads() -> bool:
     return True
 
 
+def _write_what_the_screen_lacks() -> None:
+    """Let characters that a terminal's or a file's encoding lacks end no program: a terminal shows a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace" if stream.isatty() else "backslashreplace")  # a file loses nothing
+
+
 def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
     """Make a program's ``main(argv) -> exit code`` end as the user expects.
 
@@ -58,6 +65,7 @@ def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        _write_what_the_screen_lacks()
         try:
             code = main(*args, **kwargs)
             if sys.stdout is not None:  # closed by the shell

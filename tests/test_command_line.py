@@ -1,5 +1,6 @@
 """A program that outlives its screen: a pipe nobody reads, a terminal that knows ASCII alone, a hangup."""
 
+import errno
 import io
 import os
 import re
@@ -77,6 +78,28 @@ def test_a_short_answer_that_nobody_reads_ends_quietly() -> None:
         program.stdout.close()
         assert program.stderr.read() == b""
     assert program.returncode == 141
+
+
+def test_an_answer_in_letters_that_the_screen_lacks() -> None:
+    command = [sys.executable, "-m", "crystalframer", "models"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "40"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert b"eV" in done.stdout
+    assert rb"\xd7" in done.stdout, "nothing is lost in a file"
+    assert done.stderr == b""
+
+
+def test_what_a_process_has_none_left_of_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    @reports_user_errors
+    def fail(number: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    assert fail(errno.EMFILE) == fail(errno.EAGAIN) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: Too many open files; allow more open files: ulimit -n 8192"
+    assert second.startswith("error: Resource temporarily unavailable; no further process or thread can be started")
+    with pytest.raises(OSError, match="No space"):  # of what, nobody knows: a defect of ours
+        fail(errno.ENOSPC)
 
 
 def test_a_place_that_is_closed_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from crystalframer.atomic_files import new_folder
 from crystalframer.environment import variable
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.addresses import tracking_address
-from crystalframer.orchestration.tracking.client import be_quiet
+from crystalframer.orchestration.tracking.client import be_quiet, check_server, is_away
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +161,9 @@ def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) 
             mlflow.set_experiment(EXPERIMENT)
             with mlflow.start_run(run_name=name):
                 info = mlflow.pyfunc.log_model(name="model", registered_model_name=name, **arguments)
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:  # the latter as artifacts are sent
+            if isinstance(error, OSError) and not is_away(error):
+                raise
             raise _refused(name, error) from error
         return f"models:/{name}/{info.registered_model_version}"
 
@@ -224,6 +226,8 @@ def _tracking(tracking_uri: str | None) -> Iterator[None]:
             server = stack.enter_context(LocalMlflowServer(Path("runs")))
             server.wait_until_ready()
             uri = server.uri
+        elif uri.startswith("http"):
+            check_server(uri)
         stack.callback(mlflow.set_tracking_uri, variable("MLFLOW_TRACKING_URI"))  # which it sets
         mlflow.set_tracking_uri(uri)
         yield

@@ -15,6 +15,7 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking import gate
 from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.client import check_server
+from crystalframer.orchestration.tracking.models import fetch_models
 
 SIGN_IN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -111,6 +112,11 @@ def test_another_program_is_not_mlflow() -> None:
         pytest.raises(UserError, match=f"what answers at {uri} is no MLflow server; check --tracking-uri"),
     ):
         check_server(uri)
+
+
+def test_a_model_is_asked_of_no_other_program(tmp_path: Path) -> None:
+    with answering(200, b"<html>hello</html>") as uri, pytest.raises(UserError, match=f"answers at {uri} is no MLflow"):
+        fetch_models("models:/gaps/1", uri, tmp_path)
 
 
 def test_a_server_that_is_called_by_another_name() -> None:
