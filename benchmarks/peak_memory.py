@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.peer_worker import resident_peak
 from benchmarks.settings import Settings, model_config
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FrameName, KernelName
@@ -93,7 +94,7 @@ def _measure(settings: Settings, case: argparse.Namespace) -> dict[str, int]:
         for _ in range(STEPS):
             subject.step()
         synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_peak()
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_peak()
     return {"peak": peak, "step": max(0, peak - before)}
 
 
@@ -102,25 +103,9 @@ def _reset_peak(device: "torch.device") -> int:
     import torch
 
     if device.type != "cuda":
-        return _resident_peak()
+        return resident_peak()
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
-
-
-def _resident_peak() -> int:
-    """Return the largest resident set so far in bytes.
-
-    Linux's `ru_maxrss` would include what the parent process had before this one was started.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 if __name__ == "__main__":

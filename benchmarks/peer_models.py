@@ -27,14 +27,18 @@ def _matgl(name: str, elements: list[int]) -> Contender:
     from matgl.graph.data import collate_fn_graph
     from matgl.models import M3GNet, MEGNet, TensorNet
     from matgl.utils.training import ModelLightningModule
-    from pymatgen.core import Element, Lattice, Structure
+    from pymatgen.core.lattice import Lattice
+    from pymatgen.core.periodic_table import Element
+    from pymatgen.core.structure import Structure
 
     types = tuple(Element.from_Z(number).symbol for number in elements)
-    model, cutoff, what = {
-        "megnet": lambda: (MEGNet(element_types=types), 4.0, "MEGNet, 3 blocks, 4 Å"),
-        "m3gnet": lambda: (M3GNet(element_types=types, readout_type="set2set"), 5.0, "M3GNet, 3 blocks, 5 Å, set2set"),
-        "tensornet": lambda: (TensorNet(element_types=types, is_intensive=True), 5.0, "TensorNet, 2 blocks, 5 Å"),
-    }[name]()
+    kinds: dict[str, tuple[Any, dict[str, Any], float, str]] = {
+        "megnet": (MEGNet, {}, 4.0, "MEGNet, 3 blocks, 4 Å"),
+        "m3gnet": (M3GNet, {"readout_type": "set2set"}, 5.0, "M3GNet, 3 blocks, 5 Å, set2set"),
+        "tensornet": (TensorNet, {"is_intensive": True}, 5.0, "TensorNet, 2 blocks, 5 Å"),
+    }
+    kind, options, cutoff, what = kinds[name]
+    model = kind(element_types=types, **options)
     wrapped, converter = ModelLightningModule(model=model), Structure2Graph(element_types=types, cutoff=cutoff)
 
     def structure(lattice: Any, numbers: Any, coords: Any) -> Any:

@@ -92,7 +92,8 @@ class Contender:
         """Do one training step with the mean absolute error on standardised targets."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        (self.output(graphs).reshape(-1) - targets).abs().mean().backward()
+        loss = (self.output(graphs).reshape(-1) - targets).abs().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
@@ -153,7 +154,8 @@ def train(contender: Contender, crystals: Crystals, minutes: float, seed: int) -
         return float(np.abs(predicted - crystals.targets[rows[split]]).mean())
 
     generator = torch.Generator().manual_seed(seed)
-    started, apart, done, curve = time.process_time(), 0.0, 0, []
+    started, apart, done = time.process_time(), 0.0, 0
+    curve: list[tuple[float, float]] = []
     graphs = [contender.graph(structures[row]) for row in rows["train"]]
     order: list[int] = []
     while (share := (time.process_time() - started - apart) / (60 * minutes)) < 1:
