@@ -163,13 +163,13 @@ def train(contender: Contender, crystals: Crystals, minutes: float, seed: int) -
             before = time.process_time()
             curve.append((minutes * share, error("val")))
             apart += time.process_time() - before
-        while contender.scheduler.last_epoch < int(share * TICKS):
-            contender.scheduler.step()
         if len(order) < BATCH:
             order += torch.randperm(len(graphs), generator=generator).tolist()
         batch, order = order[:BATCH], order[BATCH:]
         contender.step([graphs[row] for row in batch], targets[batch])
         done += 1
+        while contender.scheduler.last_epoch < int(share * TICKS):
+            contender.scheduler.step()
     used = (time.process_time() - started - apart) / 60
     curve.append((used, error("val")))
     return {
