@@ -35,6 +35,7 @@ def _lines(content: Record) -> Iterator[str]:
         yield from _speed(models, settings, labels, content["speed"]["load"])
     if content["errors"]:
         yield from _errors(content["errors"], settings, labels)
+        yield from ("", "![Error against minutes of one core](beside_peers.png)")
     yield from ("", "## What they are", "")
     seen = {name: one for name, one in (models or {}).items() if "about" in one}
     seen |= {one["model"]: one for one in content["errors"]}

@@ -12,7 +12,10 @@ from mkdocs.structure.files import File
 from crystalframer.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("*.md", "LICENSE", "cluster.yaml", "clusters/*", "sweeps/*", "benchmarks/*.md", "crystalframer/data/*/*.md")
+BESIDE = (
+    *("*.md", "LICENSE", "cluster.yaml", "clusters/*", "sweeps/*"),
+    *("benchmarks/*.md", "benchmarks/results/*.md", "benchmarks/results/*.png", "crystalframer/data/*/*.md"),
+)
 
 
 def on_files(files: Any, config: Any) -> Any:
