@@ -10,6 +10,13 @@ from crystalframer.pictures.palette import COLOURS, STYLE
 
 Record = Mapping[str, Any]
 OTHER_COLOURS = (COLOURS["lattice"], COLOURS["static_local"], COLOURS["pca"], COLOURS["weighted_pca"], COLOURS["none"])
+CONDITIONS = """
+All networks learn standardised targets by their mean absolute error, and the last weights count. Those of other
+packages train in batches of 32; their learning rate follows the share of the time that is used, so that the schedule
+ends with it, and validation on the way is not part of it. CrystalFramer trains as `crystalframer train --minutes` does,
+but by processor time: for as many whole epochs as a rehearsal on 16 batches says will fit, validation after each
+included. Nobody's time has in it: starting the program, reading the crystals, compiling kernels (once a machine), the
+rehearsal, the test."""
 PIECES = ("prepare", "step", "predict")
 
 
@@ -44,11 +51,7 @@ def _lines(content: Record) -> Iterator[str]:
     versions = {name: version for one in seen.values() for name, version in one.get("versions", {}).items()}
     yield ""
     yield f"Python {about['python']}, {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}."
-    yield (
-        "Targets are standardised and the loss is their mean absolute error for all networks. Those of other packages "
-        "have batches of 32, their learning rate follows the share of the time that is used, the last weights count, "
-        "and the validation errors on the way (lines) are not part of their time; CrystalFramer's are part of its own."
-    )
+    yield CONDITIONS
     if content["failed"]:
         yield from ("", "## What failed", "", *(f"- {what}: {why}" for what, why in content["failed"].items()))
 
