@@ -4,7 +4,7 @@
     python -m benchmarks.beside_peers --output DIR --environment ENV           # beside matgl's and alignn's models
     python -m benchmarks.beside_peers --output DIR --environment ENV --dataset jarvis --minutes 10 --seeds 3
 
-ENV is a folder for a virtual environment of their own, made where it is not there yet (2 GB or more, with the versions of
+ENV is a folder for a virtual environment of their own, made where it is not there yet (2 GB or more, versions of
 `benchmarks/peers_constraints.txt`); CrystalFramer's own environment stays as it is. Two kinds of numbers:
 
 - speed: milliseconds of processor time a crystal for preparing, a training step in batches of 32, and a prediction, in
