@@ -51,7 +51,8 @@ def _lines(content: Record) -> Iterator[str]:
     versions = {name: version for one in seen.values() for name, version in one.get("versions", {}).items()}
     yield ""
     yield f"Python {about['python']}, {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}."
-    yield CONDITIONS
+    if content["errors"]:
+        yield CONDITIONS
     if content["failed"]:
         yield from ("", "## What failed", "", *(f"- {what}: {why}" for what, why in content["failed"].items()))
 

@@ -208,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    sys.stdout = sys.stderr  # what packages print goes to the log
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     module_name, _, name = arguments.model.partition(":")
@@ -229,5 +230,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr  # what packages print goes to the log
     sys.exit(main())
