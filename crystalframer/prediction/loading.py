@@ -9,7 +9,7 @@ from crystalframer.errors import UserError
 from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.packed import PackedModel, is_packed, packed_of
 from crystalframer.prediction.predictor import Predictor
-from crystalframer.training.safe_files import read_archive
+from crystalframer.training.safe_files import read_archive, whole
 from crystalframer.training.trained_model import model_of
 
 MLFLOW = ("runs:/", "models:/")
@@ -68,7 +68,8 @@ def _check_example(path: Path, packed: PackedModel) -> None:
     """Check that a packed model predicts here what it predicted where it was packed."""
     if packed.example is None:
         return
-    found = Predictor(packed.members).predict(packed.example.crystal).values[0]
+    with whole(f"packed model {path}"):
+        found = predictor_of([packed]).predict(packed.example.crystal).values[0]
     for target, got, expected in zip(packed.members[0].targets, found, packed.example.predictions, strict=True):
         if not abs(got - expected) <= TOLERANCE * target.std:
             raise UserError(

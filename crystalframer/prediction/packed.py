@@ -100,8 +100,8 @@ def packed_of(path: Path, content: Mapping[str, Any], device: str | torch.device
         members = [{**member, "model": _unpacked(member["model"])} for member in content["members"]]
         return PackedModel(
             members=tuple(from_content(path, member, device) for member in members),
-            calibration=content["calibration"] and Calibration.from_dict(content["calibration"]),
-            example=content["example"] and _example(content["example"]),
+            calibration=None if content["calibration"] is None else Calibration.from_dict(content["calibration"]),
+            example=None if content["example"] is None else _example(content["example"]),
             about=content["about"],
             curves=content["curves"],
             card=str(content["card"]),

@@ -1,6 +1,7 @@
 """Damages files at random, those of structures and all others in turn: ``python -m tests.fuzz --minutes 10``."""
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -30,17 +31,18 @@ def main(arguments: list[str] | None = None) -> int:
             if problem := files.problem_of(file, folder / "files"):
                 failures += 1
                 print(f"corpus, {file.kind}, {file.path}: {problem}")
-        for crystal, file in zip(structures.cases(number), files.cases(number), strict=False):
-            if time.monotonic() > until:
-                break
-            counts["structure"] += 1
-            if problem := structures.problem_of(crystal, folder):
-                failures += 1
-                print(f"{structures.keep(crystal)}: {problem}", flush=True)
-            counts[file.kind] += 1
-            if problem := files.problem_of(file, folder / "files"):
-                failures += 1
-                print(f"{files.keep(file)}: {problem}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            for crystal, file in zip(structures.cases(number), files.cases(number), strict=False):
+                if time.monotonic() > until:
+                    break
+                counts["structure"] += 1
+                if problem := structures.problem_of(crystal, folder):
+                    failures += 1
+                    print(f"{structures.keep(crystal)}: {problem}", flush=True)
+                counts[file.kind] += 1
+                if problem := files.problem_of(file, folder / "files"):
+                    failures += 1
+                    print(f"{files.keep(file)}: {problem}", flush=True)
     tried = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     print(f"damaged files of seed {number}: {tried}; {failures} failures")
     return 1 if failures else 0
