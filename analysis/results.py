@@ -8,7 +8,7 @@ Nothing of what is left out reaches a mean.
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +22,15 @@ from crystalframer.data.dataset import unit_token
 from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.tracking.addresses import tracking_address
-from crystalframer.orchestration.tracking.client import connect
+from crystalframer.orchestration.tracking.client import all_runs, connect
 from crystalframer.orchestration.tracking.experiment import FRAMES_TAG, NOTE_TAG
 from crystalframer.resolving import build_trial
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Run
 
 OUTPUT = Path("analysis/output")
-PAGE = 1000
-"""Runs per request."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
             names = [other.name for other in client.search_experiments() if other.name != "Default"]
             raise _no_results(sweep, tracking_uri, near_matches(sweep, names) if names else "")
         files = _files_of(tracking_uri, sweep, runs_folder)
-        runs = list(_runs(client, experiment))
+        runs = list(all_runs(client, experiment.experiment_id))
         summaries = [run for run in runs if run.data.tags.get("kind") == "search" and run.info.status == "FINISHED"]
         trials, left_out = _sort_out(client, [run for run in runs if "kind" not in run.data.tags], files)
     except MlflowException as error:
@@ -215,16 +213,6 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
 def _no_results(sweep: str, where: str, hint: str) -> NoResultsError:
     command = f"crystalframer sweep {sweep}"
     return NoResultsError(f"no finished trials of the sweep {sweep!r} in {where}{hint}: run `{command}` first")
-
-
-def _runs(client: "MlflowClient", experiment: "Experiment") -> Iterator["Run"]:
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment.experiment_id], max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _files_of(tracking_uri: str, sweep: str, folder: Path | None) -> Callable[["Run"], TrialFiles]:

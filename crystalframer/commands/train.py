@@ -3,7 +3,7 @@
 import argparse
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from crystalframer.yaml_reading import parse_set
 
 if TYPE_CHECKING:
     from crystalframer.data.dataset import TaskData
-    from crystalframer.runs.single import SingleRun
+    from crystalframer.runs.job import TrialJob
+    from crystalframer.runs.tracker import Tracker
 
 EPILOG = """\
 examples:
@@ -179,10 +180,11 @@ def _train(
     """Train, resume or lengthen `parent` in a folder as the command line says; return the exit code."""
     from crystalframer.orchestration.cluster.surroundings import default_runs
     from crystalframer.runs.console import on_console
+    from crystalframer.runs.job import TrialJob
     from crystalframer.runs.recording import git_commit
     from crystalframer.runs.run_directory import RunDirectory, SupersededError
-    from crystalframer.runs.single import SingleRun, check_single, error_lines, list_single, train_single
-    from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial
+    from crystalframer.runs.single import check_single, error_lines, list_single, train_single
+    from crystalframer.runs.trial import CHECKPOINT_SECONDS
     from crystalframer.training.devices import idle_gpu
     from crystalframer.training.launch import launch
     from crystalframer.training.optimizer import TrainingDivergedError
@@ -190,22 +192,23 @@ def _train(
 
     directory = RunDirectory(folder)
     check_single(config, directory, data, None if parent is None else RunDirectory(parent))
-    run = SingleRun(
+    job = TrialJob(
+        name=directory.path.name,
         settings=config.to_dict(),
-        directory=directory.path,
-        parent=parent,
+        directory=str(directory.path),
+        inherits="" if parent is None else str(parent),
         tags={"sweep": directory.path.parent.name, "current": "true", "git_commit": git_commit()},
-        threads=_threads(arguments),
+        cpus=_threads(arguments),
         checkpoint_seconds=CHECKPOINT_SECONDS if arguments.checkpoint_seconds is None else arguments.checkpoint_seconds,
     )
     start = launch
     if arguments.ray:
         from crystalframer.orchestration.cluster.distributed import launch_on_ray
 
-        start = functools.partial(launch_on_ray, threads=run.threads or 1, out=directory.path)
+        start = functools.partial(launch_on_ray, threads=job.cpus or 1, out=directory.path)
     if directory.path.parent.parent == default_runs().absolute():
-        list_single(Trial(directory.path.name, config).planned(data.unit), directory.path.parent)
-    with _tracked(run, arguments) as run, on_console() as show:
+        list_single(job.trial.planned(data.unit), directory.path.parent)
+    with _tracked(job, arguments) as make_tracker, on_console() as show:
         if (result := directory.result()) is not None:
             show(f"nothing left to do after epoch {result['final']['step']}: {directory.path}")
             for line in error_lines(directory, data):
@@ -214,41 +217,38 @@ def _train(
         if sentence := idle_gpu(arguments.device):
             show(sentence)
         try:
-            return start(train_single, (run,), arguments.processes, arguments.device, show)
+            return start(train_single, (job, make_tracker), arguments.processes, arguments.device, show)
         except (TrainingDivergedError, LostProcessError, SupersededError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
 
 @contextmanager
-def _tracked(run: "SingleRun", arguments: argparse.Namespace) -> Iterator["SingleRun"]:
-    """Yield the run with a tracker that records in MLflow, where --track asks for it."""
-    if not arguments.track:
-        yield run
-        return
-    from dataclasses import replace
+def _tracked(job: "TrialJob", arguments: argparse.Namespace) -> Iterator["Callable[[], Tracker]"]:
+    """Yield what makes the tracker of a job, one that records in MLflow where --track asks for it."""
+    from crystalframer.runs.tracker import Tracker
 
+    if not arguments.track:
+        yield Tracker
+        return
     from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
     from crystalframer.orchestration.tracking import gate
     from crystalframer.orchestration.tracking.addresses import tracking_address
     from crystalframer.orchestration.tracking.buffered import mlflow_tracker
     from crystalframer.orchestration.tracking.server import mlflow_of
-    from crystalframer.resolving import trial_from_dict
     from crystalframer.runs.recording import record_finished
-    from crystalframer.runs.run_directory import RunDirectory
 
-    directory = RunDirectory(run.directory)
     with ExitStack() as stack:
         place = Surroundings(None, tracking_address())
         if arguments.ray:
             place = stack.enter_context(surroundings(None, default_runs(), None))
         tracking = stack.enter_context(mlflow_of(default_runs(), place.tracking_uri))
-        experiment = tracking.experiment(run.tags["sweep"])
+        experiment = tracking.experiment(job.tags["sweep"])
         make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, gate.credentials())
-        yield replace(run, make_tracker=make_tracker)
-        recorded = experiment.runs().get(directory.path.name)
-        if directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):
-            record_finished(make_tracker(), directory.path.name, trial_from_dict(run.settings), directory)
+        yield make_tracker
+        recorded = experiment.runs().get(job.name)
+        if job.run_directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):
+            record_finished(make_tracker(), job.name, job.trial.config, job.run_directory)
 
 
 def _threads(arguments: argparse.Namespace) -> int | None:

@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
 from crystalframer.escaping import shortened
 from crystalframer.prediction.cutoff import truncation_on_test
-from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.console import Position, on_console
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import PLAN, TrialStatus, append_plan, read_plan
 from crystalframer.runs.tracker import Tracker
-from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, follow_trial, run_trial
+from crystalframer.runs.trial import follow_trial
 from crystalframer.training.checkpoint import read_checkpoint_of
 from crystalframer.training.fine_tuning import start_weights
 from crystalframer.training.launch import launch
@@ -36,23 +36,6 @@ RISING_EPOCHS = 20
 """Epochs without a smaller validation error after which, and after as many again, a training says so."""
 POSITION_SECONDS = 0.2
 """How often a training says how far it is within an epoch."""
-
-
-@dataclass(frozen=True)
-class SingleRun:
-    """What to train and where; can be pickled, for the processes that do it."""
-
-    settings: dict[str, Any]
-    """As `TrialConfig.to_dict` writes them."""
-    directory: Path
-    """Absolute run directory; its name is the trial's."""
-    threads: int | None = None
-    """Of each process, None for torch's own choice."""
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    parent: Path | None = None
-    """Run directory of the finished training that this one lengthens."""
-    make_tracker: Callable[[], Tracker] = Tracker
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 def check_single(
@@ -94,30 +77,19 @@ def list_single(trial: TrialStatus, folder: Path) -> None:
         append_plan(folder, trial)
 
 
-def train_single(processes: Processes, device: str, channel: Channel, run: SingleRun) -> int:
+def train_single(
+    processes: Processes, device: str, channel: Channel, job: TrialJob, make_tracker: Callable[[], Tracker] = Tracker
+) -> int:
     """Train in this process, alone or as one of several, of which the first speaks and saves; return the exit code."""
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
-    directory = RunDirectory(run.directory)
-    trial = Trial(directory.path.name, trial_from_dict(run.settings))
-    data = load_task_once(trial.config.data)
+    if job.cpus is not None:
+        torch.set_num_threads(job.cpus)
+    directory, data = job.run_directory, job.data
     make_trainer = functools.partial(_SpeakingTrainer, processes=processes, channel=channel, directory=directory)
     if not processes.is_first:
-        follow_trial(trial.config, data, directory, make_trainer, device=device, processes=processes)
+        follow_trial(job.trial.config, data, directory, make_trainer, device=device, processes=processes)
         return 0
     result = None
-    for progress in run_trial(
-        trial,
-        data,
-        directory,
-        run.make_tracker(),
-        make_trainer,
-        tags=run.tags,
-        device=device,
-        checkpoint_seconds=run.checkpoint_seconds,
-        processes=processes,
-        parent=None if run.parent is None else RunDirectory(run.parent),
-    ):
+    for progress in replace(job, device=device).run(make_tracker(), make_trainer, processes=processes):
         result = progress.result
     if result is None:
         channel.send(f"stopped and saved in {directory.checkpoint}; to resume, run the same command again")
@@ -144,9 +116,9 @@ def train_here(
     if directory.result() is not None:
         return
     load_task_once.cache_clear()  # a data set of this name may have been prepared anew since
-    run = SingleRun(settings=config.to_dict(), directory=directory.path, threads=threads)
+    job = TrialJob(directory.path.name, config.to_dict(), str(directory.path), cpus=threads)
     with on_console() as show:
-        code = launch(train_single, (run,), 1, device, show)
+        code = launch(train_single, (job,), 1, device, show)
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
 

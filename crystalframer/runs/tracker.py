@@ -28,6 +28,14 @@ class StepMetrics:
     """By metric name, e.g. ``val/mae_eV_per_atom``."""
 
 
+Params = Mapping[str, object]
+"""Settings of a run by dotted key."""
+Tags = Mapping[str, str]
+"""What else is known of it."""
+History = Sequence[StepMetrics] | None
+"""All that a training has measured so far; None where that is not known."""
+
+
 def seconds_of(steps: Iterable[StepMetrics]) -> float:
     """Return the wall-clock time of epochs in s."""
     return sum(entry.values["seconds_per_epoch"] for entry in steps)
@@ -62,22 +70,16 @@ def is_of_another_training(held: Mapping[tuple[str, int], float], history: Seque
 class Tracker:
     """Records one run: a trial from its start, or a later attempt's resume, to its end. This one records nothing."""
 
-    def start(
-        self,
-        key: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        history: Sequence[StepMetrics] | None = None,
-    ) -> None:
+    def start(self, key: str, params: Params, tags: Tags, history: History = None) -> None:
         """Find the run with this key or create it, with its settings and tags; its status is RUNNING.
 
         A run that holds another training's numbers (`is_of_another_training`) loses its key and a fresh one is made.
 
         Args:
             key: what the run is found by.
-            params: settings.
+            params: its settings.
             tags: what else is known of it.
-            history: all that this training has measured so far; None where that is not known.
+            history: of this training.
         """
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:
@@ -86,7 +88,7 @@ class Tracker:
     def log_artifact(self, path: Path, folder: str) -> None:
         """Keep a copy of a file under a folder ("" for none) of the run; one of the same name is replaced."""
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Tags) -> None:
         """Set tags, replacing those of the same name."""
 
     def finish(self, status: RunStatus) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from crystalframer.config import TrialConfig
-from crystalframer.data.dataset import SplitName, TaskData
+from crystalframer.data.dataset import SplitName
 
 if TYPE_CHECKING:  # it imports torch, which the driver does without
     from crystalframer.training.metrics import EpochResult, Evaluation
@@ -46,8 +45,5 @@ class TrialTrainer(Protocol):
         """Continue from a checkpoint."""
 
 
-class TrainerFactory(Protocol):
-    """Makes a trainer, as the class `Trainer` itself does."""
-
-    def __call__(self, trial: TrialConfig, data: TaskData, *, device: str) -> TrialTrainer:
-        """Build the model and what trains it."""
+TrainerFactory = Callable[..., TrialTrainer]
+"""Makes a trainer of a trial's settings and data, and the keyword `device`, as the class `Trainer` itself does."""

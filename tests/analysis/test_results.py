@@ -122,7 +122,7 @@ def test_a_stale_twin_is_no_duplicate(store: Store) -> None:
 def test_more_runs_than_a_page_holds_are_all_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         store.add("max", seed)
-    monkeypatch.setattr("analysis.results.PAGE", 2)
+    monkeypatch.setattr("crystalframer.orchestration.tracking.client.PAGE", 2)
     assert len(read_sweep(store.tracking_uri, SWEEP).trials) == 3
 
 

@@ -9,11 +9,9 @@ import yaml
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from crystalframer.data.registry import load_task_once
 from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import Failure, standard_policies
-from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.search.population import PopulationSource
 from crystalframer.orchestration.search.search import SearchSource, source_of
 from crystalframer.orchestration.search.search_results import write_results
@@ -21,9 +19,8 @@ from crystalframer.orchestration.search.search_spec import Search, load_search
 from crystalframer.orchestration.search.study import StudyExport, study_url
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.screen import Screen
-from crystalframer.resolving import trial_from_dict
-from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import Trial, TrialProgress, run_trial
+from crystalframer.runs.job import TrialJob
+from crystalframer.runs.trial import Trial, TrialProgress
 from tests.orchestration.conftest import OPENED, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
 from tests.runs.memory_tracker import MemoryRun, MemoryTracker
@@ -136,15 +133,4 @@ class Bench:
             busy.pop(name).close()  # type: ignore[attr-defined]
 
     def _work(self, job: TrialJob) -> Iterator[TrialProgress]:
-        config = trial_from_dict(job.settings)
-        return run_trial(
-            Trial(job.name, config),
-            load_task_once(config.data),
-            RunDirectory(Path(job.directory)),
-            MemoryTracker(self.runs),
-            StubTrainer,
-            tags={},
-            checkpoint_seconds=job.checkpoint_seconds,
-            decide_at=job.decide_at,
-            parent=RunDirectory(Path(job.inherits)) if job.inherits else None,
-        )
+        return job.run(MemoryTracker(self.runs), StubTrainer)

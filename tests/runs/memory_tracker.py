@@ -1,10 +1,10 @@
 """A tracker that keeps in memory what MLflow would hold, for tests to look at."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker, is_of_another_training
+from crystalframer.runs.tracker import History, Params, RunStatus, StepMetrics, Tags, Tracker, is_of_another_training
 
 
 @dataclass
@@ -28,13 +28,7 @@ class MemoryTracker(Tracker):
         self.runs = runs
         self._key = ""
 
-    def start(
-        self,
-        key: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        history: Sequence[StepMetrics] | None = None,
-    ) -> None:
+    def start(self, key: str, params: Params, tags: Tags, history: History = None) -> None:
         """See `Tracker.start`."""
         self._key = key
         if key in self.runs and history is not None and is_of_another_training(self.runs[key].metrics, history):
@@ -54,7 +48,7 @@ class MemoryTracker(Tracker):
         """See `Tracker.log_artifact`."""
         self._run.artifacts[f"{folder}/{path.name}" if folder else path.name] = path.read_bytes()
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Tags) -> None:
         """See `Tracker.set_tags`."""
         self._run.tags |= tags
 

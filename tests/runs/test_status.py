@@ -14,11 +14,12 @@ import pytest
 from crystalframer.atomic_files import locked
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs, gpu_share, trials_per_gpu
-from crystalframer.orchestration.cluster.jobs import JobList, Resources, TrialJob
+from crystalframer.orchestration.cluster.jobs import JobList, Resources
 from crystalframer.orchestration.sweeps.estimates import Pace, describe_sweep
 from crystalframer.resolving import build_trial
 from crystalframer.runs.budget import ALIVE_SECONDS, LOCK, Budget, DriverState, Heartbeat, read_driver
 from crystalframer.runs.contents import EarlyStop, TrialResult
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus, append_plan, read_summary, write_plan, write_report
 from crystalframer.runs.tracker import StepMetrics

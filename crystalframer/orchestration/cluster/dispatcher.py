@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from crystalframer.orchestration.cluster.failures import Failure, Policy
-from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
+from crystalframer.orchestration.cluster.jobs import JobSource
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.trial import TrialProgress
 
 

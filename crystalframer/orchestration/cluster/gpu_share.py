@@ -3,7 +3,8 @@
 import math
 from dataclasses import replace
 
-from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
+from crystalframer.orchestration.cluster.jobs import JobSource
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.trial import TrialProgress
 
 MARGIN = 1.15

@@ -1,12 +1,13 @@
-"""What the driver hands to a worker, and where it gets it from."""
+"""Where the driver gets the jobs from that it hands to workers, and what each of them occupies."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.trial import Trial, TrialProgress
 from crystalframer.validation import Whole
 
@@ -21,38 +22,6 @@ class Resources:
     """GPUs; a fraction lets several trials share one."""
     measured: bool = False
     """Whether trials share GPUs by the memory that the first one was seen to need (``gpus_per_trial: auto``)."""
-
-
-@dataclass(frozen=True)
-class TrialJob:
-    """Everything a worker needs to run a trial, in plain values."""
-
-    name: str
-    settings: dict[str, Any]
-    """As `TrialConfig.to_dict` writes them."""
-    directory: str
-    """Absolute path of the run directory."""
-    tracking_uri: str
-    experiment_id: str
-    tags: dict[str, str]
-    """What the sweep says of the run."""
-    cpus: int
-    device: str
-    checkpoint_seconds: float
-    trainer: str
-    """Where the trainer's class is, as ``module:name``."""
-    snapshots: int = 0
-    """How many models to keep from evenly spaced epochs."""
-    marker: str = ""
-    """A file that the driver made beside the run directories; a worker that does not see it is on the wrong storage."""
-    gpus: float = 0.0
-    """Share of a GPU, or a number of them."""
-    decide_at: tuple[int, ...] = ()
-    """Epochs that are reported at once, because someone may decide there to end the trial."""
-    inherits: str = ""
-    """Run directory of the trial whose checkpoint this one resumes from, under its own settings."""
-    stop_file: str = ""
-    """A file that is there while the sweep should stop."""
 
 
 class JobSource(Protocol):

@@ -9,16 +9,13 @@ from typing import Any, cast
 
 from ray import tune
 
-from crystalframer.data.registry import load_task_once
 from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.failures import Failure, Hopeless
-from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.cluster.surroundings import require_visible
 from crystalframer.orchestration.tracking.buffered import mlflow_tracker
-from crystalframer.resolving import trial_from_dict
-from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.trainable import TrainerFactory
-from crystalframer.runs.trial import Trial, TrialProgress, run_trial
+from crystalframer.runs.trial import TrialProgress
 
 STOP_CHECK_SECONDS = 1.0
 """How often a worker looks whether it should stop."""
@@ -78,23 +75,14 @@ def _work(job: TrialJob, credentials: Mapping[str, str]) -> Generator[TrialProgr
     if job.marker:
         require_visible(Path(job.marker))
     check_device(job.device)
-    torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
+    if job.cpus is not None:
+        torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
     if job.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    trial = Trial(job.name, trial_from_dict(job.settings))
     module, _, attribute = job.trainer.partition(":")
-    return run_trial(
-        trial,
-        load_task_once(trial.config.data),
-        RunDirectory(Path(job.directory)),
+    return job.run(
         mlflow_tracker(job.tracking_uri, job.experiment_id, credentials),
         cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
-        tags=job.tags,
-        device=job.device,
-        checkpoint_seconds=job.checkpoint_seconds,
-        snapshots=job.snapshots,
-        decide_at=job.decide_at,
-        parent=RunDirectory(Path(job.inherits)) if job.inherits else None,
         stop_requested=_StopFile(Path(job.stop_file)) if job.stop_file else lambda: False,
     )
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from crystalframer.data.registry import load_task_once
-from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.search.recorded import SearchTrial, other_search, subject
 from crystalframer.orchestration.search.search_spec import Range, Search
 from crystalframer.orchestration.sweeps.driver import Driver
 from crystalframer.runs.contents import EarlyStop
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.trial import Trial, TrialProgress
 
 Values = Mapping[str, float]

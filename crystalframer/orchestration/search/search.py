@@ -14,7 +14,6 @@ from rich.console import Console
 
 from crystalframer.data.registry import load_task_once
 from crystalframer.errors import UserError
-from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.search.population import PopulationSource
 from crystalframer.orchestration.search.recorded import SearchTrial, read_trials, subject
 from crystalframer.orchestration.search.search_results import (
@@ -29,6 +28,7 @@ from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.sweep import only_one_driver
 from crystalframer.orchestration.tracking.server import mlflow_of
 from crystalframer.runs.contents import EarlyStop
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.trial import Trial, TrialProgress
 from crystalframer.training.suitability import check_suitable
 

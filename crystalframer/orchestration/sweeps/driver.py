@@ -14,13 +14,14 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import standard_policies
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs
-from crystalframer.orchestration.cluster.jobs import JobSource, TrialJob
+from crystalframer.orchestration.cluster.jobs import JobSource
 from crystalframer.orchestration.sweeps.screen import Screen, closing_view
 from crystalframer.orchestration.sweeps.spec import Experiment
 from crystalframer.orchestration.tracking.client import is_away
 from crystalframer.orchestration.tracking.experiment import NOTE_TAG, MlflowExperiment
 from crystalframer.orchestration.tracking.server import Tracking
 from crystalframer.runs.budget import LOCK, Heartbeat
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.json_files import DamagedError
 from crystalframer.runs.recording import git_commit, record_finished
 from crystalframer.runs.run_directory import RunDirectory

@@ -8,12 +8,12 @@ start of the next.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from crystalframer.orchestration.tracking.client import is_away
 from crystalframer.orchestration.tracking.experiment import MlflowTracker
-from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker
+from crystalframer.runs.tracker import History, Params, RunStatus, StepMetrics, Tags, Tracker
 
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
@@ -48,13 +48,7 @@ class PatientTracker(Tracker):
         """How many entries the server has not got yet."""
         return len(self._left)
 
-    def start(
-        self,
-        key: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        history: Sequence[StepMetrics] | None = None,
-    ) -> None:
+    def start(self, key: str, params: Params, tags: Tags, history: History = None) -> None:
         """See `Tracker.start`."""
         self._say(lambda: self._tracker.start(key, params, tags, history))
 
@@ -68,7 +62,7 @@ class PatientTracker(Tracker):
         """See `Tracker.log_artifact`; a file replaced meanwhile is recorded as it is when the server is back."""
         self._say(lambda: self._tracker.log_artifact(path, folder))
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Tags) -> None:
         """See `Tracker.set_tags`."""
         self._say(lambda: self._tracker.set_tags(tags))
 

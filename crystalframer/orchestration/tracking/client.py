@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from crystalframer.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -21,6 +23,10 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 """Set in every process of ours that talks to MLflow, unless the user set them otherwise."""
+PAGE = 1000
+"""Runs per request."""
+STARTED_FIRST = "attributes.start_time ASC"
+"""Order of runs in which the earliest comes first."""
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """How patient a first question is."""
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED")
@@ -48,6 +54,17 @@ def connect(tracking_uri: str) -> "MlflowClient":
         return MlflowClient(tracking_uri)
     except MlflowException as error:
         raise cannot_use(tracking_uri, error) from error
+
+
+def all_runs(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
+    """Return every run of an experiment, in the order in which they were started."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=PAGE, order_by=[STARTED_FIRST], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def check_server(tracking_uri: str) -> None:

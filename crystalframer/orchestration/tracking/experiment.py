@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from crystalframer.config import FrameName
 from crystalframer.environment import variable
 from crystalframer.errors import UserError
-from crystalframer.orchestration.tracking.client import cannot_use, connect
+from crystalframer.orchestration.tracking.client import STARTED_FIRST, all_runs, cannot_use, connect
 from crystalframer.orchestration.tracking.first_screen import (
     CHARTS_TAG,
     VIEW_TAG,
@@ -20,7 +20,7 @@ from crystalframer.orchestration.tracking.first_screen import (
     source_tags,
     standing_tags,
 )
-from crystalframer.runs.tracker import RunStatus, StepMetrics, Tracker, is_of_another_training
+from crystalframer.runs.tracker import History, Params, RunStatus, StepMetrics, Tags, Tracker, is_of_another_training
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -48,13 +48,7 @@ class MlflowTracker(Tracker):
         self._run_id = ""
         self._held: set[tuple[str, int]] = set()
 
-    def start(
-        self,
-        key: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        history: Sequence[StepMetrics] | None = None,
-    ) -> None:
+    def start(self, key: str, params: Params, tags: Tags, history: History = None) -> None:
         """See `Tracker.start`; name, data set and commit are where MLflow's page shows them."""
         from mlflow.entities import Param
 
@@ -100,7 +94,7 @@ class MlflowTracker(Tracker):
         """See `Tracker.log_artifact`."""
         self._client.log_artifact(self._run_id, str(path), folder or None)
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Tags) -> None:
         """See `Tracker.set_tags`."""
         from mlflow.entities import RunTag
 
@@ -146,7 +140,7 @@ class MlflowTracker(Tracker):
 
     def _find(self, key: str) -> "Run | None":
         found = self._client.search_runs(
-            [self._experiment_id], f"tags.run_key = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
+            [self._experiment_id], f"tags.run_key = '{key}'", max_results=1, order_by=[STARTED_FIRST]
         )
         return found[0] if found else None
 
@@ -200,18 +194,11 @@ class MlflowExperiment:
     def runs(self) -> dict[str, RecordedRun]:
         """Return the trials' runs by key."""
         found: dict[str, RecordedRun] = {}
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self.id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            for run in page:
-                current = run.data.tags.get("current") == "true"
-                if "kind" not in run.data.tags and (key := run.data.tags.get("run_key")):
-                    found.setdefault(key, RecordedRun(run.info.run_id, run.info.status, current, run.data.metrics))
-            token = page.token
-            if not token:
-                return found
+        for run in all_runs(self._client, self.id):
+            current = run.data.tags.get("current") == "true"
+            if "kind" not in run.data.tags and (key := run.data.tags.get("run_key")):
+                found.setdefault(key, RecordedRun(run.info.run_id, run.info.status, current, run.data.metrics))
+        return found
 
     def mark_current(
         self,

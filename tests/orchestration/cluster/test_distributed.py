@@ -15,7 +15,8 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.distributed import launch_on_ray
 from crystalframer.orchestration.cluster.session import ray_session
 from crystalframer.resolving import build_trial
-from crystalframer.runs.single import SingleRun, train_single
+from crystalframer.runs.job import TrialJob
+from crystalframer.runs.single import train_single
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.launch import launch
 from crystalframer.training.processes import LostProcessError
@@ -39,8 +40,8 @@ def trial() -> TrialConfig:
     return build_trial({**SMALL, **sizes, "train.epochs": 40})
 
 
-def single(trial: TrialConfig, out: Path) -> SingleRun:
-    return SingleRun(trial.to_dict(), out, threads=1, checkpoint_seconds=1e9)
+def single(trial: TrialConfig, out: Path) -> TrialJob:
+    return TrialJob(out.name, trial.to_dict(), str(out), cpus=1, checkpoint_seconds=1e9)
 
 
 def run(trial: TrialConfig, out: Path, show: Callable[[Any], None]) -> int:

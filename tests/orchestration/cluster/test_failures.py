@@ -26,13 +26,14 @@ from crystalframer.orchestration.cluster.failures import (
     OutOfMemory,
     standard_policies,
 )
-from crystalframer.orchestration.cluster.jobs import JobList, TrialJob
+from crystalframer.orchestration.cluster.jobs import JobList
 from crystalframer.orchestration.sweeps.screen import Screen
 from crystalframer.orchestration.tracking.buffered import PatientTracker
 from crystalframer.orchestration.tracking.client import is_away
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
 from crystalframer.resolving import build_trial
+from crystalframer.runs.job import TrialJob
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import StepMetrics

@@ -18,11 +18,11 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
 from crystalframer.orchestration.cluster.failures import Failure, standard_policies
-from crystalframer.orchestration.cluster.jobs import TrialJob
 from crystalframer.orchestration.cluster.session import ray_session
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.orchestration.tracking.server import database_uri
+from crystalframer.runs.job import TrialJob
 from tests.fixtures.disks import mounted
 from tests.orchestration.conftest import PIPELINE, ROOT, TINY
 from tests.orchestration.failing_training import KINDS, SMALL_DISK
