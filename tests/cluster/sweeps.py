@@ -106,4 +106,6 @@ def states(folder: Path) -> Counter[str]:
 
 
 def _without_times(metrics: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
-    return {key: value for key, value in metrics.items() if key[0] not in TIMES}
+    """Leave out how long things took, and what MLflow measured of the machine, which no two runs share."""
+    kept = {key: value for key, value in metrics.items() if key[0] not in TIMES}
+    return {key: value for key, value in kept.items() if not key[0].startswith("system/")}
