@@ -1,5 +1,6 @@
 """Settings: texts become numbers where a setting is one, bounds hold before anything is built, names stay."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,6 +101,12 @@ def test_settings_keep_their_fingerprints() -> None:
 )
 def test_a_short_training_averages_over_a_fifth_unless_told_otherwise(settings: dict[str, Any], averaged: int) -> None:
     assert build_trial(settings).train.average_epochs == averaged
+
+
+def test_the_thorough_preset_is_the_quick_one_three_times_as_long_at_half_its_rate() -> None:
+    quick, thorough = (build_trial({"train.preset": name}) for name in ("quick", "thorough"))
+    assert thorough.model == quick.model
+    assert thorough.train == replace(quick.train, epochs=90, learning_rate=quick.train.learning_rate / 2)
 
 
 def test_the_quick_preset_sets_model_and_training_and_other_keys_are_differences_to_it() -> None:

@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "own", nargs="*", type=Path, metavar="PATH", help="your structures (a folder or file) and your table of values"
     )
-    parser.add_argument("--preset", help=f"settings under a name, published or quick: {', '.join(TRAIN_PRESETS)}")
+    parser.add_argument(
+        "--preset", help=f"settings under a name, of a paper or for a processor: {', '.join(TRAIN_PRESETS)}"
+    )
     parser.add_argument("--dataset", help="prepared data set (default: sample, which comes with the package)")
     parser.add_argument("--task", help="target property, or several joined by commas (default: formation_energy)")
     parser.add_argument("--frame", help=f"frame type: {', '.join(FRAMES)} (default: max)")
