@@ -176,7 +176,8 @@ def test_several_targets_end_with_the_error_of_each(tmp_path: Path, capsys: pyte
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" test MAE")[0] for line in lines[-2:]] == ["formation_energy:", "e_hull:"]
     assert all("eV/atom" in line for line in lines[-2:])
-    assert [part.split()[0] for part in lines[-3].split("  ") if part.startswith(("formation", "e_hull"))] == [
+    epoch = [line for line in lines if line.startswith("epoch ")][-1]
+    assert [part.split()[0] for part in epoch.split("  ") if part.startswith(("formation", "e_hull"))] == [
         "formation_energy",
         "e_hull",
     ]

@@ -267,7 +267,7 @@ def _read(path: Path, kind: type[Any]) -> Any:
     """Return a record, or None where there is none that can be read."""
     try:
         return kind(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, TypeError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, TypeError, ValueError):
         return None
 
 
