@@ -29,7 +29,8 @@ from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.head import copy_database
 from tests.cluster.hosts import ROOT, Host, Lab, lab
 from tests.cluster.launching import QUIET, SMALL, wait_for
-from tests.cluster.sweeps import FRAMES, TIMES, Metrics, undisturbed, write_sweep, written
+from tests.cluster.sweeps import FRAMES, Metrics, undisturbed, write_sweep, written
+from tests.runs.memory_tracker import repeats
 
 ADDRESSES = {"head": "10.77.0.10", "one": "10.77.0.11", "two": "10.77.0.12", "three": "10.77.0.13"}
 WORKERS = ("one", "two", "three")
@@ -367,7 +368,7 @@ def _count(cluster: Cluster, sweep: str, damage: Damage, expected: Metrics) -> N
         for metric in run.data.metrics:
             for point in client.get_metric_history(run.info.run_id, metric):
                 found[metric, point.step] += 1
-                damage.different += metric not in TIMES and wanted.get((metric, point.step)) != point.value
+                damage.different += repeats(metric) and wanted.get((metric, point.step)) != point.value
         damage.steps_missing += len(wanted.keys() - found.keys()) + sum(n - 1 for n in found.values())
 
 

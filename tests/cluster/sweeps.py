@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from crystalframer.runs.trial import run_trial
 from crystalframer.training.trainer import Trainer
 from tests.cluster.hosts import ROOT
 from tests.orchestration.conftest import PROSE, TINY
-from tests.runs.memory_tracker import MemoryRun, MemoryTracker
+from tests.orchestration.tracking.test_tracking import read_mlflow
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker, repeatable
 
 Metrics = dict[str, dict[tuple[str, int], float]]
-TIMES = ("seconds_per_epoch", "test/ms_per_material")
-"""Metrics that differ from run to run."""
 SHORTER = ("data.train_size=500", "max_failures=20")
 """What `sample_ablation` replaces in the file's settings."""
 FRAMES = ["none", "pca", "lattice", "static_local", "weighted_pca", "max"]
@@ -50,7 +48,7 @@ def undisturbed(sweep: Sweep, folder: Path) -> Metrics:
         data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
         list(run_trial(trial, data, directory, MemoryTracker(runs), Trainer, tags={}))
     torch.set_num_threads(threads)
-    return {name: _without_times(run.metrics) for name, run in runs.items()}
+    return {name: repeatable(run.metrics) for name, run in runs.items()}
 
 
 def written(folder: Path) -> Metrics:
@@ -60,9 +58,7 @@ def written(folder: Path) -> Metrics:
         if (result := RunDirectory(path).result()) is not None:
             metrics = {(n, step.step): v for step in RunDirectory(path).records() for n, v in step.values.items()}
             final = result["final"]
-            found[path.name] = _without_times(
-                {**metrics, **{(n, final["step"]): v for n, v in final["values"].items()}}
-            )
+            found[path.name] = repeatable({**metrics, **{(n, final["step"]): v for n, v in final["values"].items()}})
     return found
 
 
@@ -74,24 +70,14 @@ def epochs_written(folder: Path) -> int:
 def recorded(database: Path, sweep: str, copy: Path) -> Metrics:
     """Return what MLflow holds, from a copy of its database; a run or a step that is there twice fails."""
     copy_database(database, copy)
-    client = connect(f"sqlite:///{copy}")
-    experiment = client.get_experiment_by_name(sweep)
+    uri = f"sqlite:///{copy}"
+    experiment = connect(uri).get_experiment_by_name(sweep)
     assert experiment is not None
     found: Metrics = {}
-    for run in client.search_runs([experiment.experiment_id], max_results=1000):
-        key = run.data.tags["run_key"]
-        if "kind" in run.data.tags:  # the summary, no trial
-            continue
-        assert key not in found, f"{key} is there twice"
-        assert run.info.status == "FINISHED", (key, run.info.status)
-        history = [
-            (metric.key, metric.step, metric.value)
-            for name in run.data.metrics
-            for metric in client.get_metric_history(run.info.run_id, name)
-        ]
-        twice = [step for step, count in Counter((name, step) for name, step, _ in history).items() if count > 1]
-        assert not twice, (key, twice[:3])
-        found[key] = _without_times({(name, step): value for name, step, value in history})
+    for key, run in read_mlflow(uri, experiment.experiment_id, artifacts=False).items():
+        if "kind" not in run.tags:  # the summary is no trial
+            assert run.status == "FINISHED", (key, run.status)
+            found[key] = repeatable(run.metrics)
     return found
 
 
@@ -103,9 +89,3 @@ def states(folder: Path) -> Counter[str]:
         state = path / "state.json"
         found["done" if done else json.loads(state.read_text())["state"] if state.exists() else "claimed"] += 1
     return found
-
-
-def _without_times(metrics: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
-    """Leave out how long things took, and what MLflow measured of the machine, which no two runs share."""
-    kept = {key: value for key, value in metrics.items() if key[0] not in TIMES}
-    return {key: value for key, value in kept.items() if not key[0].startswith("system/")}

@@ -1,10 +1,22 @@
 """A tracker that keeps in memory what MLflow would hold, for tests to look at."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from crystalframer.runs.tracker import History, Params, RunStatus, StepMetrics, Tags, Tracker, is_of_another_training
+
+_TIMES = ("seconds_per_epoch", "test/ms_per_material")
+
+
+def repeats(metric: str) -> bool:
+    """Whether a metric is the same in every run of a trial: no time, and nothing that MLflow measured of a machine."""
+    return metric not in _TIMES and not metric.startswith("system/")
+
+
+def repeatable(metrics: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """Return the values, by metric and step, that a trial has whenever it is run."""
+    return {key: value for key, value in metrics.items() if repeats(key[0])}
 
 
 @dataclass

@@ -20,9 +20,7 @@ from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.trained_model import load_model
 from crystalframer.training.trainer import Trainer
-from tests.runs.memory_tracker import MemoryRun, MemoryTracker
-
-TIMES = ("seconds_per_epoch", "test/ms_per_material")
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker, repeatable
 
 
 class Bench:
@@ -53,7 +51,7 @@ class Bench:
         return self.runs[self.trial.name]
 
     def curves(self) -> dict[tuple[str, int], float]:
-        return {key: value for key, value in self.run.metrics.items() if key[0] not in TIMES}
+        return repeatable(self.run.metrics)
 
     def state(self) -> tuple[str, int]:
         state = self.directory.state()

@@ -39,7 +39,9 @@ SPLIT_CODES = {
 ALIGNN = "id_prop.csv"
 """Name of ALIGNN's table of targets."""
 LONGEST_TASK = 100
-LONGEST_UNIT = 60
+"""Characters of a task's name; a longer one is cut."""
+LONGEST_IN_BRACKETS = 60
+"""Characters behind a column's name that are still taken for a unit."""
 MAX_LIST = 32
 """Most targets in one cell, ``"0.1, 0.2"`` or ``[0.1, 0.2]``."""
 _ABSENT = ("", "na", "n/a", "nan", "none", "null", "-")
@@ -155,7 +157,7 @@ def task_name(text: str) -> tuple[str, str]:
     """
     match = re.fullmatch(r"(.*?)\s*[(\[]([^()\[\]]*(?:\([^()]*\))?)[)\]]\s*", text)
     match = match or re.fullmatch(r"(.*\S)\s+/\s+(\S+)\s*", text)
-    has_unit = match is not None and match.group(1).strip() and len(match.group(2)) <= LONGEST_UNIT
+    has_unit = match is not None and match.group(1).strip() and len(match.group(2)) <= LONGEST_IN_BRACKETS
     name, unit = match.groups() if match is not None and has_unit else (text, "")
     task = re.sub(r"[^0-9A-Za-z_.+-]+", "_", name.strip()).strip("_")
     return shortened(task, LONGEST_TASK) or "target", unit.strip()

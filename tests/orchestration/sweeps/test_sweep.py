@@ -22,14 +22,12 @@ from crystalframer.training.trainer import Trainer
 from tests.orchestration.conftest import GRID, PROSE, TINY, WriteSweep
 from tests.orchestration.processes import all_gone, command, descendants
 from tests.orchestration.tracking.test_tracking import read_mlflow
-from tests.runs.memory_tracker import MemoryRun, MemoryTracker
+from tests.runs.memory_tracker import MemoryRun, MemoryTracker, repeatable
 
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Recorded = dict[str, dict[tuple[str, int], float]]
-TIMES = ("seconds_per_epoch", "test/ms_per_material")
-"""Metrics that differ from run to run."""
 PATIENCE = 240.0
 """Seconds that a driver may take on a busy machine."""
 
@@ -56,7 +54,7 @@ def curves(runs: Path, uri: str | None = None) -> Recorded:
     for key, run in read_mlflow(uri, experiment.experiment_id, artifacts=False).items():
         if run.tags["current"] == "true":
             assert run.status == "FINISHED"
-            found[key] = {name: value for name, value in run.metrics.items() if name[0] not in TIMES}
+            found[key] = repeatable(run.metrics)
     return found
 
 
@@ -70,7 +68,7 @@ def written(runs: Path) -> Recorded:
                 (name, record.step): value for record in records for name, value in record.values.items()
             }
             found[path.name] |= {(name, result["final"]["step"]): v for name, v in result["final"]["values"].items()}
-            found[path.name] = {name: v for name, v in found[path.name].items() if name[0] not in TIMES}
+            found[path.name] = repeatable(found[path.name])
     return found
 
 
@@ -90,7 +88,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
         data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
         list(run_trial(trial, data, directory, MemoryTracker(runs), Trainer, tags={}))
     torch.set_num_threads(threads)
-    return {name: {key: v for key, v in run.metrics.items() if key[0] not in TIMES} for name, run in runs.items()}
+    return {name: repeatable(run.metrics) for name, run in runs.items()}
 
 
 def test_a_sweep_from_its_file_to_its_table(
