@@ -39,8 +39,7 @@ examples:
   ten minutes by the clock of this machine, whatever it is, with settings made for short trainings:
     crystalframer train --preset quick --minutes 10
 
-  two targets at once; starting from a trained model with its first two blocks as they are; two processes, and eight on
-  the hosts of a Ray cluster:
+  two targets at once; from a trained model, its first two blocks as they are; two processes; eight on a Ray cluster:
     crystalframer train --task formation_energy,e_hull
     crystalframer train --task bandgap --set train.start_from=OUT/checkpoint.pt --set train.frozen_blocks=2
     crystalframer train --processes 2
