@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pydantic
+from pyarrow import parquet
 
 from analysis.artifacts import TrialFiles
 from analysis.results import FinishedTrial, Results
@@ -172,6 +174,7 @@ class Exported:
 
 def write(folder: Path, content: Exported) -> list[Path]:
     """Write the files, the same bytes for the same content; return their paths."""
+    read.cache_clear()
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / SWEEP, json.dumps(asdict(content.record), indent=1, ensure_ascii=False) + "\n")
     tables = {EPOCHS: content.epochs, PREDICTIONS: content.predictions, CRYSTALS: content.crystals}
@@ -179,12 +182,19 @@ def write(folder: Path, content: Exported) -> list[Path]:
         tables[PEERS] = content.peers
     for name, table in tables.items():
         with replacing(folder / name) as temporary:
-            table.to_parquet(temporary, index=False, compression="zstd")
+            parquet.write_table(_arrow(table), temporary, compression="zstd")
     names = [SWEEP, *tables]
     replace_text(folder / SUMS, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
     if PEERS not in names:
         (folder / PEERS).unlink(missing_ok=True)
     return [folder / name for name in [*names, SUMS]]
+
+
+def _arrow(table: pd.DataFrame) -> pa.Table:
+    """Return a table in Arrow's form, which does not tell texts that were read from a file from those made here."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    texts = [item.with_type(pa.string()) if pa.types.is_large_string(item.type) else item for item in arrow.schema]
+    return arrow.cast(pa.schema(texts))
 
 
 def _tables(folder: Path) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.comparison import compare
-from analysis.exported import FORMAT, DatasetRecord, Exported, SweepRecord, TrialRecord, check, write
+from analysis.exported import FORMAT, DatasetRecord, Exported, SweepRecord, TrialRecord, check, read, write
 from analysis.material_errors import material_errors
 from analysis.peers import Peer, read_peer
 from crystalframer import __version__
@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     asked = _asked(arguments.sweep or Path("sweeps") / f"{arguments.name}.yaml", arguments.sweep is not None)
     peers = [read_peer(text) for text in arguments.peers]
     content = collect(arguments.name, folders, asked, arguments.cores)
+    if arguments.add:
+        content = added(read(arguments.output), content, asked)
     if arguments.trees:
         peers.append(trees_peer(content))
     content = with_peers(content, peers)
@@ -128,6 +130,47 @@ def collect(
     return Exported(record, epochs.astype({"trial": "category", "metric": "category"}), predictions, crystals)
 
 
+def added(recorded: Exported, content: Exported, asked: Asked | None) -> Exported:
+    """Return recorded results with further trials, which replace those of the same settings.
+
+    Args:
+        recorded: what is recorded already; its other methods' predictions stay.
+        content: the further trials.
+        asked: what the sweep's file asks for, None where there is none: every recorded trial stays.
+
+    Raises:
+        UserError: trials that differ by their seed alone were trained on different data.
+    """
+    there = {trial.config.fingerprint() for trial in content.record.trials}
+    keys = {}
+    for trial in recorded.record.trials:
+        fingerprint = trial.config.fingerprint()
+        if fingerprint not in there and (asked is None or fingerprint in asked.names):
+            keys[trial.run_key] = asked.names[fingerprint] if asked else trial.run_key
+    kept = [replace(trial, run_key=keys[trial.run_key]) for trial in recorded.record.trials if trial.run_key in keys]
+
+    def both(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+        old = old[old["trial"].isin(keys)]
+        tables = [old.assign(trial=old["trial"].map(keys)), new]
+        table = pd.concat([table.astype({"trial": str}) for table in tables])
+        return table.sort_values("trial", kind="stable", ignore_index=True).astype({"trial": "category"})
+
+    crystals = pd.concat([content.crystals, recorded.crystals]).drop_duplicates(["dataset", "id"])
+    every = Exported(
+        replace(
+            content.record,
+            datasets={**recorded.record.datasets, **content.record.datasets},
+            trials=sorted([*kept, *content.record.trials], key=lambda trial: trial.run_key),
+        ),
+        both(recorded.epochs, content.epochs).astype({"metric": str}).astype({"metric": "category"}),
+        both(recorded.predictions, content.predictions),
+        crystals.sort_values(["dataset", "id"], ignore_index=True),
+        recorded.peers,
+    )
+    compare(every.results())
+    return every
+
+
 def trees_peer(content: Exported) -> Peer:
     """Return boosted trees on the composition as another method, fitted to the training crystals of the trials.
 
@@ -165,7 +208,8 @@ def with_peers(content: Exported, peers: Sequence[Peer]) -> Exported:
     for peer in peers:
         found = peer.errors(errors)
         tables.append(pd.DataFrame({"peer": peer.name, "id": found.ids, "prediction": found.predictions[:, 0]}))
-    table = pd.concat(tables, ignore_index=True).sort_values(["peer", "id"], ignore_index=True)
+    others = content.peers[~content.peers["peer"].isin([peer.name for peer in peers])].astype({"peer": str})
+    table = pd.concat([others, *tables]).sort_values(["peer", "id"], ignore_index=True)
     return replace(content, peers=table.astype({"peer": "category"}))
 
 

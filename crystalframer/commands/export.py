@@ -16,6 +16,7 @@ EPILOG = """\
 examples:
   crystalframer export ablation_sample --output results/ablation_sample
   crystalframer export mbj_frames --output results/mbj_frames --from runs/single/mbj-*
+  crystalframer export mbj_frames --output results/mbj_frames --from other/runs/mbj_frames/* --add
   crystalframer export mbj_frames --output results/mbj_frames --peers coGN=coGN.csv.zip ALIGNN=alignn.csv --trees
 """
 
@@ -30,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", type=Path, nargs="+", dest="folders", metavar="DIR", help="run directories instead of runs/NAME/*"
     )
     parser.add_argument("--sweep", type=Path, metavar="FILE", help="the sweep's file (default: sweeps/NAME.yaml)")
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="keep the trials and the other methods that are recorded in FOLDER already; run directories of the same "
+        "settings replace them",
+    )
     parser.add_argument(
         "--peers",
         nargs="+",

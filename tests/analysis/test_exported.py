@@ -14,7 +14,7 @@ import pytest
 from analysis import make_all, results_page
 from analysis.comparison import compare
 from analysis.exported import EPOCHS, PEERS, PREDICTIONS, SWEEP, Exported, check, read, write
-from analysis.exporting import Asked, collect, formula, run_directories
+from analysis.exporting import Asked, added, collect, formula, run_directories
 from analysis.results import read_sweep
 from analysis.tables import ablation_table, significance_table
 from crystalframer.errors import UserError
@@ -138,6 +138,43 @@ def test_unfinished_trials_are_left_out_and_none_at_all_is_an_error(trained: Sto
         collect(NAME, [*rest, rest[0]], None)
     with pytest.raises(UserError, match="no run directories in"):
         run_directories(tmp_path)
+
+
+def test_trials_that_are_added_stand_beside_those_recorded(trained_runs: Path, recorded: Path, tmp_path: Path) -> None:
+    first, *rest = folders(trained_runs)
+    tested = read(recorded).predictions.drop_duplicates("id")[["id", "target"]]
+    tested.assign(prediction=tested["target"] + 0.25).to_csv(tmp_path / "shifted.csv", index=False)
+    peers = ["--peers", f"Shifted={tmp_path}/shifted.csv"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+
+    def export(output: Path, runs: list[Path], *arguments: str) -> None:
+        command = [NAME, "--output", str(output), "--from", *map(str, runs), *arguments]
+        assert export_results.main(command) == 0
+
+    export(whole, [first, *rest], *peers)
+    export(parts, rest, *peers)
+    assert len(read(parts).record.trials) == len(rest)
+    export(parts, [first], "--add")
+    export(parts, [first, rest[0]], "--add")  # replaces what is there, twice nothing
+    assert {p.name: p.read_bytes() for p in parts.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    assert "Shifted" in read(parts).results().peers
+
+    content = read(parts)
+    some = {trial.config.fingerprint(): f"called otherwise {trial.run_key}" for trial in content.record.trials[1:]}
+    asked = Asked("Why?", some)
+    merged = added(content, collect(NAME, folders(trained_runs)[-1:], asked), asked)
+    assert [trial.run_key for trial in merged.record.trials] == sorted(some.values())
+    assert set(merged.epochs["trial"]) == set(merged.predictions["trial"]) == set(some.values())
+
+
+def test_seeds_of_different_data_do_not_come_together(trained_runs: Path, recorded: Path) -> None:
+    content = read(recorded)
+    first = content.record.trials[0]
+    other = replace(first, tags={**first.tags, "dataset_fingerprint": "0" * 64})
+    elsewhere = replace(content, record=replace(content.record, trials=[other, *content.record.trials[1:]]))
+    runs = [path for path in folders(trained_runs) if first.config.fingerprint() not in path.name]
+    with pytest.raises(UserError, match="differ by their seed alone but were trained on different data"):
+        added(elsewhere, collect(NAME, runs, None), None)
 
 
 def test_crystals_carry_their_formulas(recorded: Path) -> None:
