@@ -18,6 +18,9 @@ from crystalframer.runs.single import train_here
 from crystalframer.runs.tracker import seconds_of
 from crystalframer.training.trained_model import write_model
 
+TUNED, SCRATCH = "fine-tuned", "from scratch"
+"""Names of the candidates that are kept: a training each."""
+
 
 @dataclass(frozen=True, eq=False)
 class FineTuned:
@@ -49,8 +52,11 @@ class FineTuned:
         )
 
     def __str__(self) -> str:
-        """Return the table for a terminal."""
-        return table_of(self.candidates, self.unit)
+        """Return the table for a terminal, and how to keep the best model where the table alone knows of it."""
+        table = table_of(self.candidates, self.unit)
+        if self.best.startswith((TUNED, SCRATCH)):
+            return table
+        return f"{table}\nto keep and use it: the lines on shallow models that `crystalframer files python.md` copies"
 
     def _repr_html_(self) -> str:
         """Return the table, for notebooks."""
@@ -93,15 +99,15 @@ def fine_tune(
     if not start.exists():
         write_model(start, source)
     settings = {**inherited(source.trial, len(data.rows["train"])), **chosen}
-    ways: list[tuple[str, dict[str, Any]]] = [("fine-tuned", {"train.start_from": str(start)})]
-    ways += [("from scratch", {})] if from_scratch else []
+    ways: list[tuple[str, dict[str, Any]]] = [(TUNED, {"train.start_from": str(start)})]
+    ways += [(SCRATCH, {})] if from_scratch else []
     for way, own in ways:
         folders = [folder / f"{way.replace(' ', '-')}-seed{seed}" for seed in range(seeds)]
         for seed, place in enumerate(folders):
             trial = build_trial({**settings, **own, "train.seed": seed})
             train_here(trial, data, place, device=device, threads=threads)
         candidates += _measured(way, folders, data)
-    tuned = tuple(folder / f"fine-tuned-seed{seed}" for seed in range(seeds))
+    tuned = tuple(folder / f"{TUNED}-seed{seed}" for seed in range(seeds))
     return FineTuned(tuple(candidates), data.unit, tuned)
 
 

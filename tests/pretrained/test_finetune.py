@@ -22,6 +22,7 @@ from crystalframer.pretrained.baselines import (
     table_of,
     trees_on_composition,
 )
+from crystalframer.pretrained.tuning import FineTuned
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.statistics import Interval
@@ -102,6 +103,10 @@ def test_the_table_recommends_by_validation_error_alone() -> None:
         Candidate("good on validation", 0.2, Interval(0.2, 0.1, 0.3), 1.0),
     ]
     assert table_of(candidates, "eV").endswith("use: good on validation, whose validation error is smallest")
+    tuned = Candidate("fine-tuned, seed 0", 0.1, Interval(0.3, 0.2, 0.4), 1.0)
+    shallow_wins, trained_wins = FineTuned(tuple(candidates), "eV", ()), FineTuned((*candidates, tuned), "eV", ())
+    assert str(shallow_wins).endswith("the lines on shallow models that `crystalframer files python.md` copies")
+    assert str(trained_wins).endswith("use: fine-tuned, seed 0, whose validation error is smallest")
 
 
 def test_settings_are_the_sources(packed_folder: Path) -> None:

@@ -46,6 +46,7 @@ def test_the_page_on_python_runs(
     assert namespace["better"].predictor.names == ("bulk_modulus",)
     assert namespace["table"]["prediction"].notna().all()
     assert namespace["vectors"].shape == (1, 32)
+    assert namespace["ridge"].predict(namespace["model"].embed(namespace["salts"])).shape == (8,)
     again = cf.train("sample", task="bandgap", settings=namespace["quick"], out="runs/single/first")
     assert "epoch" not in capsys.readouterr().out  # it was trained already
     pd.testing.assert_frame_equal(again.predict([namespace["salt"]]), model.predict([namespace["salt"]]))
