@@ -77,9 +77,12 @@ def settle() -> None:
     if variable("OMP_NUM_THREADS") is None and cores() < len(_affinity()):
         os.environ["OMP_NUM_THREADS"] = str(cores())
     try:
-        Path.home()
+        usable = Path.home().is_dir() or is_writable(Path.home())
     except RuntimeError:
-        os.environ["HOME"] = str(private_folder())
+        usable = False
+    if not usable:
+        with contextlib.suppress(UserError):  # said by whoever needs a temporary folder
+            os.environ["HOME"] = str(private_folder())
 
 
 def memory(control_groups: Path = CONTROL_GROUPS) -> int:

@@ -107,6 +107,18 @@ print(environment.home(), environment.data_folder(), environment.is_homeless())
         assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
+def test_a_home_that_is_not_there_and_cannot_be_made_is_none(tmp_path: Path) -> None:
+    closed, temporary = tmp_path / "closed", tmp_path / "temporary"
+    closed.mkdir(mode=0o555)
+    temporary.mkdir()
+    program = "from crystalframer import environment; print(environment.home(), environment.is_homeless())"
+    variables = {"HOME": str(closed / "missing"), "TMPDIR": str(temporary)}
+    found = printed(program, *unprivileged(), **variables)
+    assert found.split() == [str(temporary / f"crystalframer-{os.geteuid()}"), "True"]
+    variables["HOME"] = str(tmp_path / "new")
+    assert printed(program, *unprivileged(), **variables).split() == [str(tmp_path / "new"), "False"]
+
+
 def test_a_folder_for_sockets_is_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 60)
     long.mkdir()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from crystalframer import __version__
 from crystalframer.atomic_files import new_folder
-from crystalframer.environment import variable
+from crystalframer.environment import variable, without_secret
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.addresses import tracking_address
 from crystalframer.orchestration.tracking.client import be_quiet, check_server, is_away
@@ -151,7 +151,7 @@ def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) 
         tracking_uri: MLflow's address; None: MLFLOW_TRACKING_URI, or the one of ./runs.
 
     Raises:
-        UserError: a model cannot be read, or MLflow refuses.
+        UserError: a model cannot be read, MLflow refuses, or its server goes away meanwhile.
     """
     mlflow = _mlflow()
     from mlflow.exceptions import MlflowException
@@ -164,6 +164,7 @@ def register_model(models: Sequence[Path], name: str, tracking_uri: str | None) 
         except (MlflowException, OSError) as error:  # the latter as artifacts are sent
             if isinstance(error, OSError) and not is_away(error):
                 raise
+            _require_answer(mlflow.get_tracking_uri(), name)
             raise _refused(name, error) from error
         return f"models:/{name}/{info.registered_model_version}"
 
@@ -252,6 +253,19 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*type hint is inferred as AnyType")
         warnings.filterwarnings("ignore", message="Operation with range is deprecated")
         yield
+
+
+def _require_answer(uri: str, name: str) -> None:
+    """Check that the server at which a model was to be registered is still there."""
+    if not uri.startswith("http"):
+        return
+    try:
+        check_server(uri)
+    except UserError as error:
+        raise UserError(
+            f"the MLflow server at {without_secret(uri)} went away before it confirmed a version of {name}: when it is "
+            f"there again, run the same command; of this attempt a run without an end may stay in {EXPERIMENT}"
+        ) from error
 
 
 def _refused(what: str, error: Exception) -> UserError:
