@@ -44,6 +44,10 @@ HEALTH = {  # a node that does not answer is given up after some 10 s instead of
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "5",
 }
+TRACKING = "crystalframer.orchestration.tracking.head"
+"""Module that starts the head's MLflow server, and starts it again."""
+SERVER = "mlflow server", "uvicorn", "mlflow_gate", "multiprocessing"
+"""Signs of its processes."""
 CLOCK = Path("/tmp/ray/clock")
 """Where each host keeps by how many seconds its clock is off (clock.c)."""
 
@@ -114,6 +118,7 @@ class Cluster:
             subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
             self.env |= {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(CLOCK)}
         self._driver: subprocess.Popen[bytes] | None = None
+        self._sweep = ""
         for name in ADDRESSES:
             self.switch_on(name)
 
@@ -146,7 +151,7 @@ class Cluster:
     def start_tracking(self) -> None:
         """Start the head's MLflow server, which starts itself again."""
         head = self.network.hosts["head"]
-        server = [sys.executable, "-m", "crystalframer.orchestration.tracking.head", "--shared", "/shared"]
+        server = [sys.executable, "-m", TRACKING, "--shared", "/shared"]
         env = {name: value for name, value in self.env.items() if name != "LD_PRELOAD"}
         with (self.network.folder / "tracking.log").open("a") as log:
             subprocess.Popen(head.command(*server, env=env), stdout=log, stderr=log, start_new_session=True)
@@ -155,11 +160,19 @@ class Cluster:
         """Type the one command, unless it is running."""
         if self._driver is not None and self._driver.poll() is None:
             return
+        self._driver = self._type(sweep, f"driver-{sweep}.log")
+        self._sweep = sweep
+
+    def rival(self) -> int:
+        """Type the command while it is running, and return the exit code of the second driver."""
+        return self._type(self._sweep, f"rival-{self._sweep}.log").wait(timeout=120)
+
+    def _type(self, sweep: str, log_name: str) -> "subprocess.Popen[bytes]":
         program = [sys.executable, "pipelines/ablate_frames.py", f"/shared/{sweep}.yaml", "--checkpoint-seconds", "0.5"]
         program += ["--output", "/tmp/ray/analysis"]
-        with (self.network.folder / f"driver-{sweep}.log").open("a") as log:
+        with (self.network.folder / log_name).open("a") as log:
             command = self.network.hosts["head"].command(*program, env=self.env)
-            self._driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def drivers_end(self) -> int | None:
         """Return the driver's exit code, None while it runs."""
@@ -193,7 +206,7 @@ class Cluster:
             elif not self.pids("/raylet/raylet ", hosts=[name]):
                 kill(self.pids("/ray/", "ray::", hosts=[name]), signal.SIGKILL)
                 self.start_ray(self.network.hosts[name])
-        if not self.pids("orchestration.head_server", hosts=["head"]):
+        if not self.pids(TRACKING, hosts=["head"]):
             self.start_tracking()
 
 
@@ -223,6 +236,35 @@ def kill_driver(cluster: Cluster) -> None:
     wait_for(lambda: cluster.drivers_end() is not None, 30)
 
 
+def stop_worker(cluster: Cluster) -> None:
+    """Let a process that trains stand still."""
+    if pids := cluster.pids("ray::ResourceTrainable"):
+        _stand_still([random.choice(pids)])
+
+
+def stop_driver(cluster: Cluster) -> None:
+    """Let the driver stand still."""
+    _stand_still(cluster.pids("pipelines/ablate_frames.py", hosts=["head"]))
+
+
+def stop_tracking(cluster: Cluster) -> None:
+    """Let the MLflow server and all it started stand still."""
+    _stand_still(cluster.pids(*SERVER, hosts=["head"]))
+
+
+def _stand_still(pids: Sequence[int]) -> None:
+    """SIGSTOP for 5 to 40 s."""
+    kill(pids, signal.SIGSTOP)
+    time.sleep(random.uniform(5, 40))
+    kill(pids, signal.SIGCONT)
+
+
+def second_driver(cluster: Cluster) -> None:
+    """Type the same command while it is running: it is refused."""
+    if cluster.drivers_end() is None and cluster.rival() == 0 and cluster.drivers_end() is None:
+        raise AssertionError("a second driver ran the sweep that the first one was at")
+
+
 def kill_node(cluster: Cluster) -> None:
     """Pull a worker's plug; another machine takes its place."""
     cluster.network.hosts.pop(random.choice(WORKERS)).close()
@@ -240,7 +282,7 @@ def cut_link(cluster: Cluster) -> None:
 
 def kill_tracking(cluster: Cluster) -> None:
     """Kill -9 the MLflow server and all it started; its supervisor starts it again."""
-    kill(cluster.pids("mlflow server", "uvicorn", "mlflow_gate", "multiprocessing", hosts=["head"]), signal.SIGKILL)
+    kill(cluster.pids(*SERVER, hosts=["head"]), signal.SIGKILL)
 
 
 def lock_database(cluster: Cluster) -> None:
@@ -281,9 +323,13 @@ def terminate_everything(cluster: Cluster) -> None:
 FAULTS: dict[str, Callable[[Cluster], None]] = {
     "trial worker, kill -9": kill_worker,
     "driver, kill -9": kill_driver,
+    "trial worker stands still for 5 to 40 s": stop_worker,
+    "driver stands still for 5 to 40 s": stop_driver,
+    "a second driver on the sweep": second_driver,
     "node with its children": kill_node,
     "link down for 2 to 25 s": cut_link,
     "tracking server, kill -9": kill_tracking,
+    "tracking server stands still for 5 to 40 s": stop_tracking,
     "tracking database locked for 60 s": lock_database,
     "shared storage full for 3 to 15 s": fill_storage,
     "clock jumps by up to a day": jump_clock,
