@@ -28,11 +28,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_every_command_and_setting_has_its_place(site: Path) -> None:
-    page = (site / "commands" / "index.html").read_text(encoding="utf-8")
+    page = (site / "commands.html").read_text(encoding="utf-8")
     for name in COMMANDS:
         assert f'id="crystalframer-{name}"' in page
         assert f"usage: crystalframer {name}" in page
-    page = (site / "settings" / "index.html").read_text(encoding="utf-8")
+    page = (site / "settings.html").read_text(encoding="utf-8")
     for name in TrialConfig().to_flat_dict():
         assert f"<code>{name}</code>" in page
 
@@ -54,7 +54,7 @@ def test_links_lead_to_files_of_the_site(site: Path) -> None:
     for page in site.rglob("*.html"):
         for target in re.findall(r'<a[^>]*href="([^"#?]+)', page.read_text(encoding="utf-8")):
             if page.name != "404.html" and not re.match(r"[a-z]+:", target):
-                assert (page.parent / target).exists(), f"{page.relative_to(site)} links to {target}"
+                assert (page.parent / target).is_file(), f"{page.relative_to(site)} links to {target}"
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -11,7 +11,7 @@ from crystalframer.yaml_reading import parse_set
 EPILOG = """\
 The architecture is the source's; training is short, and ends and is chosen by the validation error (train.keep=best,
 train.patience=15). Beside it stand gradient-boosted trees on the composition, and ridge regression and trees on the
-source's embedding: the last line says which of them to use. Ctrl-C stops and saves; the same command resumes.
+source's embedding: a line below the table says which to use. Ctrl-C stops and saves; the same command resumes.
 
 examples:
   crystalframer finetune NAME my_crystals --task hardness

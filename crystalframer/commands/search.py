@@ -83,7 +83,7 @@ def _outlook(spec: "Search", runs: Path) -> str:
     """Return what a search would run at most, with estimated hours."""
     from crystalframer.orchestration.sweeps.estimates import Pace, hours_of, total_of
 
-    one = Pace(runs).of(spec.default)
+    one = Pace(runs).of(spec.default, on_gpu=bool(spec.resources.gpus_per_trial))
     confirming = spec.confirm.best * len(spec.confirm.seeds)
     number = spec.population.members if spec.method == "pbt" else spec.budget.trials
     lines = [

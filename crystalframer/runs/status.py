@@ -196,9 +196,11 @@ class Summary:
         return sum(trial.epochs - trial.epoch for trial in unfinished) / rate
 
     def speed(self) -> str:
-        """Return rate and time left in words."""
+        """Return rate and time left in words; a first epoch may have waited for the attention to be compiled."""
         left = self.seconds_left()
-        return "no rate yet" if left is None else f"{self.rate():.2f} epochs/s, about {duration(left)} left"
+        first = any(trial.epoch <= 1 and trial.seconds_per_epoch for trial in self.of("running"))
+        about = "at most" if first else "about"
+        return "no rate yet" if left is None else f"{self.rate():.2f} epochs/s, {about} {duration(left)} left"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, under the names that ``report.json`` has always had."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from crystalframer.atomic_files import locked
+from crystalframer.config import DataConfig
 from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.gpu_share import MeasuredJobs, gpu_share, trials_per_gpu
 from crystalframer.orchestration.cluster.jobs import JobList, Resources
@@ -21,7 +22,7 @@ from crystalframer.runs.budget import ALIVE_SECONDS, LOCK, Budget, DriverState, 
 from crystalframer.runs.contents import EarlyStop, TrialResult
 from crystalframer.runs.job import TrialJob
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.status import TrialStatus, append_plan, read_summary, write_plan, write_report
+from crystalframer.runs.status import Summary, TrialStatus, append_plan, read_summary, write_plan, write_report
 from crystalframer.runs.tracker import StepMetrics
 from crystalframer.runs.trial import Trial, TrialProgress
 from pipelines.status import main as status
@@ -92,6 +93,13 @@ def test_a_half_written_line_is_left_out(sweep: Path) -> None:
         file.write('{"step": 3, "time')
     busy = trial_of(sweep, "busy")
     assert (busy.epoch, busy.val_mae) == (2, 0.25)
+
+
+def test_after_a_first_epoch_the_time_left_is_a_bound() -> None:
+    trial = TrialStatus("one", "formation_energy", "max", "eV", 4, "running", 1, seconds_per_epoch=400.0)
+    assert Summary((trial,), DriverState(), alive=True).speed().endswith(", at most 20 min left")
+    later = replace(trial, epoch=2, seconds_per_epoch=1.0)
+    assert Summary((later,), DriverState(), alive=True).speed().endswith(", about 2 s left")
 
 
 def test_status_says_it_from_another_shell(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,7 +310,7 @@ def test_a_first_trial_that_fails_passes_the_measuring_on() -> None:
 def test_hours_are_estimated_from_earlier_trials(tmp_path: Path) -> None:
     config = build_trial({"train.epochs": 100, "train.average_epochs": 0, "model.frame": "none"})
     trial, other = Trial("known", config), Trial("other", replace(config, model=replace(config.model, frame="max")))
-    assert not Pace(tmp_path).of(config).measured
+    assert not Pace(tmp_path).of(config, on_gpu=True).measured
     with RunDirectory(tmp_path / "asweep" / "earlier").attempt(config, "data") as attempt:
         for epoch in (1, 2, 3):
             attempt.append(StepMetrics(epoch, 1, {"val/mae_eV": 0.5, "seconds_per_epoch": 36.0}))
@@ -312,4 +320,14 @@ def test_hours_are_estimated_from_earlier_trials(tmp_path: Path) -> None:
     assert lines[2].startswith("2 trials: 1.")
     assert "GPU-hours" in lines[2]
     faster = replace(config, train=replace(config.train, seed=7, learning_rate=1e-3))
-    assert Pace(tmp_path).of(faster).measured
+    assert Pace(tmp_path).of(faster, on_gpu=False).measured
+    on_processor = describe_sweep([trial, other], Resources(), tmp_path).splitlines()
+    assert on_processor == [
+        "known  1 h (as earlier trials)",
+        "other  time unknown until one like it has run here",
+        "2 trials: 1 hours of trials, one after another, and 1 whose time is unknown",
+    ]
+    own = replace(other, config=replace(other.config, data=DataConfig(dataset="mine", task="hardness")))
+    for resources in (Resources(), Resources(gpus_per_trial=1.0)):  # how many crystals it has is not known
+        said = describe_sweep([own], resources, tmp_path)
+        assert said == "other  time unknown until one like it has run here\n1 trial"

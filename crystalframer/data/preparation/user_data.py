@@ -42,6 +42,7 @@ from crystalframer.published import PUBLISHED
 
 UNSPECIFIED = "unspecified"
 """Unit of a task of which none was given."""
+NO_TARGET = "it has no target that is a finite number"
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _with_targets(
         if any(math.isfinite(entry.targets.get(name, math.nan)) for name in names):
             left.append(entry)
         else:
-            rejects.append(_reject(entry.crystal.id, "it has no target that is a finite number"))
+            rejects.append(_reject(entry.crystal.id, NO_TARGET))
     return left, names
 
 
@@ -242,6 +243,8 @@ def _nothing_left(directory: Path, rejects: Sequence[Mapping[str, str]], table: 
     lines = [json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects]
     replace_text(path, "".join(lines))
     first = f", first {rejects[0]['id']!r}: {rejects[0]['reason']}" if rejects else ""
+    if table is None and any(reject["reason"] == NO_TARGET for reject in rejects):
+        first += "; no table of targets lies beside the crystals: name one with --targets FILE"
     if table is not None and table.key and table.rows:
         first += f"; names are read from its column {table.key!r}, such as {table.rows[0].id!r}"
     return f"none of the {len(rejects)} entries can be used{first}; all reasons are in {path}"

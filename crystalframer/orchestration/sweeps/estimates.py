@@ -1,8 +1,8 @@
-"""How long trials will take: as given, by the pace of earlier ones where there are any, else by a rough rule.
+"""How long trials will take: as given, or by the pace of earlier ones where there are any; else a rule for GPUs.
 
 The rule is the pace of the paper's own training, seconds for an epoch of the 44,578 training crystals of JARVIS on one
-RTX A6000, scaled with the number of crystals. It holds for a GPU of that kind and is off by an order of magnitude
-elsewhere; the first finished epoch replaces it.
+RTX A6000, scaled with the number of crystals. Processors differ too much for one: there, how long a trial takes is not
+known until one has run.
 """
 
 import json
@@ -40,7 +40,8 @@ _NOT_ABOUT_PACE = (
 class Estimate:
     """How long a trial takes."""
 
-    seconds_per_epoch: float
+    seconds_per_epoch: float | None
+    """None where it is not known."""
     measured: bool
     """Whether by earlier trials."""
     epochs: int
@@ -48,9 +49,9 @@ class Estimate:
     """Whether the settings say so (``train.minutes``)"""
 
     @property
-    def hours(self) -> float:
+    def hours(self) -> float | None:
         """Of the whole trial."""
-        return self.seconds_per_epoch * self.epochs / 3600
+        return None if self.seconds_per_epoch is None else self.seconds_per_epoch * self.epochs / 3600
 
 
 class Pace:
@@ -70,22 +71,22 @@ class Pace:
                 found[_kind(identity["settings"])].append(seconds)
         self._by_kind = {kind: statistics.median(values) for kind, values in found.items()}
 
-    def of(self, config: TrialConfig) -> Estimate:
-        """Return how long a trial takes."""
+    def of(self, config: TrialConfig, *, on_gpu: bool) -> Estimate:
+        """Return how long a trial takes, on a GPU or a processor."""
         if config.train.minutes is not None:
             return Estimate(60 * config.train.minutes / config.train.epochs, False, config.train.epochs, given=True)
         measured = self._by_kind.get(_kind(config.to_dict()))
         if measured is not None:
             return Estimate(measured, True, config.train.epochs)
-        crystals = config.data.train_size or _training_crystals(config.data)
-        seconds = PUBLISHED_SECONDS[config.model.frame] * crystals / PUBLISHED_CRYSTALS
+        crystals = (config.data.train_size or _training_crystals(config.data)) if on_gpu else None
+        seconds = PUBLISHED_SECONDS[config.model.frame] * crystals / PUBLISHED_CRYSTALS if crystals else None
         return Estimate(seconds, False, config.train.epochs)
 
 
-def _training_crystals(data: DataConfig) -> int:
-    """Return how many crystals a trial learns from; of a data set that is not published, as many as of JARVIS."""
+def _training_crystals(data: DataConfig) -> int | None:
+    """Return how many crystals a trial learns from, None of a data set that is not published."""
     tasks = PUBLISHED[data.dataset].tasks if data.dataset in PUBLISHED else {}
-    return max((tasks[name].counts[0] for name in data.task.split(",") if name in tasks), default=PUBLISHED_CRYSTALS)
+    return max((tasks[name].counts[0] for name in data.task.split(",") if name in tasks), default=None)
 
 
 def _kind(settings: dict[str, dict[str, object]]) -> str:
@@ -103,7 +104,7 @@ def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path, sw
         status = read_status(runs / sweep, trial.planned())
         if status.standing == "done":
             continue
-        whole = pace.of(trial.config)
+        whole = pace.of(trial.config, on_gpu=bool(resources.gpus_per_trial))
         left = 1 - status.epoch / (status.epochs or whole.epochs)
         estimates.append(replace(whole, epochs=round(whole.epochs * left)))
         resumes = f", resumes after epoch {status.epoch}" if status.epoch else ""
@@ -115,18 +116,24 @@ def describe_sweep(trials: Sequence[Trial], resources: Resources, runs: Path, sw
 
 def hours_of(one: Estimate) -> str:
     """Return an estimate in words."""
+    if one.hours is None:
+        return "time unknown until one like it has run here"
     source = "as given" if one.given else "as earlier trials" if one.measured else "rough guess"
     return f"{_long(one.hours)} ({source})"
 
 
 def total_of(estimates: Sequence[Estimate], resources: Resources) -> str:
     """Return the sum of estimates in words."""
-    hours = sum(one.hours for one in estimates)
-    if hours < 1 and not resources.gpus_per_trial:
-        return f"{len(estimates)} trials: {_long(hours)}, one after another"
-    gpus = resources.gpus_per_trial
+    count = f"{len(estimates)} trial{'' if len(estimates) == 1 else 's'}"
+    known = [one.hours for one in estimates if one.hours is not None]
+    hours, gpus, unknown = sum(known), resources.gpus_per_trial, len(estimates) - len(known)
+    if not known:
+        return count
+    rest = f", and {unknown} whose time is unknown" if unknown else ""
+    if hours < 1 and not gpus:
+        return f"{count}: {_long(hours)}, one after another{rest}"
     gpu_hours = "" if not gpus or resources.measured else f", {hours * gpus:.3g} GPU-hours"
-    return f"{len(estimates)} trials: {hours:.3g} hours of trials{gpu_hours}, one after another"
+    return f"{count}: {hours:.3g} hours of trials{gpu_hours}, one after another{rest}"
 
 
 def _long(hours: float) -> str:

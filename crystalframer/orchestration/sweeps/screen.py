@@ -109,7 +109,7 @@ def _patience(summary: Summary) -> str:
     """Say why nothing moves at first."""
     if any(trial.epoch for trial in summary.trials) or not summary.of("running"):
         return ""
-    return " (where this program is new, it compiles the attention first: up to a minute)"
+    return " (where this program is new, it compiles the attention first: a minute of a free core)"
 
 
 def event(before: TrialStatus, after: TrialStatus, summary: Summary) -> list[str]:

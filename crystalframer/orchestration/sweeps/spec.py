@@ -61,8 +61,10 @@ class Experiment(pydantic.BaseModel):
     question: Prose
     expectation: Prose
     """What should come out, written down before it runs."""
-    command: Prose
-    duration: Prose
+    command: str = ""
+    """What runs it, for who reads the file."""
+    duration: str = ""
+    """How long it takes, in words."""
     reference: str = ""
     """Where the question or the settings come from."""
     base: dict[str, Any] = Field(default_factory=dict)

@@ -344,6 +344,13 @@ def test_nothing_usable_leaves_the_reasons_and_no_store(tmp_path: Path, data_dir
     assert registry.own_datasets() == []
 
 
+def test_crystals_without_a_table_are_told_how_to_name_one(tmp_path: Path, data_directory: Path) -> None:
+    folder = alignn_folder(tmp_path / "mine", CRYSTALS)
+    (folder / "id_prop.csv").rename(tmp_path / "elsewhere.csv")
+    with pytest.raises(UserError, match="no table of targets lies beside the crystals: name one with --targets FILE"):
+        prepared(folder)
+
+
 def test_the_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = alignn_folder(tmp_path / "mine", CRYSTALS)
     assert prepare_data.main([str(folder), "--name", "set_1", "--unit", "target=eV/atom", "--split", "5"]) == 0

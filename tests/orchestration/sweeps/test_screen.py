@@ -49,7 +49,10 @@ def test_lines_say_start_tenths_end_and_failure(trials: dict[str, TrialStatus]) 
         screen.retried("max-0", "its worker process died; it will resume from its last checkpoint")
         screen.failed("max-0", "OSError: no space left")
     lines = text.getvalue().splitlines()
-    assert lines[0] == "none-0: started (where this program is new, it compiles the attention first: up to a minute)"
+    assert (
+        lines[0]
+        == "none-0: started (where this program is new, it compiles the attention first: a minute of a free core)"
+    )
     assert [line.split(", about")[0] for line in lines[1:11]] == [
         f"none-0: epoch {epoch}/100, val MAE {1 / epoch:.4f} eV/atom" for epoch in range(10, 101, 10)
     ]

@@ -193,7 +193,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no price": ({"budget": {"max_cost": 3}}, r"budget.max_cost: needs budget.cost_per_hour"),
     "endless": ({"budget": {"hours": float("inf")}}, r"budget.hours: got '.inf', expected a number"),
     "a list for words": ({"question": ["a"]}, r"field 'question': got \['a'\], expected text"),
-    "blank words": ({"duration": " "}, r"field 'duration': got ' ', expected a sentence"),
+    "blank words": ({"question": " "}, r"field 'question': got ' ', expected a sentence"),
     "too many trials": (
         {"grid": {"train.seed": [*range(1000)], "train.decay_steps": [*range(1, 1001)]}},
         r"grid': 1000 × 1000 = 1,000,000 trials, expected at most 20,000",
@@ -230,9 +230,15 @@ def test_mistakes_in_overrides_are_named(write_sweep: WriteSweep, override: str,
 
 
 def test_all_that_is_missing_is_said_at_once(write_sweep: WriteSweep) -> None:
-    path = write_sweep(expectation=None, command=None, duration=None)
-    with pytest.raises(UserError, match="fields expectation, command, duration: got none of them, expected a sentence"):
+    path = write_sweep(question=None, expectation=None)
+    with pytest.raises(UserError, match="fields question, expectation: got none of them, expected a sentence each"):
         load_sweep(path)
+
+
+def test_what_runs_it_and_how_long_need_not_be_said(write_sweep: WriteSweep) -> None:
+    spec = load_sweep(write_sweep(command=None, duration=None))
+    assert (spec.command, spec.duration) == ("", "")
+    assert len(spec.trials()) == 4
 
 
 def test_a_repeated_key_is_an_error(tmp_path: Path) -> None:
