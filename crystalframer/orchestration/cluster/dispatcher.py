@@ -9,8 +9,7 @@ from typing import Protocol
 
 from crystalframer.orchestration.cluster.failures import Failure, Policy
 from crystalframer.orchestration.cluster.jobs import JobSource
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trial import TrialProgress
+from crystalframer.runs.trial import TrialJob, TrialProgress
 
 
 class Watcher(Protocol):
