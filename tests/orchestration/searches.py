@@ -83,7 +83,7 @@ class Bench:
         OPENED.append(export)
         source.export = export.add
         screen = Screen(Console(quiet=True), driver.statuses)
-        return Dispatcher(source, standard_policies(2), screen), driver, source
+        return Dispatcher(source, standard_policies(2), screen.change, lambda _: None), driver, source
 
     def exported(self) -> list[FrozenTrial]:
         """Return the trials that optuna-dashboard would show."""

@@ -231,7 +231,8 @@ class Driver:
                 dispatcher = Dispatcher(
                     source,
                     standard_policies(self.sweep.max_failures),
-                    screen,
+                    screen.change,
+                    self.say,
                     max_concurrent=self._options.max_concurrent,
                 )
                 return tune.run_jobs(

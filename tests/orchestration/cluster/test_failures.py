@@ -70,7 +70,7 @@ def trials() -> list[Trial]:
 def dispatcher(trials: list[Trial], clock: Clock, *, gpus: float = 0.0, max_failures: int = 2) -> Dispatcher:
     screen = Screen(Console(quiet=True), {t.name: TrialStatus(t.name, "", "", "eV", 10) for t in trials})
     source = JobList(trials, lambda trial: job(trial.name, gpus=gpus))
-    return Dispatcher(source, standard_policies(max_failures), screen, clock=clock)
+    return Dispatcher(source, standard_policies(max_failures), screen.change, lambda _: None, clock=clock)
 
 
 def test_a_worker_that_dies_is_replaced_so_often_and_no_oftener(trials: list[Trial]) -> None:
