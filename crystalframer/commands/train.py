@@ -230,7 +230,7 @@ def _tracked(job: "TrialJob", arguments: argparse.Namespace) -> Iterator["Callab
     if not arguments.track:
         yield Tracker
         return
-    from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
+    from crystalframer.orchestration.cluster.surroundings import default_runs, surroundings
     from crystalframer.orchestration.tracking import gate
     from crystalframer.orchestration.tracking.addresses import tracking_address
     from crystalframer.orchestration.tracking.buffered import mlflow_tracker
@@ -238,10 +238,10 @@ def _tracked(job: "TrialJob", arguments: argparse.Namespace) -> Iterator["Callab
     from crystalframer.runs.recording import record_finished
 
     with ExitStack() as stack:
-        place = Surroundings(None, tracking_address())
+        uri = tracking_address()
         if arguments.ray:
-            place = stack.enter_context(surroundings(None, default_runs(), None))
-        tracking = stack.enter_context(mlflow_of(default_runs(), place.tracking_uri))
+            _, uri = stack.enter_context(surroundings(None, default_runs(), None))
+        tracking = stack.enter_context(mlflow_of(default_runs(), uri))
         experiment = tracking.experiment(job.tags["sweep"])
         make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, gate.credentials())
         yield make_tracker
