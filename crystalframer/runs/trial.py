@@ -214,7 +214,6 @@ class _Run:
         }
         self.tags = {**self.job.tags, **own}
         self.tracker.start(self.job.name, self.job.trial.config.to_flat_dict(), self.tags, kept)
-        self.tracker.log_metrics(kept)
         self.tracked = True
 
     def after_step(self, trainer: TrialTrainer, stop_requested: Callable[[], bool]) -> None:
