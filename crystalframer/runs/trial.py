@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
@@ -16,12 +16,14 @@ from crystalframer.runs.recording import conclude_tracking, epoch_metrics, final
 from crystalframer.runs.run_directory import Attempt, RunDirectory, SupersededError
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import StepMetrics, Tracker
-from crystalframer.runs.trainable import TrainerFactory, TrialTrainer
 
 if TYPE_CHECKING:  # they import torch, which the driver does without
     from crystalframer.training.metrics import EpochResult
     from crystalframer.training.processes import Processes
+    from crystalframer.training.trainer import Trainer
 
+TrainerFactory = Callable[..., Any]
+"""Makes a trainer of a trial's settings and data, and the keyword `device`: the class `Trainer`, or a stand-in's."""
 CHECKPOINT_SECONDS = 10.0
 """Shortest time between two checkpoints, and so about the most work that a kill can cost; 0 for one after every step.
 Not a setting of a trial: it must not change results."""
@@ -116,7 +118,7 @@ def run_trial(
         job: the trial, and how it runs.
         data: the crystals and targets that its settings name.
         tracker: where parameters, metrics and artifacts go.
-        make_trainer: the class `Trainer`, or a stand-in.
+        make_trainer: see `TrainerFactory`.
         stop_requested: asked after every step; once it says so the trial saves a checkpoint and ends.
         processes: those that train together, of which this is the first; see `follow_trial`.
 
@@ -136,7 +138,7 @@ def run_trial(
         try:
             if job.parent is not None:
                 inherit(attempt, config, job.parent)
-            trainer = make_trainer(config, data, device=job.device)
+            trainer: Trainer = make_trainer(config, data, device=job.device)
             if processes is not None:
                 processes.from_first(directory.checkpoint.exists)
             run.resume(trainer)
@@ -188,7 +190,7 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     tracked: bool = False
 
-    def resume(self, trainer: TrialTrainer) -> None:
+    def resume(self, trainer: "Trainer") -> None:
         """Continue from the checkpoint, if there is one, and bring the tracker to the same epoch."""
         import torch
 
@@ -216,7 +218,7 @@ class _Run:
         self.tracker.start(self.job.name, self.job.trial.config.to_flat_dict(), self.tags, kept)
         self.tracked = True
 
-    def after_step(self, trainer: TrialTrainer, stop_requested: Callable[[], bool]) -> None:
+    def after_step(self, trainer: "Trainer", stop_requested: Callable[[], bool]) -> None:
         """Save within an epoch when it is time, and hear a wish to stop."""
         pause = self.job.checkpoint_seconds and max(self.job.checkpoint_seconds, self.saving_took / SAVING_SHARE)
         if time.monotonic() - self.saved_at >= pause:
@@ -224,7 +226,7 @@ class _Run:
         if stop_requested():
             trainer.stop()
 
-    def after_epoch(self, trainer: TrialTrainer, epoch: "EpochResult") -> TrialProgress:
+    def after_epoch(self, trainer: "Trainer", epoch: "EpochResult") -> TrialProgress:
         """Write an epoch down, and a checkpoint when one is due."""
         metrics = StepMetrics(epoch.epoch, _now_ms(), epoch_metrics(epoch, self.data))
         self.attempt.append(metrics)
@@ -239,7 +241,7 @@ class _Run:
             self.save(trainer)
         return self.progress(trainer)
 
-    def save(self, trainer: TrialTrainer) -> None:
+    def save(self, trainer: "Trainer") -> None:
         """Write a checkpoint and publish the epochs it holds."""
         self.attempt.check_current()
         started = time.monotonic()
@@ -258,7 +260,7 @@ class _Run:
         self.attempt.check_current()
         write_snapshot(self.job.directory.checkpoint, self.job.directory.snapshot(epoch))
 
-    def conclude(self, trainer: TrialTrainer) -> TrialResult:
+    def conclude(self, trainer: "Trainer") -> TrialResult:
         """Evaluate on the test set, record everything, and mark the trial as done."""
         from crystalframer.nn.model import CrystalFramer
         from crystalframer.prediction.card import write_card
@@ -293,7 +295,7 @@ class _Run:
         self.attempt.write_state("done", self.epoch)
         return result
 
-    def stop(self, trainer: TrialTrainer) -> None:
+    def stop(self, trainer: "Trainer") -> None:
         """Leave the trial so that the next attempt continues at this epoch."""
         self.save(trainer)
         self.attempt.write_state("stopped", self.epoch)
@@ -311,7 +313,7 @@ class _Run:
         if self.tracked:
             self.tracker.finish("FAILED")
 
-    def progress(self, trainer: TrialTrainer, result: TrialResult | None = None) -> TrialProgress:
+    def progress(self, trainer: "Trainer", result: TrialResult | None = None) -> TrialProgress:
         """Return what to report."""
         epoch, memory = trainer.history[-1], _device_memory(self.job.device) or (None, None)
         return TrialProgress(epoch.epoch, trainer.epochs, epoch.val_mae, epoch.seconds, result, *memory)

@@ -14,8 +14,7 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.runs.contents import EarlyStop
 from crystalframer.runs.run_directory import RunDirectory, SupersededError
-from crystalframer.runs.trainable import TrainerFactory
-from crystalframer.runs.trial import Trial, TrialJob, TrialProgress, run_trial, snapshot_epochs
+from crystalframer.runs.trial import TrainerFactory, Trial, TrialJob, TrialProgress, run_trial, snapshot_epochs
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.trained_model import load_model

@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ray import tune
 
@@ -14,7 +14,6 @@ from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.failures import Failure, Hopeless
 from crystalframer.orchestration.cluster.surroundings import require_visible
 from crystalframer.orchestration.tracking.buffered import mlflow_tracker
-from crystalframer.runs.trainable import TrainerFactory
 from crystalframer.runs.trial import TrialJob, TrialProgress, run_trial
 
 STOP_CHECK_SECONDS = 1.0
@@ -84,7 +83,7 @@ def _work(job: TrialJob, credentials: Mapping[str, str]) -> Generator[TrialProgr
         job,
         load_task_once(job.trial.config.data),
         mlflow_tracker(job.tracking_uri, job.experiment_id, credentials),
-        cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
+        getattr(importlib.import_module(module), attribute),
         stop_requested=_StopFile(job.stop_file) if job.stop_file else lambda: False,
     )
 
