@@ -29,7 +29,7 @@ from crystalframer.data.store import read_store
 from crystalframer.prediction import load_predictor
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import Tracker
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.trainer import Trainer
 
 data = select_task(read_store(Path("store")), DataConfig())
@@ -39,7 +39,7 @@ trial = Trial("bare", build_trial({
     "model.num_blocks": 1, "model.width": 16, "model.num_heads": 2, "model.ffn_width": 16, "model.num_dist": 8,
     "model.num_angl": 8, "model.cutoff": 4.0, "model.frame": "pca",
 }))
-for progress in run_trial(trial, data, RunDirectory(Path("bare")), Tracker(), Trainer, tags={}):
+for progress in run_trial(TrialJob(trial, RunDirectory(Path("bare"))), data, Tracker(), Trainer):
     pass
 print(*load_predictor("bare").predict(data.dataset[int(data.rows["test"][0])]).values.ravel())
 """

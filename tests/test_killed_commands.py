@@ -26,7 +26,7 @@ from crystalframer.orchestration.tracking.server import damage
 from crystalframer.prediction.loading import read_model
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.trained_model import write_model
 from crystalframer.training.trainer import Trainer
 from tests.analysis.conftest import TINY
@@ -114,7 +114,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = build_trial({**TINY, "model.frame": "max"})
     trial = Trial(f"{config.data.task}-max-seed0-{config.fingerprint()}", config)
     directory = RunDirectory(runs / SWEEP / trial.name)
-    for _ in run_trial(trial, load_task(config.data), directory, MemoryTracker({}), Trainer, tags={}):
+    for _ in run_trial(TrialJob(trial, directory), load_task(config.data), MemoryTracker({}), Trainer):
         pass
     return runs
 

@@ -20,7 +20,7 @@ from crystalframer.geometry.crystal import Crystal
 from crystalframer.prediction.predictions import Predictions
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus, append_plan, read_plan, write_plan
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.safe_files import write_archive
 from crystalframer.training.trainer import Trainer
@@ -178,7 +178,7 @@ def test_a_run_directory_resumes_from_every_cut(tiny_config: TrialConfig, tiny_d
 
 def _result(trial: Trial, data: TaskData, folder: Path) -> dict[str, object]:
     directory = RunDirectory(folder / trial.name)
-    for _ in run_trial(trial, data, directory, MemoryTracker({}), Trainer, tags={}, checkpoint_seconds=0.0):
+    for _ in run_trial(TrialJob(trial, directory, checkpoint_seconds=0.0), data, MemoryTracker({}), Trainer):
         pass
     result = directory.result()
     assert result is not None

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalframer.command_line import outliving_the_screen
-from crystalframer.orchestration.cluster.surroundings import surroundings
 from crystalframer.orchestration.sweeps.arguments import add_file_argument, add_sweep_arguments, sweep_options
 
 if TYPE_CHECKING:
@@ -72,10 +71,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     from crystalframer.orchestration.search.search import run_search
 
-    runs = options.runs
-    with surroundings(options.address, runs, options.tracking_uri) as place:
-        code = run_search(spec, sweep_options(options, place), Console(), storage=options.study_storage)
-    _print_best(runs / spec.name / "search.json")
+    with sweep_options(options) as where:
+        code = run_search(spec, where, Console(), storage=options.study_storage)
+    _print_best(options.runs / spec.name / "search.json")
     return code
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from crystalframer.beside import load
 from crystalframer.command_line import outliving_the_screen, reports_user_errors
-from crystalframer.orchestration.cluster.surroundings import surroundings
 from crystalframer.orchestration.sweeps.arguments import add_file_argument, add_sweep_arguments, sweep_options
 
 DESCRIPTION = """\
@@ -85,13 +84,12 @@ def run(options: argparse.Namespace) -> int:
 
         print(describe_sweep(spec.trials(), spec.resources, options.runs, spec.name))
         return 0
-    with surroundings(options.address, options.runs, options.tracking_uri) as place:
-        where = sweep_options(options, place, device=options.device)
-        output = options.output or (options.runs.absolute().parent / "analysis" if place.address else None)
-        analyse = functools.partial(_analyse, spec.name, options.runs, place.tracking_uri, output)
+    with sweep_options(options, device=options.device) as where:
+        output = options.output or (options.runs.absolute().parent / "analysis" if where.address else None)
+        analyse = functools.partial(_analyse, spec.name, options.runs, where.tracking_uri, output)
         code = run_sweep(spec, where, console, analyse)
     if code <= EXIT_FAILED:
-        _say_where(place.tracking_uri, options.runs)
+        _say_where(where.tracking_uri, options.runs)
     return code
 
 

@@ -17,8 +17,8 @@ from crystalframer.yaml_reading import parse_set
 
 if TYPE_CHECKING:
     from crystalframer.data.dataset import TaskData
-    from crystalframer.runs.job import TrialJob
     from crystalframer.runs.tracker import Tracker
+    from crystalframer.runs.trial import TrialJob
 
 EPILOG = """\
 examples:
@@ -181,23 +181,21 @@ def _train(
     """Train, resume or lengthen `parent` in a folder as the command line says; return the exit code."""
     from crystalframer.orchestration.cluster.surroundings import default_runs
     from crystalframer.runs.console import on_console
-    from crystalframer.runs.job import TrialJob
     from crystalframer.runs.recording import git_commit
     from crystalframer.runs.run_directory import RunDirectory, SupersededError
     from crystalframer.runs.single import check_single, error_lines, list_single, train_single
-    from crystalframer.runs.trial import CHECKPOINT_SECONDS
+    from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, TrialJob
     from crystalframer.training.devices import idle_gpu
     from crystalframer.training.launch import launch
     from crystalframer.training.optimizer import TrainingDivergedError
     from crystalframer.training.processes import LostProcessError
 
-    directory = RunDirectory(folder)
-    check_single(config, directory, data, None if parent is None else RunDirectory(parent))
+    directory, lengthened = RunDirectory(folder), None if parent is None else RunDirectory(parent)
+    check_single(config, directory, data, lengthened)
     job = TrialJob(
-        name=directory.path.name,
-        settings=config.to_dict(),
-        directory=str(directory.path),
-        inherits="" if parent is None else str(parent),
+        Trial(directory.path.name, config),
+        directory,
+        parent=lengthened,
         tags={"sweep": directory.path.parent.name, "current": "true", "git_commit": git_commit()},
         cpus=_threads(arguments),
         checkpoint_seconds=CHECKPOINT_SECONDS if arguments.checkpoint_seconds is None else arguments.checkpoint_seconds,
@@ -232,7 +230,7 @@ def _tracked(job: "TrialJob", arguments: argparse.Namespace) -> Iterator["Callab
     if not arguments.track:
         yield Tracker
         return
-    from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, surroundings
+    from crystalframer.orchestration.cluster.surroundings import default_runs, surroundings
     from crystalframer.orchestration.tracking import gate
     from crystalframer.orchestration.tracking.addresses import tracking_address
     from crystalframer.orchestration.tracking.buffered import mlflow_tracker
@@ -240,16 +238,16 @@ def _tracked(job: "TrialJob", arguments: argparse.Namespace) -> Iterator["Callab
     from crystalframer.runs.recording import record_finished
 
     with ExitStack() as stack:
-        place = Surroundings(None, tracking_address())
+        uri = tracking_address()
         if arguments.ray:
-            place = stack.enter_context(surroundings(None, default_runs(), None))
-        tracking = stack.enter_context(mlflow_of(default_runs(), place.tracking_uri))
+            _, uri = stack.enter_context(surroundings(None, default_runs(), None))
+        tracking = stack.enter_context(mlflow_of(default_runs(), uri))
         experiment = tracking.experiment(job.tags["sweep"])
         make_tracker = functools.partial(mlflow_tracker, experiment.tracking_uri, experiment.id, gate.credentials())
         yield make_tracker
         recorded = experiment.runs().get(job.name)
-        if job.run_directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):
-            record_finished(make_tracker(), job.name, job.trial.config, job.run_directory)
+        if job.directory.result() is not None and (recorded is None or recorded.status != "FINISHED"):
+            record_finished(make_tracker(), job.name, job.trial.config, job.directory)
 
 
 def _threads(arguments: argparse.Namespace) -> int | None:

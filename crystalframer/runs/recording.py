@@ -20,9 +20,7 @@ def record_finished(tracker: Tracker, name: str, config: TrialConfig, directory:
     """Record a finished trial in a tracker that may lack it, from its run directory alone."""
     result = directory.result()
     assert result is not None, "the trial is done"
-    records = directory.records()
-    tracker.start(name, config.to_flat_dict(), result["tags"], records)
-    tracker.log_metrics(records)
+    tracker.start(name, config.to_flat_dict(), result["tags"], directory.records())
     conclude_tracking(tracker, directory, StepMetrics(**result["final"]))
 
 

@@ -62,12 +62,12 @@ class FinishedRun:
     result: TrialResult
 
 
+@dataclass(frozen=True)
 class RunDirectory:
     """A trial's directory, as anyone may read it; `attempt` opens it for writing."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the directory (absolute); nothing is created yet."""
-        self.path = path
+    path: Path
+    """Absolute; nothing is created yet."""
 
     @property
     def checkpoint(self) -> Path:

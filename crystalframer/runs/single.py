@@ -18,11 +18,10 @@ from crystalframer.errors import UserError
 from crystalframer.escaping import shortened
 from crystalframer.prediction.cutoff import truncation_on_test
 from crystalframer.runs.console import Position, on_console
-from crystalframer.runs.job import TrialJob
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import PLAN, TrialStatus, append_plan, read_plan
 from crystalframer.runs.tracker import Tracker
-from crystalframer.runs.trial import follow_trial
+from crystalframer.runs.trial import Trial, TrialJob, follow_trial, run_trial
 from crystalframer.training.checkpoint import read_checkpoint_of
 from crystalframer.training.fine_tuning import start_weights
 from crystalframer.training.launch import launch
@@ -83,13 +82,13 @@ def train_single(
     """Train in this process, alone or as one of several, of which the first speaks and saves; return the exit code."""
     if job.cpus is not None:
         torch.set_num_threads(job.cpus)
-    directory, data = job.run_directory, job.data
+    job, directory, data = replace(job, device=device), job.directory, load_task_once(job.trial.config.data)
     make_trainer = functools.partial(_SpeakingTrainer, processes=processes, channel=channel, directory=directory)
     if not processes.is_first:
-        follow_trial(job.trial.config, data, directory, make_trainer, device=device, processes=processes)
+        follow_trial(job, data, make_trainer, processes)
         return 0
     result = None
-    for progress in replace(job, device=device).run(make_tracker(), make_trainer, processes=processes):
+    for progress in run_trial(job, data, make_tracker(), make_trainer, processes=processes):
         result = progress.result
     if result is None:
         channel.send(f"stopped and saved in {directory.checkpoint}; to resume, run the same command again")
@@ -116,7 +115,7 @@ def train_here(
     if directory.result() is not None:
         return
     load_task_once.cache_clear()  # a data set of this name may have been prepared anew since
-    job = TrialJob(directory.path.name, config.to_dict(), str(directory.path), cpus=threads)
+    job = TrialJob(Trial(directory.path.name, config), directory, cpus=threads)
     with on_console() as show:
         code = launch(train_single, (job,), 1, device, show)
     if code == EXIT_INTERRUPTED:

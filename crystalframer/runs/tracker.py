@@ -79,7 +79,7 @@ class Tracker:
             key: what the run is found by.
             params: its settings.
             tags: what else is known of it.
-            history: of this training.
+            history: of this training; what the run lacks of it is recorded.
         """
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:

@@ -2,9 +2,10 @@
 
 import platform
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
@@ -15,12 +16,14 @@ from crystalframer.runs.recording import conclude_tracking, epoch_metrics, final
 from crystalframer.runs.run_directory import Attempt, RunDirectory, SupersededError
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import StepMetrics, Tracker
-from crystalframer.runs.trainable import TrainerFactory, TrialTrainer
 
 if TYPE_CHECKING:  # they import torch, which the driver does without
     from crystalframer.training.metrics import EpochResult
     from crystalframer.training.processes import Processes
+    from crystalframer.training.trainer import Trainer
 
+TrainerFactory = Callable[..., Any]
+"""Makes a trainer of a trial's settings and data, and the keyword `device`: the class `Trainer`, or a stand-in's."""
 CHECKPOINT_SECONDS = 10.0
 """Shortest time between two checkpoints, and so about the most work that a kill can cost; 0 for one after every step.
 Not a setting of a trial: it must not change results."""
@@ -59,19 +62,48 @@ class TrialProgress:
     """Memory of the device."""
 
 
+@dataclass(frozen=True)
+class TrialJob:
+    """What a process needs to run a trial, alone or with others; pickled on its way, to another machine perhaps."""
+
+    trial: Trial
+    directory: RunDirectory
+    """Where it runs: an absolute path, on storage that a later attempt sees as well."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """What the sweep says of the run, beside what the trial itself knows."""
+    tracking_uri: str = ""
+    experiment_id: str = ""
+    cpus: int | None = None
+    """Threads of each process, None for torch's own choice."""
+    gpus: float = 0.0
+    """Share of a GPU, or a number of them."""
+    device: str = "cpu"
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    trainer: str = ""
+    """Where the trainer's class is, as ``module:name``."""
+    snapshots: int = 0
+    """How many models to keep from evenly spaced epochs, the last one included."""
+    decide_at: tuple[int, ...] = ()
+    """Epochs at which someone may decide to end the trial; they are saved before they are reported."""
+    parent: RunDirectory | None = None
+    """That of a trial whose checkpoint this one resumes from, under its own settings."""
+    marker: Path | None = None
+    """A file that the driver made beside the run directories; a worker that does not see it is on the wrong storage."""
+    stop_file: Path | None = None
+    """A file that is there while the sweep should stop."""
+
+    @property
+    def name(self) -> str:
+        """The trial's."""
+        return self.trial.name
+
+
 def run_trial(
-    trial: Trial,
+    job: TrialJob,
     data: TaskData,
-    directory: RunDirectory,
     tracker: Tracker,
     make_trainer: TrainerFactory,
     *,
-    tags: dict[str, str],
-    device: str = "cpu",
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    snapshots: int = 0,
-    decide_at: Collection[int] = (),
-    parent: RunDirectory | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     processes: "Processes | None" = None,
 ) -> Generator[TrialProgress, None, None]:
@@ -83,17 +115,10 @@ def run_trial(
     is always the past of the model that results.
 
     Args:
-        trial: name and settings.
-        data: the crystals and targets that ``trial.config.data`` names.
-        directory: the trial's run directory, on storage that a later attempt sees as well.
+        job: the trial, and how it runs.
+        data: the crystals and targets that its settings name.
         tracker: where parameters, metrics and artifacts go.
-        make_trainer: the class `Trainer`, or a stand-in.
-        tags: what the sweep says of the run, beside what the trial itself knows.
-        device: where the model lives.
-        checkpoint_seconds: shortest time between two checkpoints.
-        snapshots: how many models to keep from evenly spaced epochs, the last one included.
-        decide_at: epochs at which someone may decide to end the trial; they are saved before they are reported.
-        parent: run directory of a trial whose checkpoint this one resumes from, under its own settings.
+        make_trainer: see `TrainerFactory`.
         stop_requested: asked after every step; once it says so the trial saves a checkpoint and ends.
         processes: those that train together, of which this is the first; see `follow_trial`.
 
@@ -104,21 +129,22 @@ def run_trial(
         UserError: the directory belongs to other settings or data, or the settings do not suit the data.
         SupersededError: another attempt took over.
     """
-    with directory.attempt(trial.config, data.fingerprint) as attempt:
+    directory, config = job.directory, job.trial.config
+    with directory.attempt(config, data.fingerprint) as attempt:
         if (done := directory.result()) is not None:  # its worker died just after the last line below
             yield TrialProgress(done["final"]["step"], done["final"]["step"], done["val_mae"], 0.0, done)
             return
-        run = _Run(trial, data, attempt, tracker, checkpoint_seconds, snapshots, decide_at, device)
+        run = _Run(job, data, attempt, tracker)
         try:
-            if parent is not None:
-                inherit(attempt, trial.config, parent)
-            trainer = make_trainer(trial.config, data, device=device)
+            if job.parent is not None:
+                inherit(attempt, config, job.parent)
+            trainer: Trainer = make_trainer(config, data, device=job.device)
             if processes is not None:
                 processes.from_first(directory.checkpoint.exists)
-            run.resume(trainer, tags)
+            run.resume(trainer)
             for epoch in trainer.fit(lambda _: run.after_step(trainer, stop_requested)):
                 yield run.after_epoch(trainer, epoch)
-            if not trial.config.train.is_over([epoch.val_mae for epoch in trainer.history], trainer.epochs):
+            if not config.train.is_over([epoch.val_mae for epoch in trainer.history], trainer.epochs):
                 run.stop(trainer)
                 return
             run.save(trainer)
@@ -134,26 +160,18 @@ def run_trial(
         yield run.progress(trainer, result)
 
 
-def follow_trial(
-    config: TrialConfig,
-    data: TaskData,
-    directory: RunDirectory,
-    make_trainer: TrainerFactory,
-    *,
-    device: str,
-    processes: "Processes",
-) -> None:
-    """Train along with the process that runs `run_trial` on the same directory: resume, train, evaluate; write nothing.
+def follow_trial(job: TrialJob, data: TaskData, make_trainer: TrainerFactory, processes: "Processes") -> None:
+    """Train along with the process that runs the same job by `run_trial`: resume, train, evaluate; write nothing.
 
     Raises:
         LostProcessError: another process is gone.
     """
-    trainer = make_trainer(config, data, device=device)
+    trainer = make_trainer(job.trial.config, data, device=job.device)
     if processes.from_first(lambda: False):
-        trainer.restore(directory.checkpoint)
+        trainer.restore(job.directory.checkpoint)
     for _ in trainer.fit():
         pass
-    if config.train.is_over([epoch.val_mae for epoch in trainer.history], trainer.epochs):
+    if job.trial.config.train.is_over([epoch.val_mae for epoch in trainer.history], trainer.epochs):
         trainer.evaluate("test")
 
 
@@ -161,14 +179,10 @@ def follow_trial(
 class _Run:
     """What `run_trial` does between two lines of its loop."""
 
-    trial: Trial
+    job: TrialJob
     data: TaskData
     attempt: Attempt
     tracker: Tracker
-    checkpoint_seconds: float
-    snapshots: int
-    decide_at: Collection[int]
-    device: str
     saved_at: float = field(default_factory=time.monotonic)
     saving_took: float = 0.0
     epoch: int = 0
@@ -176,19 +190,14 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     tracked: bool = False
 
-    @property
-    def directory(self) -> RunDirectory:
-        """The trial's."""
-        return self.attempt.directory
-
-    def resume(self, trainer: TrialTrainer, tags: dict[str, str]) -> None:
+    def resume(self, trainer: "Trainer") -> None:
         """Continue from the checkpoint, if there is one, and bring the tracker to the same epoch."""
         import torch
 
-        if self.directory.checkpoint.exists():
-            trainer.restore(self.directory.checkpoint)
+        if self.job.directory.checkpoint.exists():
+            trainer.restore(self.job.directory.checkpoint)
         self.epoch = len(trainer.history)
-        if not self.directory.metrics.exists():  # as version 0.1 left a single training
+        if not self.job.directory.metrics.exists():  # as version 0.1 left a single training
             now = _now_ms()
             self.attempt.take_over(
                 StepMetrics(epoch.epoch, now, epoch_metrics(epoch, self.data)) for epoch in trainer.history
@@ -196,7 +205,7 @@ class _Run:
         kept = self.attempt.rewind(self.epoch)
         self.attempt.write_state("running", self.epoch)
         own = {
-            "fingerprint": self.trial.config.fingerprint(),
+            "fingerprint": self.job.trial.config.fingerprint(),
             "dataset_fingerprint": self.data.fingerprint,
             "unit": self.data.unit,
             **{f"num_{split}": str(len(rows)) for split, rows in self.data.rows.items()},
@@ -205,39 +214,38 @@ class _Run:
             "threads": str(torch.get_num_threads()),
             "machine": platform.node(),
         }
-        self.tags = {**tags, **own}
-        self.tracker.start(self.trial.name, self.trial.config.to_flat_dict(), self.tags, kept)
-        self.tracker.log_metrics(kept)
+        self.tags = {**self.job.tags, **own}
+        self.tracker.start(self.job.name, self.job.trial.config.to_flat_dict(), self.tags, kept)
         self.tracked = True
 
-    def after_step(self, trainer: TrialTrainer, stop_requested: Callable[[], bool]) -> None:
+    def after_step(self, trainer: "Trainer", stop_requested: Callable[[], bool]) -> None:
         """Save within an epoch when it is time, and hear a wish to stop."""
-        pause = self.checkpoint_seconds and max(self.checkpoint_seconds, self.saving_took / SAVING_SHARE)
+        pause = self.job.checkpoint_seconds and max(self.job.checkpoint_seconds, self.saving_took / SAVING_SHARE)
         if time.monotonic() - self.saved_at >= pause:
             self.save(trainer)
         if stop_requested():
             trainer.stop()
 
-    def after_epoch(self, trainer: TrialTrainer, epoch: "EpochResult") -> TrialProgress:
+    def after_epoch(self, trainer: "Trainer", epoch: "EpochResult") -> TrialProgress:
         """Write an epoch down, and a checkpoint when one is due."""
         metrics = StepMetrics(epoch.epoch, _now_ms(), epoch_metrics(epoch, self.data))
         self.attempt.append(metrics)
         self.unpublished.append(metrics)
         self.epoch = epoch.epoch
-        if (memory := _device_memory(self.device)) is not None:
+        if (memory := _device_memory(self.job.device)) is not None:
             self.attempt.note_memory(*memory)
-        if epoch.epoch in snapshot_epochs(trainer.epochs, self.snapshots):
+        if epoch.epoch in snapshot_epochs(trainer.epochs, self.job.snapshots):
             self.save(trainer)
             self._keep_snapshot(epoch.epoch)
-        elif epoch.epoch in self.decide_at or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+        elif epoch.epoch in self.job.decide_at or time.monotonic() - self.saved_at >= self.job.checkpoint_seconds:
             self.save(trainer)
         return self.progress(trainer)
 
-    def save(self, trainer: TrialTrainer) -> None:
+    def save(self, trainer: "Trainer") -> None:
         """Write a checkpoint and publish the epochs it holds."""
         self.attempt.check_current()
         started = time.monotonic()
-        trainer.save(self.directory.checkpoint)
+        trainer.save(self.job.directory.checkpoint)
         self.attempt.epochs = trainer.epochs
         self.attempt.write_state("running", self.epoch)
         self.tracker.log_metrics(self.unpublished)
@@ -250,9 +258,9 @@ class _Run:
         from crystalframer.training.snapshot import write_snapshot
 
         self.attempt.check_current()
-        write_snapshot(self.directory.checkpoint, self.directory.snapshot(epoch))
+        write_snapshot(self.job.directory.checkpoint, self.job.directory.snapshot(epoch))
 
-    def conclude(self, trainer: TrialTrainer) -> TrialResult:
+    def conclude(self, trainer: "Trainer") -> TrialResult:
         """Evaluate on the test set, record everything, and mark the trial as done."""
         from crystalframer.nn.model import CrystalFramer
         from crystalframer.prediction.card import write_card
@@ -263,7 +271,7 @@ class _Run:
         tasks = self.data.tasks if len(self.data.tasks) > 1 else ()
         self.attempt.write_predictions(test.ids, test.targets.tolist(), test.predictions.tolist(), tasks)
         if isinstance(trainer.model, CrystalFramer):  # a stand-in has nothing to describe
-            write_card(self.directory.checkpoint, self.data, test.by_task)
+            write_card(self.job.directory.checkpoint, self.data, test.by_task)
         values = final_metrics(test, self.data)
         values["num_parameters"] = float(trainer.num_parameters)
         values["test/ms_per_material"] = milliseconds / len(test.ids)
@@ -271,12 +279,12 @@ class _Run:
         if trainer.start_data:
             self.tags["start_data"] = trainer.start_data
             self.tracker.set_tags({"start_data": trainer.start_data})
-        conclude_tracking(self.tracker, self.directory, final)
+        conclude_tracking(self.tracker, self.job.directory, final)
         errors = [epoch.val_mae for epoch in trainer.history]
         result: TrialResult = {
-            "trial": self.trial.name,
+            "trial": self.job.name,
             "unit": self.data.unit,
-            "val_mae": min(errors) if self.trial.config.train.keep == "best" else errors[-1],
+            "val_mae": min(errors) if self.job.trial.config.train.keep == "best" else errors[-1],
             "test_mae": test.mae,
             "test_rmse": test.rmse,
             "baseline_mae": test.baseline_mae,
@@ -287,11 +295,11 @@ class _Run:
         self.attempt.write_state("done", self.epoch)
         return result
 
-    def stop(self, trainer: TrialTrainer) -> None:
+    def stop(self, trainer: "Trainer") -> None:
         """Leave the trial so that the next attempt continues at this epoch."""
         self.save(trainer)
         self.attempt.write_state("stopped", self.epoch)
-        if (early := self.directory.stopped_early()) is not None:
+        if (early := self.job.directory.stopped_early()) is not None:
             self.tracker.set_tags({"stopped_early": early.reason})
         self.tracker.finish("KILLED")
 
@@ -305,9 +313,9 @@ class _Run:
         if self.tracked:
             self.tracker.finish("FAILED")
 
-    def progress(self, trainer: TrialTrainer, result: TrialResult | None = None) -> TrialProgress:
+    def progress(self, trainer: "Trainer", result: TrialResult | None = None) -> TrialProgress:
         """Return what to report."""
-        epoch, memory = trainer.history[-1], _device_memory(self.device) or (None, None)
+        epoch, memory = trainer.history[-1], _device_memory(self.job.device) or (None, None)
         return TrialProgress(epoch.epoch, trainer.epochs, epoch.val_mae, epoch.seconds, result, *memory)
 
 

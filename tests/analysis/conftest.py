@@ -13,7 +13,7 @@ from crystalframer.data.registry import load_task
 from crystalframer.orchestration.tracking.experiment import MlflowTracker
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.trainer import Trainer
 
 SWEEP = "toy"
@@ -148,7 +148,7 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory, empty_database: Path)
         directory = RunDirectory(runs / SWEEP / trial.name)
         tracker = MlflowTracker(f"sqlite:///{runs}/mlflow.db", experiment.experiment_id)
         tags = {"sweep": SWEEP, "current": "true"}
-        list(run_trial(trial, load_task(config.data), directory, tracker, Trainer, tags=tags, snapshots=3))
+        list(run_trial(TrialJob(trial, directory, tags=tags, snapshots=3), load_task(config.data), tracker, Trainer))
     return runs
 
 

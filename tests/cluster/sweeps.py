@@ -13,7 +13,7 @@ from crystalframer.orchestration.sweeps.spec import Sweep, load_sweep
 from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.head import copy_database
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import run_trial
+from crystalframer.runs.trial import TrialJob, run_trial
 from crystalframer.training.trainer import Trainer
 from tests.cluster.hosts import ROOT
 from tests.orchestration.conftest import PROSE, TINY
@@ -46,7 +46,7 @@ def undisturbed(sweep: Sweep, folder: Path) -> Metrics:
     runs: dict[str, MemoryRun] = {}
     for trial in sweep.trials():
         data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
-        list(run_trial(trial, data, directory, MemoryTracker(runs), Trainer, tags={}))
+        list(run_trial(TrialJob(trial, directory), data, MemoryTracker(runs), Trainer))
     torch.set_num_threads(threads)
     return {name: repeatable(run.metrics) for name, run in runs.items()}
 

@@ -39,7 +39,7 @@ from crystalframer.runs.budget import Budget, Heartbeat
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import read_summary, write_plan
 from crystalframer.runs.tracker import Tracker
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import Target
 from crystalframer.training.trained_model import TrainedModel, write_model
@@ -107,7 +107,7 @@ def _make_runs(folder: Path) -> None:
     data, trial = load_task(config.data), Trial(TRIAL, config)
     write_plan(folder, [trial.planned("eV/atom")])
     heartbeat = Heartbeat(folder, Budget())
-    list(run_trial(trial, data, RunDirectory(folder / TRIAL), Tracker(), StubTrainer, tags={}))
+    list(run_trial(TrialJob(trial, RunDirectory(folder / TRIAL)), data, Tracker(), StubTrainer))
     heartbeat.end({}, "")
 
 

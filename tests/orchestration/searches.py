@@ -9,6 +9,7 @@ import yaml
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from crystalframer.data.registry import load_task_once
 from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import Failure, standard_policies
@@ -19,8 +20,7 @@ from crystalframer.orchestration.search.search_spec import Search, load_search
 from crystalframer.orchestration.search.study import StudyExport, study_url
 from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.screen import Screen
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.runs.trial import Trial, TrialJob, TrialProgress, run_trial
 from tests.orchestration.conftest import OPENED, PROSE, TINY
 from tests.orchestration.stub_training import StubTrainer
 from tests.runs.memory_tracker import MemoryRun, MemoryTracker
@@ -61,10 +61,7 @@ class Here(Driver):
 
     def job(self, trial: Trial, decide_at: Iterable[int] = ()) -> TrialJob:
         """Return a job that `work` can do."""
-        path = str(self.directory(trial.name).path)
-        return TrialJob(
-            trial.name, trial.config.to_dict(), path, "", "", {}, 1, "cpu", 1e9, "", decide_at=tuple(decide_at)
-        )
+        return TrialJob(trial, self.directory(trial.name), cpus=1, checkpoint_seconds=1e9, decide_at=tuple(decide_at))
 
 
 class Bench:
@@ -86,7 +83,7 @@ class Bench:
         OPENED.append(export)
         source.export = export.add
         screen = Screen(Console(quiet=True), driver.statuses)
-        return Dispatcher(source, standard_policies(2), screen), driver, source
+        return Dispatcher(source, standard_policies(2), screen.change, lambda _: None), driver, source
 
     def exported(self) -> list[FrozenTrial]:
         """Return the trials that optuna-dashboard would show."""
@@ -133,4 +130,4 @@ class Bench:
             busy.pop(name).close()  # type: ignore[attr-defined]
 
     def _work(self, job: TrialJob) -> Iterator[TrialProgress]:
-        return job.run(MemoryTracker(self.runs), StubTrainer)
+        return run_trial(job, load_task_once(job.trial.config.data), MemoryTracker(self.runs), StubTrainer)

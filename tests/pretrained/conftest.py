@@ -11,7 +11,7 @@ from crystalframer.pretrained.packing import pack_runs
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import Tracker
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.trainer import Trainer
 from tests.fixtures.threads import one_thread as one_thread
 
@@ -45,7 +45,7 @@ def train(directory: Path, **differences: Any) -> Path:
     """Train in a run directory and return it."""
     trial = build_trial({**SETTINGS, **differences})
     data = load_task(trial.data)
-    list(run_trial(Trial(directory.name, trial), data, RunDirectory(directory), Tracker(), Trainer, tags={}))
+    list(run_trial(TrialJob(Trial(directory.name, trial), RunDirectory(directory)), data, Tracker(), Trainer))
     return directory
 
 

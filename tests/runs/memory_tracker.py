@@ -48,6 +48,7 @@ class MemoryTracker(Tracker):
         run = self.runs.setdefault(key, MemoryRun())
         run.params |= {name: str(value) for name, value in params.items()}
         run.tags |= {**tags, "run_key": key}
+        self.log_metrics(history or ())
         run.status = "RUNNING"
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:

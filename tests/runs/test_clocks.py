@@ -79,7 +79,7 @@ from crystalframer.data.registry import load_task
 from crystalframer.runs.budget import Budget, Heartbeat
 from crystalframer.runs.run_directory import RunDirectory
 from tests.runs.memory_tracker import MemoryTracker
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from tests.orchestration.conftest import TINY
 from tests.orchestration.stub_training import StubTrainer
 folder = Path({str(tmp_path)!r})
@@ -88,7 +88,7 @@ config = build_trial({{**flat, "train.epochs": 40}})
 heartbeat = Heartbeat(folder, Budget(hours=1.0))
 trial, data = Trial("a-trial", config), load_task(config.data)
 directory = RunDirectory(folder / sys.argv[1])
-for _ in run_trial(trial, data, directory, MemoryTracker({{}}), StubTrainer, tags={{}}, checkpoint_seconds=0.1):
+for _ in run_trial(TrialJob(trial, directory, checkpoint_seconds=0.1), data, MemoryTracker({{}}), StubTrainer):
     assert not heartbeat.tick(["a-trial"]), "an hour has passed"
 """
     command = [sys.executable, "-c", program]

@@ -20,11 +20,10 @@ from crystalframer.orchestration.sweeps.estimates import Pace, describe_sweep
 from crystalframer.resolving import build_trial
 from crystalframer.runs.budget import ALIVE_SECONDS, LOCK, Budget, DriverState, Heartbeat, read_driver
 from crystalframer.runs.contents import EarlyStop, TrialResult
-from crystalframer.runs.job import TrialJob
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import Summary, TrialStatus, append_plan, read_summary, write_plan, write_report
 from crystalframer.runs.tracker import StepMetrics
-from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.runs.trial import Trial, TrialJob, TrialProgress
 from pipelines.status import main as status
 
 ROOT = Path(__file__).parents[2]
@@ -279,8 +278,7 @@ def test_trials_share_a_gpu_by_what_they_need() -> None:
 
 def test_the_first_trial_measures_for_the_others() -> None:
     trials = [Trial(f"t{seed}", build_trial({"train.seed": seed})) for seed in range(4)]
-    plain = TrialJob("", {}, "", "", "", {}, 1, "cpu", 10.0, "")
-    source = MeasuredJobs(JobList(trials, lambda trial: replace(plain, name=trial.name)))
+    source = MeasuredJobs(JobList(trials, lambda trial: TrialJob(trial, RunDirectory(Path()), cpus=1)))
     first = source.next_job()
     assert first is not None
     assert (first.name, first.gpus, first.device) == ("t0", 1.0, "cuda")
@@ -298,8 +296,7 @@ def test_the_first_trial_measures_for_the_others() -> None:
 
 def test_a_first_trial_that_fails_passes_the_measuring_on() -> None:
     trials = [Trial(f"t{seed}", build_trial({"train.seed": seed})) for seed in range(2)]
-    plain = TrialJob("", {}, "", "", "", {}, 1, "cpu", 10.0, "")
-    source = MeasuredJobs(JobList(trials, lambda trial: replace(plain, name=trial.name)))
+    source = MeasuredJobs(JobList(trials, lambda trial: TrialJob(trial, RunDirectory(Path()), cpus=1)))
     source.next_job()
     source.failed("t0", "no such data")
     second = source.next_job()

@@ -14,8 +14,7 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.runs.contents import EarlyStop
 from crystalframer.runs.run_directory import RunDirectory, SupersededError
-from crystalframer.runs.trainable import TrainerFactory
-from crystalframer.runs.trial import Trial, TrialProgress, run_trial, snapshot_epochs
+from crystalframer.runs.trial import TrainerFactory, Trial, TrialJob, TrialProgress, run_trial, snapshot_epochs
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.metrics import EpochResult
 from crystalframer.training.trained_model import load_model
@@ -36,14 +35,16 @@ class Bench:
         self, trainer: TrainerFactory = Trainer, checkpoint_seconds: float = 0.0, snapshots: int = 0
     ) -> Iterator[TrialProgress]:
         return run_trial(
-            self.trial,
+            TrialJob(
+                self.trial,
+                self.directory,
+                tags={"sweep": "tiny"},
+                checkpoint_seconds=checkpoint_seconds,
+                snapshots=snapshots,
+            ),
             self.data,
-            self.directory,
             MemoryTracker(self.runs),
             trainer,
-            tags={"sweep": "tiny"},
-            checkpoint_seconds=checkpoint_seconds,
-            snapshots=snapshots,
         )
 
     @property
@@ -122,13 +123,10 @@ def test_asked_to_stop_within_an_epoch_it_saves_and_goes_on_with_the_same_bits(
     asked = iter([False, False, False, False, True])  # two steps an epoch: this is the first one of epoch 3
     reports = list(
         run_trial(
-            bench.trial,
+            TrialJob(bench.trial, bench.directory, tags={"sweep": "tiny"}, checkpoint_seconds=1e9),
             bench.data,
-            bench.directory,
             MemoryTracker(bench.runs),
             Trainer,
-            tags={"sweep": "tiny"},
-            checkpoint_seconds=1e9,
             stop_requested=lambda: next(asked),
         )
     )

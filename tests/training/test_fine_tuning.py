@@ -15,7 +15,7 @@ from crystalframer.errors import UserError
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import Tracker
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.inference import evaluate_split
 from crystalframer.training.snapshot import write_snapshot
 from crystalframer.training.trained_model import load_model, write_model
@@ -198,7 +198,7 @@ def test_a_trial_records_what_its_model_learned_before_and_resumes_without_that_
 
     def progress(stop_requested: bool) -> None:
         trial, stop = Trial("run", config), lambda: stop_requested
-        list(run_trial(trial, other_task, directory, Tracker(), Trainer, tags={}, stop_requested=stop))
+        list(run_trial(TrialJob(trial, directory), other_task, Tracker(), Trainer, stop_requested=stop))
 
     progress(stop_requested=True)
     assert directory.result() is None

@@ -14,7 +14,7 @@ from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import Tracker
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.snapshot import write_snapshot
 from crystalframer.training.trained_model import load_model
@@ -114,7 +114,7 @@ def test_patience_ends_a_training_and_resuming_changes_nothing(
 def test_a_trial_that_ended_early_is_done(make_trial: MakeTrial, data: TaskData, tmp_path: Path) -> None:
     trial = make_trial({**ROUGH, "train.keep": "best", "train.patience": 3})
     directory = RunDirectory(tmp_path / "run")
-    list(run_trial(Trial("run", trial), data, directory, Tracker(), Trainer, tags={}))
+    list(run_trial(TrialJob(Trial("run", trial), directory), data, Tracker(), Trainer))
     result, state = directory.result(), directory.state()
     assert result is not None
     assert state is not None

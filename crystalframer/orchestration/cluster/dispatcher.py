@@ -5,34 +5,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from crystalframer.orchestration.cluster.failures import Failure, Policy
 from crystalframer.orchestration.cluster.jobs import JobSource
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trial import TrialProgress
-
-
-class Watcher(Protocol):
-    """Is told what becomes of the trials."""
-
-    def started(self, name: str) -> None:
-        """A worker took up a trial."""
-
-    def progressed(self, name: str, progress: TrialProgress) -> None:
-        """A trial finished an epoch, or itself when `progress` has a result."""
-
-    def stopped_early(self, name: str, progress: TrialProgress) -> None:
-        """A trial ends before its last epoch, as was decided."""
-
-    def retried(self, name: str, reason: str) -> None:
-        """A trial failed and will be started again; the reason says how."""
-
-    def failed(self, name: str, reason: str) -> None:
-        """A trial failed for good."""
-
-    def stopping(self, reason: str) -> None:
-        """The sweep ends before its trials do."""
+from crystalframer.runs.trial import TrialJob, TrialProgress
 
 
 @dataclass
@@ -63,17 +39,21 @@ class Dispatcher:
         self,
         source: JobSource,
         policies: Sequence[Policy],
-        watcher: Watcher,
+        change: Callable[..., None],
+        say: Callable[[str], None],
         *,
         max_concurrent: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Hand out the jobs of `source`, at most so many at a time, and correct their failures."""
+        """Hand out the jobs of `source`, at most so many at a time, and correct their failures.
+
+        `change`, of the screen, is told how each trial stands, `say` why the sweep ends before its trials do.
+        """
         self.outcome = Outcome()
         self.running: dict[str, TrialJob] = {}
         self._source = source
         self._policies = policies
-        self._watcher = watcher
+        self._change, self._say = change, say
         self._most = max_concurrent
         self._clock = clock
         self._again: list[tuple[float, TrialJob]] = []
@@ -97,21 +77,21 @@ class Dispatcher:
 
     def started(self, name: str) -> None:
         """Hear that a worker took up a job."""
-        self._watcher.started(name)
+        self._change(name, "running")
 
     def stops_here(self, name: str, progress: TrialProgress) -> bool:
         """Hear of an epoch, and return whether the trial ends with it."""
-        self._watcher.progressed(name, progress)
+        self._change(name, "running", progress)
         if not self._source.stops_here(name, progress):
             return False
         del self.running[name]
-        self._watcher.stopped_early(name, progress)
+        self._change(name, "stopped early", progress)
         return True
 
     def done(self, name: str, progress: TrialProgress) -> None:
         """Hear of a trial's result."""
         del self.running[name]
-        self._watcher.progressed(name, progress)
+        self._change(name, "running", progress)
         self._source.finished(name, progress)
 
     def stopped(self, name: str) -> None:
@@ -127,7 +107,7 @@ class Dispatcher:
         if correction is None:
             reason = failure.reason if not times else f"{failure.reason} (after {times} new attempts)"
             self.outcome.failed[name] = reason
-            self._watcher.failed(name, reason)
+            self._change(name, "failed", reason=reason)
             self._source.failed(name, reason)
             return
         self._corrected[name, policy.name] += 1
@@ -137,7 +117,7 @@ class Dispatcher:
         if correction.fewer_neighbours:
             self._most = max(1, len(self.running))
         self._again.append((self._clock() + correction.wait_seconds, job))
-        self._watcher.retried(name, f"{failure.reason}; {correction.said}")
+        self._change(name, "interrupted", reason=f"{failure.reason}; {correction.said}")
 
     def stop(self, reason: signal.Signals | str) -> None:
         """End the sweep: because of a signal, or because a budget is used up."""
@@ -145,9 +125,10 @@ class Dispatcher:
             return
         if isinstance(reason, signal.Signals):
             self.outcome.interrupted = reason
+            self._say("stopping: running trials save a checkpoint (once more to stop at once)")
         else:
             self.outcome.over_budget = reason
-        self._watcher.stopping("" if isinstance(reason, signal.Signals) else reason)
+            self._say(f"stopping, {reason}: running trials save a checkpoint")
 
     def _ready_again(self) -> TrialJob | None:
         """Return a job that was started before, once its wait is over."""

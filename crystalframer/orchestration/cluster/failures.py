@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from crystalframer.runs.job import TrialJob
+from crystalframer.runs.trial import TrialJob
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """System errors of a disk, quota or size limit that is used up."""

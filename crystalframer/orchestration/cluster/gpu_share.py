@@ -4,8 +4,7 @@ import math
 from dataclasses import replace
 
 from crystalframer.orchestration.cluster.jobs import JobSource
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trial import TrialProgress
+from crystalframer.runs.trial import TrialJob, TrialProgress
 
 MARGIN = 1.15
 """Room for batches larger than any seen so far."""

@@ -7,8 +7,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.runs.trial import Trial, TrialJob, TrialProgress
 from crystalframer.validation import Whole
 
 

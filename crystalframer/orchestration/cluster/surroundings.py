@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from crystalframer.environment import require_processes, variable
@@ -29,24 +28,17 @@ PROBE_SECONDS = 60.0
 """How long a node may take to say what it sees."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """Where a sweep runs and records."""
-
-    address: str | None
-    """The Ray cluster, None for a Ray of our own on this machine."""
-    tracking_uri: str | None
-    """The MLflow server, None for one of our own on this machine."""
-
-
 @contextmanager
-def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> Iterator[Surroundings]:
+def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> Iterator[tuple[str | None, str | None]]:
     """Join the cluster if there is one, check its storage, and find or start its tracking server.
 
     Args:
         address: the cluster as named on the command line, None for what `find_address` finds.
         runs: the folder of results.
         tracking_uri: the tracking server that the command line names, if any; else ``MLFLOW_TRACKING_URI`` counts.
+
+    Yields:
+        The addresses of the Ray cluster and of the MLflow server, None where it is one of our own on this machine.
 
     Raises:
         UserError: the user may not start what a Ray of our own takes; the cluster does not answer, does not share the
@@ -55,7 +47,7 @@ def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> I
     address, tracking_uri = find_address(address), tracking_address(tracking_uri)
     if address is None:
         require_processes()
-        yield Surroundings(None, tracking_uri)
+        yield None, tracking_uri
         return
     from crystalframer.orchestration.cluster.session import ray_session
 
@@ -71,7 +63,7 @@ def surroundings(address: str | None, runs: Path, tracking_uri: str | None) -> I
             server = stack.enter_context(start_tracking_server(runs))
             server.wait_until_ready()
             tracking_uri = server.uri
-        yield Surroundings(address, tracking_uri)
+        yield address, tracking_uri
 
 
 def find_address(given: str | None) -> str | None:

@@ -9,7 +9,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def run_jobs(
 def _resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     """Return what a job occupies, as Ray asks for it."""
     job = config["job"]
-    bundle = {"CPU": float(job["cpus"]), **({"GPU": float(job["gpus"])} if job["gpus"] else {})}
+    bundle = {"CPU": float(job.cpus), **({"GPU": float(job.gpus)} if job.gpus else {})}
     return tune.PlacementGroupFactory([bundle])
 
 
@@ -103,7 +102,7 @@ class _Jobs(_Unpickled, tune.search.Searcher):
         if self._dispatcher.finished:
             return tune.search.Searcher.FINISHED
         job = self._dispatcher.next_job()
-        return None if job is None else {"job": asdict(job), "start": next(self._count)}
+        return None if job is None else {"job": job, "start": next(self._count)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
@@ -193,7 +192,7 @@ class _StopWhenAsked(_Unpickled, tune.Stopper):
 
 
 def _name(trial: RayTrial) -> str:
-    return str(trial.config["job"]["name"])
+    return str(trial.config["job"].name)
 
 
 def _folder(trial: RayTrial) -> str:

@@ -5,17 +5,16 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ray import tune
 
+from crystalframer.data.registry import load_task_once
 from crystalframer.errors import one_line
 from crystalframer.orchestration.cluster.failures import Failure, Hopeless
 from crystalframer.orchestration.cluster.surroundings import require_visible
 from crystalframer.orchestration.tracking.buffered import mlflow_tracker
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trainable import TrainerFactory
-from crystalframer.runs.trial import TrialProgress
+from crystalframer.runs.trial import TrialJob, TrialProgress, run_trial
 
 STOP_CHECK_SECONDS = 1.0
 """How often a worker looks whether it should stop."""
@@ -45,7 +44,7 @@ class SweepTrial(tune.Trainable):
         """
         if self._has_failed:
             raise RuntimeError("the process ends after the failure that it has reported")
-        job = TrialJob(**self.config["job"])
+        job: TrialJob = self.config["job"]
         reported = time.monotonic()
         try:
             if self._progress is None:
@@ -72,18 +71,20 @@ def _work(job: TrialJob, credentials: Mapping[str, str]) -> Generator[TrialProgr
 
     from crystalframer.training.devices import check_device
 
-    if job.marker:
-        require_visible(Path(job.marker))
+    if job.marker is not None:
+        require_visible(job.marker)
     check_device(job.device)
     if job.cpus is not None:
         torch.set_num_threads(job.cpus)  # the compiled kernels follow it; Ray sets OMP_NUM_THREADS
     if job.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     module, _, attribute = job.trainer.partition(":")
-    return job.run(
+    return run_trial(
+        job,
+        load_task_once(job.trial.config.data),
         mlflow_tracker(job.tracking_uri, job.experiment_id, credentials),
-        cast(TrainerFactory, getattr(importlib.import_module(module), attribute)),
-        stop_requested=_StopFile(Path(job.stop_file)) if job.stop_file else lambda: False,
+        getattr(importlib.import_module(module), attribute),
+        stop_requested=_StopFile(job.stop_file) if job.stop_file else lambda: False,
     )
 
 

@@ -21,8 +21,7 @@ from crystalframer.orchestration.search.recorded import SearchTrial, other_searc
 from crystalframer.orchestration.search.search_spec import Range, Search
 from crystalframer.orchestration.sweeps.driver import Driver
 from crystalframer.runs.contents import EarlyStop
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.runs.trial import Trial, TrialJob, TrialProgress
 
 Values = Mapping[str, float]
 
@@ -138,7 +137,7 @@ class PopulationSource:
         if segment.parent is None:
             return job
         parent = self._names[segment.generation - 1, segment.parent]
-        return replace(job, inherits=str(self._driver.directory(parent).path))
+        return replace(job, parent=self._driver.directory(parent))
 
     def stops_here(self, name: str, progress: TrialProgress) -> bool:
         """See `JobSource.stops_here`: each segment but the last ends with its generation."""

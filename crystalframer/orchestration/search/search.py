@@ -28,8 +28,7 @@ from crystalframer.orchestration.sweeps.driver import Driver, SweepOptions
 from crystalframer.orchestration.sweeps.sweep import only_one_driver
 from crystalframer.orchestration.tracking.server import mlflow_of
 from crystalframer.runs.contents import EarlyStop
-from crystalframer.runs.job import TrialJob
-from crystalframer.runs.trial import Trial, TrialProgress
+from crystalframer.runs.trial import Trial, TrialJob, TrialProgress
 from crystalframer.training.suitability import check_suitable
 
 SAME_AGAIN = 25

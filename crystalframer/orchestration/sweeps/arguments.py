@@ -1,11 +1,13 @@
 """The command line that the programs of sweeps and searches share."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.beside import HOME
-from crystalframer.orchestration.cluster.surroundings import Surroundings, default_runs, runs_folder
+from crystalframer.orchestration.cluster.surroundings import default_runs, runs_folder, surroundings
 
 if TYPE_CHECKING:
     from crystalframer.orchestration.sweeps.driver import SweepOptions
@@ -80,20 +82,21 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_ru
     parser.add_argument("--trainer", help=argparse.SUPPRESS)  # another trainer's class, module:name
 
 
-def sweep_options(options: argparse.Namespace, place: Surroundings, **further: Any) -> "SweepOptions":
-    """Return where a sweep or search runs and records, as the command line and its surroundings say."""
+@contextmanager
+def sweep_options(options: argparse.Namespace, **further: Any) -> "Iterator[SweepOptions]":
+    """Yield where a sweep or search runs and records, as the command line and its `surroundings` say."""
     from crystalframer.orchestration.sweeps.driver import SweepOptions
 
-    runs: Path = options.runs
-    return SweepOptions(
-        runs=runs,
-        address=place.address,
-        tracking_uri=place.tracking_uri,
-        max_concurrent=options.max_concurrent,
-        checkpoint_seconds=options.checkpoint_seconds,
-        trainer=options.trainer or SweepOptions.trainer,
-        **further,
-    )
+    with surroundings(options.address, options.runs, options.tracking_uri) as (address, tracking_uri):
+        yield SweepOptions(
+            runs=options.runs,
+            address=address,
+            tracking_uri=tracking_uri,
+            max_concurrent=options.max_concurrent,
+            checkpoint_seconds=options.checkpoint_seconds,
+            trainer=options.trainer or SweepOptions.trainer,
+            **further,
+        )
 
 
 def _at_least_one(text: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import standard_policies
@@ -21,13 +22,12 @@ from crystalframer.orchestration.tracking.client import is_away
 from crystalframer.orchestration.tracking.experiment import NOTE_TAG, MlflowExperiment
 from crystalframer.orchestration.tracking.server import Tracking
 from crystalframer.runs.budget import LOCK, Heartbeat
-from crystalframer.runs.job import TrialJob
 from crystalframer.runs.json_files import DamagedError
 from crystalframer.runs.recording import git_commit, record_finished
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import Summary, TrialStatus, append_plan, read_status, write_plan, write_report
 from crystalframer.runs.tracker import RunStatus, StepMetrics
-from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial
+from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, TrialJob
 
 TRAINER = "crystalframer.training.trainer:Trainer"
 EXIT_FAILED = 1
@@ -191,9 +191,8 @@ class Driver:
         assert self._experiment is not None, "jobs are made while the sweep runs"
         resources, options = self.sweep.resources, self._options
         return TrialJob(
-            name=trial.name,
-            settings=self._settings(trial),
-            directory=str(self.directory(trial.name).path),
+            replace(trial, config=self._config(trial)),
+            self.directory(trial.name),
             tracking_uri=self._experiment.tracking_uri,
             experiment_id=self._experiment.id,
             tags={"sweep": self.sweep.name, "current": "true", "git_commit": git_commit()},
@@ -203,17 +202,17 @@ class Driver:
             checkpoint_seconds=options.checkpoint_seconds,
             trainer=options.trainer,
             snapshots=self.sweep.record.snapshots_of(trial.config),
-            marker="" if options.address is None else str(self.folder / LOCK),
+            marker=None if options.address is None else self.folder / LOCK,
             decide_at=tuple(decide_at),
-            stop_file=str(self.folder / ".stop"),
+            stop_file=self.folder / ".stop",
         )
 
-    def _settings(self, trial: Trial) -> dict[str, Any]:
+    def _config(self, trial: Trial) -> TrialConfig:
         """Return a trial's settings, on a cluster without a relative path: nodes have other working directories."""
-        settings = trial.config.to_dict()
-        if self._options.address is not None and settings["train"]["start_from"] is not None:
-            settings["train"]["start_from"] = str(Path(settings["train"]["start_from"]).absolute())
-        return settings
+        train = trial.config.train
+        if self._options.address is None or train.start_from is None:
+            return trial.config
+        return replace(trial.config, train=replace(train, start_from=str(Path(train.start_from).absolute())))
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -232,7 +231,8 @@ class Driver:
                 dispatcher = Dispatcher(
                     source,
                     standard_policies(self.sweep.max_failures),
-                    screen,
+                    screen.change,
+                    self.say,
                     max_concurrent=self._options.max_concurrent,
                 )
                 return tune.run_jobs(

@@ -4,7 +4,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crystalframer.runs.budget import DriverState
-from crystalframer.runs.contents import TrialResult
-from crystalframer.runs.status import Summary, TrialStatus
+from crystalframer.runs.status import Standing, Summary, TrialStatus
 from crystalframer.runs.trial import TrialProgress
 from crystalframer.statistics import Spread
 
@@ -58,51 +56,25 @@ class Screen:
         """Return where the sweep stands."""
         return Summary(tuple(self.trials.values()), self.driver, alive=True)
 
-    def started(self, name: str) -> None:
-        """Note that a worker took up a trial."""
-        self._change(name, standing="running", reason="")
-
-    def progressed(self, name: str, progress: TrialProgress) -> None:
-        """Note that a trial finished an epoch, or itself."""
-        self._change(name, progress.result, standing="running", **_fields_of(progress))
-
-    def stopped_early(self, name: str, progress: TrialProgress) -> None:
-        """Note that a trial ends before its last epoch, as was decided."""
-        self._change(name, standing="stopped early", **_fields_of(progress))
-
-    def retried(self, name: str, reason: str) -> None:
-        """Note that a trial failed and will be started again; the reason says how."""
-        self._change(name, standing="interrupted", reason=reason)
-
-    def failed(self, name: str, reason: str) -> None:
-        """Note that a trial failed for good."""
-        self._change(name, standing="failed", reason=reason)
-
-    def stopping(self, reason: str) -> None:
-        """Note that the sweep ends before its trials do."""
-        once_more = "" if reason else " (once more to stop at once)"
-        self._say(f"stopping{f', {reason}' if reason else ''}: running trials save a checkpoint{once_more}")
-
-    def _change(self, name: str, result: TrialResult | None = None, **changes: Any) -> None:
+    def change(self, name: str, standing: Standing, progress: TrialProgress | None = None, reason: str = "") -> None:
+        """Note how a trial stands from now on, what it reported, and why it failed or is interrupted."""
         before = self.trials[name]
-        after = replace(before, **changes)
-        self.trials[name] = after = after if result is None else after.finished(result)
+        after = replace(before, standing=standing, reason=reason)
+        if progress is not None:
+            after = replace(
+                after,
+                epoch=progress.epoch,
+                epochs=progress.epochs,
+                val_maes={progress.epoch: progress.val_mae},
+                seconds_per_epoch=progress.seconds or None,
+                updated=time.time(),
+            )
+            if progress.result is not None:
+                after = after.finished(progress.result)
+        self.trials[name] = after
         if self._live is None or after.standing in ("stopped early", "failed") or after.reason:
             for line in event(before, after, self.summary()):
-                self._say(line)
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fields_of(progress: TrialProgress) -> dict[str, Any]:
-    return {
-        "epoch": progress.epoch,
-        "epochs": progress.epochs,
-        "val_maes": {progress.epoch: progress.val_mae},
-        "seconds_per_epoch": progress.seconds or None,
-        "updated": time.time(),
-    }
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _patience(summary: Summary) -> str:

@@ -71,6 +71,7 @@ class MlflowTracker(Tracker):
         self.set_tags({name: value for name, value in tags.items() if run.data.tags.get(name) != value})
         if (dataset := dataset_of(params, tags)) is not None and not (run.inputs and run.inputs.dataset_inputs):
             self._client.log_inputs(self._run_id, [dataset])
+        self.log_metrics(history or ())
         self._watch()
 
     def log_metrics(self, steps: Iterable[StepMetrics]) -> None:

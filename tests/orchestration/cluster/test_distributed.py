@@ -15,8 +15,9 @@ from crystalframer.errors import UserError
 from crystalframer.orchestration.cluster.distributed import launch_on_ray
 from crystalframer.orchestration.cluster.session import ray_session
 from crystalframer.resolving import build_trial
-from crystalframer.runs.job import TrialJob
+from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.single import train_single
+from crystalframer.runs.trial import Trial, TrialJob
 from crystalframer.training.checkpoint import read_checkpoint
 from crystalframer.training.launch import launch
 from crystalframer.training.processes import LostProcessError
@@ -41,7 +42,7 @@ def trial() -> TrialConfig:
 
 
 def single(trial: TrialConfig, out: Path) -> TrialJob:
-    return TrialJob(out.name, trial.to_dict(), str(out), cpus=1, checkpoint_seconds=1e9)
+    return TrialJob(Trial(out.name, trial), RunDirectory(out), cpus=1, checkpoint_seconds=1e9)
 
 
 def run(trial: TrialConfig, out: Path, show: Callable[[Any], None]) -> int:

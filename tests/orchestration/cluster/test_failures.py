@@ -33,11 +33,10 @@ from crystalframer.orchestration.tracking.client import is_away
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker
 from crystalframer.orchestration.tracking.server import LocalMlflowServer
 from crystalframer.resolving import build_trial
-from crystalframer.runs.job import TrialJob
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import TrialStatus
 from crystalframer.runs.tracker import StepMetrics
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.optimizer import TrainingDivergedError
 from crystalframer.training.trainer import Trainer
 from tests.fixtures.disks import fill, mounted
@@ -58,7 +57,7 @@ class Clock:
 
 
 def job(name: str, **changes: object) -> TrialJob:
-    plain = TrialJob(name, {}, "", "", "", {}, 1, "cpu", 10.0, "")
+    plain = TrialJob(Trial(name, build_trial({})), RunDirectory(Path()), cpus=1)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -71,7 +70,7 @@ def trials() -> list[Trial]:
 def dispatcher(trials: list[Trial], clock: Clock, *, gpus: float = 0.0, max_failures: int = 2) -> Dispatcher:
     screen = Screen(Console(quiet=True), {t.name: TrialStatus(t.name, "", "", "eV", 10) for t in trials})
     source = JobList(trials, lambda trial: job(trial.name, gpus=gpus))
-    return Dispatcher(source, standard_policies(max_failures), screen, clock=clock)
+    return Dispatcher(source, standard_policies(max_failures), screen.change, lambda _: None, clock=clock)
 
 
 def test_a_worker_that_dies_is_replaced_so_often_and_no_oftener(trials: list[Trial]) -> None:
@@ -147,7 +146,7 @@ def test_an_absurd_learning_rate_diverges_with_one_sentence(
     config = replace(tiny_config, train=replace(tiny_config.train, learning_rate=1e30, kernel="reference"))
     directory = RunDirectory(tmp_path / "a-trial")
     with pytest.raises(TrainingDivergedError, match="training diverged") as diverged:
-        list(run_trial(Trial("a-trial", config), tiny_data, directory, MemoryTracker({}), Trainer, tags={}))
+        list(run_trial(TrialJob(Trial("a-trial", config), directory), tiny_data, MemoryTracker({}), Trainer))
     failure = Failure.of(diverged.value, one_line(diverged.value))
     policy = next(policy for policy in standard_policies(3) if policy.detects(failure))
     assert policy.correct(failure, job("a-trial"), 0) is None
@@ -174,10 +173,10 @@ def test_a_full_disk_is_waited_for_and_the_trial_goes_on(
     trial, directory = Trial("a-trial", tiny_config), RunDirectory(small_disk / "a-trial")
 
     def attempt() -> None:
-        list(run_trial(trial, tiny_data, directory, MemoryTracker({}), Trainer, tags={}, checkpoint_seconds=0.0))
+        list(run_trial(TrialJob(trial, directory, checkpoint_seconds=0.0), tiny_data, MemoryTracker({}), Trainer))
 
     ballast = small_disk / "ballast"
-    progress = run_trial(trial, tiny_data, directory, MemoryTracker({}), Trainer, tags={}, checkpoint_seconds=0.0)
+    progress = run_trial(TrialJob(trial, directory, checkpoint_seconds=0.0), tiny_data, MemoryTracker({}), Trainer)
     next(progress)
     fill(ballast)
     with pytest.raises((OSError, RuntimeError)) as full:

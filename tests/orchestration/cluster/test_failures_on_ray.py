@@ -22,7 +22,9 @@ from crystalframer.orchestration.cluster.session import ray_session
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
 from crystalframer.orchestration.tracking.server import database_uri
-from crystalframer.runs.job import TrialJob
+from crystalframer.resolving import build_trial
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.runs.trial import Trial, TrialJob
 from tests.fixtures.disks import mounted
 from tests.orchestration.conftest import PIPELINE, ROOT, TINY
 from tests.orchestration.failing_training import KINDS, SMALL_DISK
@@ -162,7 +164,8 @@ def test_a_lost_node_is_told_apart_from_a_killed_worker(two_nodes: Cluster) -> N
 def require_as_declared(found: Failure, declared: Declared) -> None:
     """Check what the driver makes of Ray's word."""
     policy = next(policy for policy in standard_policies(3) if policy.detects(found))
-    correction = policy.correct(found, TrialJob("a-trial", {}, "", "", "", {}, 1, "cpu", 10.0, ""), 0)
+    job = TrialJob(Trial("a-trial", build_trial({})), RunDirectory(Path()), cpus=1)
+    correction = policy.correct(found, job, 0)
     assert (found.reason, policy.name) == (declared.says, declared.policy)
     assert correction is not None
     assert correction.said == declared.done

@@ -57,8 +57,8 @@ def test_the_folder_of_results(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_cluster_nothing_is_started(tmp_path: Path) -> None:
-    with surroundings(None, tmp_path / "runs", None) as place:
-        assert (place.address, place.tracking_uri) == (None, None)
+    with surroundings(None, tmp_path / "runs", None) as found:
+        assert found == (None, None)
     assert not (tmp_path / "runs").exists()
 
 

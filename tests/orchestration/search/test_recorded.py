@@ -44,9 +44,9 @@ def test_a_trial_is_on_disk_before_anyone_is_told_of_it(tmp_path: Path) -> None:
     dispatcher, _, _ = bench.start()
     job = dispatcher.next_job()
     assert job is not None
-    identity = RunDirectory(Path(job.directory)).identity()
+    identity = job.directory.identity()
     assert identity is not None
-    assert identity["settings"] == job.settings
+    assert identity["settings"] == job.trial.config.to_dict()
     again = bench.start()[0].next_job()  # its driver died at once
     assert again == job
 
@@ -117,7 +117,7 @@ def test_a_member_that_failed_is_remembered(tmp_path: Path) -> None:
     job = dispatcher.next_job()
     assert job is not None
     source.failed(job.name, "OSError: [Errno 5]")
-    early = RunDirectory(Path(job.directory)).stopped_early()
+    early = job.directory.stopped_early()
     assert early is not None
     assert early.val_mae == math.inf
     outcome, driver, source = bench.run()

@@ -11,7 +11,7 @@ from crystalframer.orchestration.cluster.jobs import JobList
 from crystalframer.orchestration.sweeps.driver import SweepOptions
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from tests.orchestration.conftest import WriteSweep
 from tests.orchestration.searches import Here
 from tests.orchestration.stub_training import StubTrainer
@@ -20,7 +20,7 @@ from tests.runs.memory_tracker import MemoryTracker
 
 def work(trial: Trial, folder: Path) -> None:
     data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
-    list(run_trial(trial, data, directory, MemoryTracker({}), StubTrainer, tags={}))
+    list(run_trial(TrialJob(trial, directory), data, MemoryTracker({}), StubTrainer))
 
 
 @pytest.mark.parametrize("content", [b"", b'{"state": "runn', b"\xff\xfe"])

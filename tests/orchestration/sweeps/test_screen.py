@@ -41,13 +41,13 @@ def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
 def test_lines_say_start_tenths_end_and_failure(trials: dict[str, TrialStatus]) -> None:
     to, text = console(terminal=False)
     with Screen(to, trials) as screen:
-        screen.started("none-0")
+        screen.change("none-0", "running")
         for epoch in range(1, 101):
-            screen.progressed("none-0", TrialProgress(epoch, 100, 1 / epoch, 1.0))
-        screen.progressed("none-0", result(0.4))
-        screen.started("max-0")
-        screen.retried("max-0", "its worker process died; it will resume from its last checkpoint")
-        screen.failed("max-0", "OSError: no space left")
+            screen.change("none-0", "running", TrialProgress(epoch, 100, 1 / epoch, 1.0))
+        screen.change("none-0", "running", result(0.4))
+        screen.change("max-0", "running")
+        screen.change("max-0", "interrupted", reason="its worker process died; it will resume from its last checkpoint")
+        screen.change("max-0", "failed", reason="OSError: no space left")
     lines = text.getvalue().splitlines()
     assert (
         lines[0]
@@ -67,10 +67,10 @@ def test_lines_say_start_tenths_end_and_failure(trials: dict[str, TrialStatus]) 
 def test_the_live_table_shows_running_trials_and_the_best_of_each_frame(trials: dict[str, TrialStatus]) -> None:
     to, text = console(terminal=True)
     with Screen(to, trials) as screen:
-        screen.started("max-0")
-        screen.progressed("max-0", TrialProgress(40, 100, 0.25, 1.5))
-        screen.progressed("none-0", result(0.4))
-        screen.progressed("none-1", TrialProgress(50, 100, 0.1, 1.0))
+        screen.change("max-0", "running")
+        screen.change("max-0", "running", TrialProgress(40, 100, 0.25, 1.5))
+        screen.change("none-0", "running", result(0.4))
+        screen.change("none-1", "running", TrialProgress(50, 100, 0.1, 1.0))
     shown = text.getvalue()
     assert "4 trials: 1 done, 2 running, 1 not started" in shown
     assert "max-0" in shown
@@ -84,8 +84,8 @@ def test_the_summary_has_means_ratios_and_counts(trials: dict[str, TrialStatus])
     to, text = console(terminal=False)
     screen = Screen(Console(quiet=True), trials)
     for name, mae in (("none-0", 0.3), ("none-1", 0.5), ("max-0", 0.2)):
-        screen.progressed(name, result(mae))
-    screen.failed("max-1", "OSError: no space left")
+        screen.change(name, "running", result(mae))
+    screen.change("max-1", "failed", reason="OSError: no space left")
     to.print(closing_view(screen.summary()))
     lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
     assert lines == [
@@ -104,8 +104,8 @@ def test_a_small_terminal_shows_what_fits(width: int, height: int) -> None:
     trials = {name: TrialStatus(name, "sample formation_energy", "max", "eV/atom", 100) for name in names}
     screen = Screen(Console(quiet=True), trials)
     for name in names:
-        screen.started(name)
-        screen.progressed(name, TrialProgress(40, 100, 0.25, 1.5))
+        screen.change(name, "running")
+        screen.change(name, "running", TrialProgress(40, 100, 0.25, 1.5))
     text = io.StringIO()
     to = Console(file=text, force_terminal=True, width=width, height=height, color_system=None)
     to.print(live_view(screen.summary(), to))
@@ -122,7 +122,7 @@ def test_each_setting_that_varies_has_a_row() -> None:
     names = [f"formation_energy-max-num_blocks{blocks}-seed{seed}-1a2b3c4d" for blocks in (1, 2) for seed in (0, 1)]
     screen = Screen(Console(quiet=True), {name: TrialStatus(name, "sample", "max", "eV", 100) for name in names})
     for name, mae in zip(names, (0.2, 0.4, 0.1, 0.1), strict=True):
-        screen.progressed(name, result(mae))
+        screen.change(name, "running", result(mae))
     to, text = console(terminal=False)
     to.print(closing_view(screen.summary()))
     rows = [" ".join(line.split()) for line in text.getvalue().splitlines()]
@@ -134,7 +134,7 @@ def test_a_resumed_trial_does_not_count_the_epochs_of_its_past(trials: dict[str,
     screen = Screen(Console(quiet=True), trials)
     assert screen.summary().seconds_left() is None
     for epoch in (91, 95, 92):  # killed, and back at its checkpoint
-        screen.progressed("max-0", TrialProgress(epoch, 100, 0.1, 0.5))
+        screen.change("max-0", "running", TrialProgress(epoch, 100, 0.1, 0.5))
     assert screen.summary().rate() == 2.0
     assert screen.summary().seconds_left() == pytest.approx(308 / 2.0)
 

@@ -9,7 +9,7 @@ from crystalframer.data.registry import load_task
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.resolving import build_trial
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import Trial, run_trial
+from crystalframer.runs.trial import Trial, TrialJob, run_trial
 from crystalframer.training.trainer import Trainer
 from tests.orchestration.conftest import TINY, WriteSweep
 from tests.runs.memory_tracker import MemoryRun, MemoryTracker
@@ -21,7 +21,7 @@ def test_a_trial_records_every_targets_errors_in_its_unit(tmp_path: Path) -> Non
     config = build_trial({**flat, **more, "data.val_size": 20, "train.epochs": 2, "train.average_epochs": 0})
     runs: dict[str, MemoryRun] = {}
     directory = RunDirectory(tmp_path / "trial")
-    list(run_trial(Trial("trial", config), load_task(config.data), directory, MemoryTracker(runs), Trainer, tags={}))
+    list(run_trial(TrialJob(Trial("trial", config), directory), load_task(config.data), MemoryTracker(runs), Trainer))
     metrics = runs["trial"].metrics
     names = {"val/mae_std", "val/formation_energy/mae_eV_per_atom", "val/bandgap/rmse_eV"}
     assert {(name, epoch) for name in names for epoch in (1, 2)} <= set(metrics)

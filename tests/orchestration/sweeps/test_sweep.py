@@ -17,7 +17,7 @@ from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.run_directory import RunDirectory
-from crystalframer.runs.trial import run_trial
+from crystalframer.runs.trial import TrialJob, run_trial
 from crystalframer.training.trainer import Trainer
 from tests.orchestration.conftest import GRID, PROSE, TINY, WriteSweep
 from tests.orchestration.processes import all_gone, command, descendants
@@ -86,7 +86,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     runs: dict[str, MemoryRun] = {}
     for trial in load_sweep(folder / "tiny.yaml").trials():
         data, directory = load_task(trial.config.data), RunDirectory(folder / trial.name)
-        list(run_trial(trial, data, directory, MemoryTracker(runs), Trainer, tags={}))
+        list(run_trial(TrialJob(trial, directory), data, MemoryTracker(runs), Trainer))
     torch.set_num_threads(threads)
     return {name: repeatable(run.metrics) for name, run in runs.items()}
 
