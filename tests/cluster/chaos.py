@@ -163,6 +163,11 @@ class Cluster:
         self._driver = self._type(sweep, f"driver-{sweep}.log")
         self._sweep = sweep
 
+    def go_on(self) -> None:
+        """Let nsenter go on, which stands still when the driver in it does, and does not notice that it goes on."""
+        assert self._driver is not None
+        kill([self._driver.pid], signal.SIGCONT)
+
     def rival(self) -> int:
         """Type the command while it is running, and return the exit code of the second driver."""
         return self._type(self._sweep, f"rival-{self._sweep}.log").wait(timeout=120)
@@ -245,6 +250,7 @@ def stop_worker(cluster: Cluster) -> None:
 def stop_driver(cluster: Cluster) -> None:
     """Let the driver stand still."""
     _stand_still(cluster.pids("pipelines/ablate_frames.py", hosts=["head"]))
+    cluster.go_on()
 
 
 def stop_tracking(cluster: Cluster) -> None:
