@@ -62,7 +62,12 @@ def pickled_records(path: Path, target_fields: Sequence[str]) -> list[dict[str, 
             )
         id = next((record[key] for key in ("id", "jid", "material_id") if key in record), f"{path.stem}-{position}")
         target = next((record[key] for key in target_fields if key in record), None)
-        records.append({"id": _plain(id), "atoms": _plain(record["atoms"]), target_fields[0]: _plain(target)})
+        try:
+            records.append({"id": _plain(id), "atoms": _plain(record["atoms"]), target_fields[0]: _plain(target)})
+        except RecursionError as error:
+            raise UserError(
+                f"source {path}: record {position} holds itself, or is nested too deep: fetch it again"
+            ) from error
     return records
 
 

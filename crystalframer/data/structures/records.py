@@ -26,7 +26,9 @@ CHUNK = 2**21
 MAX_RECORD = 2**26
 """Longest record in bytes; what is not complete within it is malformed, not merely unfinished."""
 
-ARCHIVE_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+ARCHIVE_DAMAGE = (
+    OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError
+)  # fmt: skip
 """What reading a zip raises that is damaged, encrypted, or compressed in an unknown way."""
 
 _NUMBER_OF = {symbol: number for number, symbol in enumerate(ELEMENTS, start=1)}
