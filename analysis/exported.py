@@ -37,6 +37,8 @@ FORMAT = 1
 SWEEP, EPOCHS, PREDICTIONS, CRYSTALS = "sweep.json", "epochs.parquet", "predictions.parquet", "crystals.parquet"
 PEERS = "peers.parquet"
 SUMS = "SHA256SUMS"
+REPEATED = ("trial", "metric", "peer")
+"""Columns of few texts, which are written and read as categories."""
 HISTORY = {
     "train_loss": "train/loss",
     "val_mae": "val/mae_{unit}",
@@ -191,10 +193,15 @@ def write(folder: Path, content: Exported) -> list[Path]:
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:
-    """Return a table in Arrow's form, which does not tell texts that were read from a file from those made here."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    """Return a table in Arrow's form, the same for texts and categories that were read from a file or made here."""
+    repeated = [name for name in REPEATED if name in table]
+    arrow = pa.Table.from_pandas(table.astype(dict.fromkeys(repeated, str)), preserve_index=False)
     texts = [item.with_type(pa.string()) if pa.types.is_large_string(item.type) else item for item in arrow.schema]
-    return arrow.cast(pa.schema(texts))
+    arrow = arrow.cast(pa.schema(texts))
+    for name in repeated:
+        place = arrow.schema.get_field_index(name)
+        arrow = arrow.set_column(place, name, arrow[name].dictionary_encode())
+    return arrow
 
 
 def _tables(folder: Path) -> tuple[str, ...]:

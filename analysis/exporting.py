@@ -126,8 +126,7 @@ def collect(
     )
     epochs = pd.concat([_epochs(trial) for trial in trials], ignore_index=True)
     predictions = pd.concat([trial.tested.assign(trial=trial.key) for trial in trials], ignore_index=True)
-    predictions = predictions[["trial", "id", "target", "prediction"]].astype({"trial": "category"})
-    return Exported(record, epochs.astype({"trial": "category", "metric": "category"}), predictions, crystals)
+    return Exported(record, epochs, predictions[["trial", "id", "target", "prediction"]], crystals)
 
 
 def added(recorded: Exported, content: Exported, asked: Asked | None) -> Exported:
@@ -150,10 +149,8 @@ def added(recorded: Exported, content: Exported, asked: Asked | None) -> Exporte
     kept = [replace(trial, run_key=keys[trial.run_key]) for trial in recorded.record.trials if trial.run_key in keys]
 
     def both(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-        old = old[old["trial"].isin(keys)]
-        tables = [old.assign(trial=old["trial"].map(keys)), new]
-        table = pd.concat([table.astype({"trial": str}) for table in tables])
-        return table.sort_values("trial", kind="stable", ignore_index=True).astype({"trial": "category"})
+        old = old.assign(trial=old["trial"].astype(str).map(keys)).dropna(subset="trial")
+        return pd.concat([old, new]).sort_values("trial", kind="stable", ignore_index=True)
 
     crystals = pd.concat([content.crystals, recorded.crystals]).drop_duplicates(["dataset", "id"])
     every = Exported(
@@ -162,7 +159,7 @@ def added(recorded: Exported, content: Exported, asked: Asked | None) -> Exporte
             datasets={**recorded.record.datasets, **content.record.datasets},
             trials=sorted([*kept, *content.record.trials], key=lambda trial: trial.run_key),
         ),
-        both(recorded.epochs, content.epochs).astype({"metric": str}).astype({"metric": "category"}),
+        both(recorded.epochs, content.epochs),
         both(recorded.predictions, content.predictions),
         crystals.sort_values(["dataset", "id"], ignore_index=True),
         recorded.peers,
@@ -209,8 +206,7 @@ def with_peers(content: Exported, peers: Sequence[Peer]) -> Exported:
         found = peer.errors(errors)
         tables.append(pd.DataFrame({"peer": peer.name, "id": found.ids, "prediction": found.predictions[:, 0]}))
     others = content.peers[~content.peers["peer"].isin([peer.name for peer in peers])].astype({"peer": str})
-    table = pd.concat([others, *tables]).sort_values(["peer", "id"], ignore_index=True)
-    return replace(content, peers=table.astype({"peer": "category"}))
+    return replace(content, peers=pd.concat([others, *tables]).sort_values(["peer", "id"], ignore_index=True))
 
 
 def _read(directory: RunDirectory, asked: Asked | None) -> _Finished | str:

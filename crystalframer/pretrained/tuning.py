@@ -51,17 +51,21 @@ class FineTuned:
             }
         )
 
-    def __str__(self) -> str:
-        """Return the table for a terminal, and how to keep the best model where the table alone knows of it."""
-        table = table_of(self.candidates, self.unit)
+    @property
+    def _to_keep_it(self) -> str:
+        """How to keep the best model where the table alone knows of it; empty where it is kept."""
         if self.best.startswith((TUNED, SCRATCH)):
-            return table
-        return f"{table}\nto keep and use it: the lines on shallow models that `crystalframer files python.md` copies"
+            return ""
+        return "\nto keep and use it: the lines on shallow models that `crystalframer files python.md` copies"
+
+    def __str__(self) -> str:
+        """Return the table for a terminal."""
+        return table_of(self.candidates, self.unit) + self._to_keep_it
 
     def _repr_html_(self) -> str:
         """Return the table, for notebooks."""
         html = self.table.to_html(index=False, float_format="{:.4g}".format)
-        return f"{html}<p>use: {self.best}, whose validation error is smallest</p>"
+        return f"{html}<p>use: {self.best}, whose validation error is smallest{self._to_keep_it}</p>"
 
 
 def fine_tune(

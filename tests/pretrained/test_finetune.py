@@ -106,6 +106,8 @@ def test_the_table_recommends_by_validation_error_alone() -> None:
     tuned = Candidate("fine-tuned, seed 0", 0.1, Interval(0.3, 0.2, 0.4), 1.0)
     shallow_wins, trained_wins = FineTuned(tuple(candidates), "eV", ()), FineTuned((*candidates, tuned), "eV", ())
     assert str(shallow_wins).endswith("the lines on shallow models that `crystalframer files python.md` copies")
+    assert "the lines on shallow models" in shallow_wins._repr_html_()
+    assert "the lines on shallow models" not in trained_wins._repr_html_()
     assert str(trained_wins).endswith("use: fine-tuned, seed 0, whose validation error is smallest")
 
 
