@@ -41,7 +41,8 @@ def draw(comparison: Comparison) -> "Figure":
     axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"test MAE ({comparison.unit}); predicting the training mean: {comparison.baseline_mae:.3f}")
+    words = f"test MAE ({comparison.unit}); predicting the training mean: {comparison.baseline_mae:.3f}"
+    axes.set_xlabel(words, loc="right")  # so that it has room where long names leave the axes little
     axes.set_title("line: mean, dot: seed, band: 95 % over materials", loc="right", fontsize=6.5, color=QUIET)
     return figure
 
