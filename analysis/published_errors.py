@@ -1,6 +1,7 @@
 """The literature's figures: declarations in `published/*.yaml`, checked when they are read."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import field
 from functools import cache
 from pathlib import Path
@@ -11,25 +12,11 @@ from pydantic.dataclasses import dataclass
 
 from analysis.comparison import Comparison, paper_setting
 from crystalframer.config import FrameName, ModelConfig
+from crystalframer.published import PUBLISHED, PublishedTask
 
 FOLDER = Path(__file__).parent / "published"
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
-
-
-@dataclass(frozen=True, config=_STRICT)
-class PublishedTask:
-    """Unit of a task's figures and the sizes of the split they were measured on."""
-
-    unit: str
-    train: int
-    val: int
-    test: int
-
-    @property
-    def sizes(self) -> tuple[str, ...]:
-        """The three sizes as text."""
-        return str(self.train), str(self.val), str(self.test)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -53,8 +40,12 @@ class Published:
 
     dataset: str
     source_dataset: str
-    tasks: dict[str, PublishedTask]
     methods: list[Method]
+
+    @property
+    def tasks(self) -> Mapping[str, PublishedTask]:
+        """The data set's tasks, in the order of the columns."""
+        return PUBLISHED[self.dataset].tasks
 
     def mae(self, task: str, model: ModelConfig) -> float | None:
         """Return the paper's test MAE of a model on a task, None where it reports none for these settings."""

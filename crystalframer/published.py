@@ -31,6 +31,11 @@ class PublishedTask:
     rounded: bool = False
     """Whether the counts are round numbers that were published, and not what the common rule, 80/10/10, gives."""
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The counts as text."""
+        return tuple(map(str, self.counts))
+
     def coverage(self, train: int, test: int) -> str:
         """Say how many of its training and test crystals a part of it has."""
         tested = self.different or self.counts[2]
