@@ -16,9 +16,9 @@ import pandas as pd
 
 from analysis.comparison import Comparison
 from analysis.documents import Document, Table, to_markdown
-from analysis.items import Context, Item, Missing, Product, context_of
+from analysis.items import Context, Item, Product, context_of
 from analysis.peers import Against, Group, Method, Peer, against, groups, methods_of, read_peer, recorded_peers
-from analysis.results import add_arguments, shown
+from analysis.results import MissingError, add_arguments, shown
 from analysis.tables.significance_table import p_text
 from analysis.uncertainty import ALPHA, sign_test
 from crystalframer.command_line import HelpFormatter, reports_user_errors
@@ -43,8 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     context = context_of(arguments)
-    if context.results is None:
-        raise context.nothing or UserError(f"no results of {context.sweep}: run `{context.command}` first")
     peers = [read_peer(text) for text in arguments.peers or ()] or recorded_peers(context.results)
     if not peers:
         raise UserError(f"{context.sweep} has no other method's predictions recorded: give some with --peers FILE")
@@ -56,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Compare with the peers that the results bring along."""
     peers = recorded_peers(context.results)
     if not peers:
         command = f"crystalframer export {context.sweep} --output results/{context.sweep} --peers FILES"
-        return Missing("no other method's predictions are recorded beside these results", command)
+        raise MissingError("no other method's predictions are recorded beside these results", command)
     return context.table(build(context, peers), NAME)
 
 
@@ -69,16 +67,16 @@ def build(context: Context, peers: Sequence[Peer]) -> Document:
     """Return the tables of the main comparison: every row against every peer, and where the best one differs.
 
     Raises:
+        MissingError: there are no results.
         UserError: there are no test predictions, or a peer predicts none of the test crystals.
     """
     comparison = context.main
-    methods = methods_of(comparison) if comparison else []
-    if comparison is None or not methods:
+    methods = methods_of(comparison)
+    if not methods:
         raise UserError(f"{context.sweep} has no test predictions to compare: run `{context.command}` first")
     compared = against(methods, peers)
     best = min(methods, key=lambda method: float(method.errors.absolute.mean()))
-    formulas = context.results.formulas if context.results else {}
-    where = [(peer, _where(comparison, best, peer, formulas)) for peer in peers]
+    where = [(peer, _where(comparison, best, peer, context.results.formulas)) for peer in peers]
     notes = [
         "Errors of the same test crystals, paired; a negative difference: ours is better. Interval and bootstrap p: "
         "crystals drawn anew. Holm p: corrected for every row of the table. Seeds are averaged before errors are "

@@ -12,7 +12,7 @@ from analysis.artifacts import CHECKPOINT
 from analysis.comparison import Comparison, Row, compare
 from analysis.documents import Document, to_markdown, write
 from analysis.exported import read
-from analysis.results import FinishedTrial, NoResultsError, Results, parse_arguments, read_results, shown
+from analysis.results import FinishedTrial, MissingError, Results, parse_arguments, read_results, shown
 from crystalframer.atomic_files import replace_text, replacing
 from crystalframer.command_line import reports_user_errors
 from crystalframer.config import FRAMES, FrameName
@@ -32,14 +32,6 @@ Group = Literal["answer", "how sure", "why", "details", "published"]
 FULL_HEIGHT = "<style>html, body, body > div { height: 100%; margin: 0; }</style>"
 
 
-@dataclass(frozen=True)
-class Missing:
-    """Why an item, or a part of it, is not there, and what would bring it."""
-
-    reason: str
-    command: str
-
-
 @dataclass
 class Product:
     """What an item shows."""
@@ -54,7 +46,7 @@ class Product:
     """The tables' files."""
     text: str = ""
     """What these results say, in a sentence or two."""
-    missing: list[Missing] = field(default_factory=list)
+    missing: list[MissingError] = field(default_factory=list)
     """Parts that are not there."""
 
 
@@ -62,49 +54,67 @@ class Context:
     """The results that items are made of, and where they go.
 
     Args:
-        results: of the sweep, None where there are none.
+        found: results of the sweep, None where there are none.
         sweep: its name.
         folder: where to write.
         nothing: why there are no results.
     """
 
-    def __init__(
-        self, results: Results | None, sweep: str, folder: Path, nothing: NoResultsError | None = None
-    ) -> None:
-        self.results = results
+    def __init__(self, found: Results | None, sweep: str, folder: Path, nothing: MissingError | None = None) -> None:
+        self.found = found
         self.sweep = sweep
         self.folder = folder
-        self.nothing = nothing
+        self._nothing = nothing
+
+    @property
+    def results(self) -> Results:
+        """The sweep's results.
+
+        Raises:
+            MissingError: there are none.
+        """
+        if self.found is None:
+            raise self.no_runs()
+        return self.found
 
     @property
     def command(self) -> str:
         """What runs the sweep."""
         return f"crystalframer sweep {self.sweep}"
 
-    def no_runs(self, what: str = "no finished trial") -> Missing:
+    def no_runs(self, what: str = "no finished trial") -> MissingError:
         """Return what to say where trials of the sweep are missing."""
-        return Missing(f"{self.sweep}: {what}", self.command)
+        return self._nothing or MissingError(f"{self.sweep}: {what}", self.command)
 
-    def no_ablation(self) -> Missing:
-        """Return what to say of a search where an ablation is needed."""
-        return Missing(f"{self.sweep} is a search, not an ablation", "crystalframer sweep")
+    def ablation(self) -> Results:
+        """Return the sweep's results.
+
+        Raises:
+            MissingError: there are none, or it is a search.
+        """
+        if self.results.search is not None:
+            raise MissingError(f"{self.sweep} is a search, not an ablation", "crystalframer sweep")
+        return self.results
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """The sweep's data sets and tasks."""
-        return compare(self.results) if self.results else []
+        return compare(self.found) if self.found else []
 
     @property
-    def main(self) -> Comparison | None:
-        """The data set and task whose models are looked at: the one with the most finished trials."""
-        return max(self.comparisons, key=lambda comparison: len(comparison.trials), default=None)
+    def main(self) -> Comparison:
+        """The data set and task whose models are looked at: the one with the most finished trials.
+
+        Raises:
+            MissingError: there are no results.
+        """
+        return max(compare(self.results), key=lambda comparison: len(comparison.trials))
 
     def rows(self) -> list[Row]:
         """Return the main comparison's first finished row of each frame."""
         found: dict[FrameName, Row] = {}
-        for row in self.main.rows if self.main else ():
-            if row.trials:
-                found.setdefault(row.frame, row)
+        for row in self.main.finished if self.found else ():
+            found.setdefault(row.frame, row)
         return list(found.values())
 
     def trials(self, frame: FrameName) -> list[FinishedTrial]:
@@ -122,20 +132,33 @@ class Context:
         path = trial.files.find(CHECKPOINT) if trial else None
         return None if path is None else load(path)
 
-    def models(self, frames: Sequence[FrameName] = FRAMES) -> dict[FrameName, "TrainedModel"]:
-        """Return the models of the frames that have one."""
-        return {frame: trained for frame in frames if (trained := self.model(frame)) is not None}
+    def models(
+        self, frames: Sequence[FrameName] = FRAMES, what: str = "no checkpoint"
+    ) -> dict[FrameName, "TrainedModel"]:
+        """Return the models of the frames that have one.
 
-    def dataset(self) -> "CrystalDataset | Missing":
-        """Return the main comparison's crystals."""
+        Raises:
+            MissingError: none has one; `what` is what is said then.
+        """
+        found = {frame: trained for frame in frames if (trained := self.model(frame)) is not None}
+        if not found:
+            raise self.no_runs(what)
+        return found
+
+    def dataset(self) -> "CrystalDataset":
+        """Return the main comparison's crystals.
+
+        Raises:
+            MissingError: there are no results, or the data set is not prepared here.
+        """
         from crystalframer.data.registry import load_dataset
 
-        if self.main is None:
-            return self.no_runs()
+        name = self.main.dataset
         try:
-            return load_dataset(self.main.dataset)
+            return load_dataset(name)
         except UserError as error:
-            return Missing(str(error), f"crystalframer prepare {self.main.dataset}")
+            command = f"crystalframer prepare {name}"
+            raise MissingError(str(error), command) from error
 
     def table(self, document: Document, name: str) -> Product:
         """Write a table's files and return it as a product."""
@@ -151,13 +174,14 @@ class Context:
 
     def draw_each(
         self, draw: "Callable[[Comparison], Figure]", name: str, of: Sequence[Comparison] | None = None
-    ) -> Product | Missing:
-        """Draw and save a figure for every data set and task of the sweep, or for some."""
-        comparisons = self.comparisons if of is None else of
-        if not comparisons:
-            return self.no_runs()
+    ) -> Product:
+        """Draw and save a figure for every data set and task of the sweep, or for some.
+
+        Raises:
+            MissingError: there are no results.
+        """
         product = Product()
-        for comparison in comparisons:
+        for comparison in compare(self.results) if of is None else of:
             with self.style():
                 product.pictures.append(self.save(draw(comparison), f"{name}_{comparison.file_name}"))
         return product
@@ -210,7 +234,8 @@ class Item:
     text: str
     """What it shows."""
     group: Group
-    produce: Callable[[Context], Product | Missing]
+    produce: Callable[[Context], Product]
+    """Raises `MissingError` where nothing can be made."""
     description: str | None
     """The script's docstring."""
     sweep: str = "ablation_sample"
@@ -232,8 +257,6 @@ class Item:
         """
         context = context_of(parse_arguments(self.description, argv, sweep=self.sweep))
         product = self.produce(context)
-        if isinstance(product, Missing):
-            raise context.nothing or UserError(f"{product.reason}: run `{product.command}` first")
         if product.document:
             print(to_markdown(product.document))
         for missing in product.missing:
@@ -253,6 +276,6 @@ def context_of(arguments: argparse.Namespace) -> Context:
     results, nothing = None, None
     try:
         results = read_results(arguments)
-    except NoResultsError as error:
+    except MissingError as error:
         nothing = error
     return Context(results, arguments.sweep, arguments.output / arguments.sweep, nothing)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from analysis import results
 from analysis.exported import check
-from analysis.items import Context, Item, Missing, context_of
+from analysis.items import Context, Item, context_of
 from analysis.page import Section, render
-from analysis.results import shown
+from analysis.results import MissingError, shown
 from crystalframer.atomic_files import replace_text
 from crystalframer.cli import program
 from crystalframer.errors import UserError
@@ -65,9 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     _use_no_display()
     context = context_of(arguments)
+    started = time.perf_counter()
     sections = make(context, items_of())
-    page = write_page(context, sections)
-    _report(sections, page)
+    seconds = time.perf_counter() - started
+    _report(sections, write_page(context, sections), seconds)
     return 1 if any(section.error for section in sections) else 0
 
 
@@ -102,25 +103,23 @@ def write_page(context: Context, sections: Sequence[Section]) -> Path:
 
 
 def _make_one(context: Context, item: Item) -> Section:
-    started = time.perf_counter()
     try:
-        found = item.produce(context)
+        product = item.produce(context)
+    except MissingError as missing:
+        return Section(item, None, (missing,))
     except UserError as error:
-        return Section(item, None, error=str(error), seconds=time.perf_counter() - started)
-    seconds = time.perf_counter() - started
-    if isinstance(found, Missing):
-        return Section(item, None, (found,), seconds=seconds)
-    return Section(item, found, tuple(found.missing), seconds=seconds)
+        return Section(item, None, error=str(error))
+    return Section(item, product, tuple(product.missing))
 
 
-def _report(sections: Sequence[Section], page: Path) -> None:
+def _report(sections: Sequence[Section], page: Path, seconds: float) -> None:
     for section in sections:
         if section.error:
             print(f"failed: {section.item.title} - {section.error}")
         for missing in section.missing:
             print(f"missing: {section.item.title} - {missing.reason}\n         {missing.command}")
     made = sum(section.product is not None for section in sections)
-    print(f"{made} of {len(sections)} items made in {sum(section.seconds for section in sections):.0f} s")
+    print(f"{made} of {len(sections)} items made in {seconds:.0f} s")
     print(f"written: {shown(page)}")
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.items import Context, Missing
+from analysis.items import Context
+from analysis.results import MissingError
 from crystalframer.data.batch import collate
-from crystalframer.data.dataset import CrystalDataset
+from crystalframer.data.dataset import CrystalDataset, select_task
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
 from crystalframer.geometry.prepared import prepare_geometry
 from crystalframer.kernels.reference import attention_state
@@ -97,24 +98,27 @@ def choose(dataset: CrystalDataset, wanted: Wanted) -> Chosen | None:
     return Chosen(wanted, crystal, atom, best[0] == -len(target) and best[1] == 0)
 
 
-def chosen_materials(context: Context) -> list[Chosen] | Missing:
-    """Return what stands for the paper's materials in the data set of the sweep."""
+def chosen_materials(context: Context) -> list[Chosen]:
+    """Return what stands for the paper's materials in the data set of the sweep.
+
+    Raises:
+        MissingError: there are no results, the data set is not at hand, or nothing in it is near.
+    """
     dataset = context.dataset()
-    if isinstance(dataset, Missing):
-        return dataset
     found = [chosen for wanted in PAPER if (chosen := choose(dataset, wanted)) is not None]
-    return found or Missing("the data set has neither Mg nor C", context.command)
+    if not found:
+        raise MissingError("the data set has neither Mg nor C", context.command)
+    return found
 
 
-def tested_crystals(context: Context, count: int) -> list[Crystal] | Missing:
-    """Return the first crystals of the main comparison's test set, in the order of the split."""
-    from crystalframer.data.dataset import select_task
+def tested_crystals(context: Context, count: int) -> list[Crystal]:
+    """Return the first crystals of the main comparison's test set, in the order of the split.
 
+    Raises:
+        MissingError: there are no results, or the data set is not at hand.
+    """
     dataset = context.dataset()
-    if isinstance(dataset, Missing):
-        return dataset
-    trials = context.main.trials if context.main else []
-    rows = select_task(dataset, trials[0].config.data).rows["test"]
+    rows = select_task(dataset, context.main.trials[0].config.data).rows["test"]
     return [dataset[int(row)] for row in rows[:count]]
 
 

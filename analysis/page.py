@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.documents import Document, html_sentence, to_html
-from analysis.items import Context, Group, Item, Missing, Product
+from analysis.items import Context, Group, Item, Product
 from analysis.pairs import answer
+from analysis.results import MissingError
 from crystalframer.escaping import for_html
 from crystalframer.pictures.palette import PAGE_STYLE
 
@@ -28,10 +29,9 @@ class Section:
 
     item: Item
     product: Product | None
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[MissingError, ...] = ()
     error: str = ""
     """Why it could not be made of what is there."""
-    seconds: float = 0.0
 
 
 def render(context: Context, sections: Sequence[Section]) -> str:
@@ -68,7 +68,7 @@ def _navigation(groups: dict[Group, list[Section]], missing: bool) -> Iterator[s
 
 def _first_screen(context: Context, sections: Sequence[Section]) -> list[str]:
     """Return the question, the answer, the table and the picture."""
-    if context.results is None:
+    if context.found is None:
         return [
             f'<section id="answer"><h1>{for_html(context.sweep)}</h1>',
             f"<p>No finished trials yet. Run <code>{for_html(context.command)}</code>.</p></section>",
@@ -159,9 +159,9 @@ def _missing(sections: Sequence[Section]) -> list[str]:
 
 
 def _left_out(context: Context) -> list[str]:
-    if context.results is None or not context.results.left_out:
+    if context.found is None or not context.found.left_out:
         return []
-    entries = [f"<li>{for_html(entry)}</li>" for entry in context.results.left_out]
+    entries = [f"<li>{for_html(entry)}</li>" for entry in context.found.left_out]
     return [f"<details><summary>{len(entries)} runs left out</summary><ul>", *entries, "</ul></details>"]
 
 

@@ -111,9 +111,9 @@ def read_peer(text: str) -> Peer:
     return Peer(name, numbers["prediction"], numbers.get("target"))
 
 
-def recorded_peers(results: Results | None) -> list[Peer]:
+def recorded_peers(results: Results) -> list[Peer]:
     """Return the peers that results bring along."""
-    return [Peer(name, predictions, None) for name, predictions in results.peers.items()] if results else []
+    return [Peer(name, predictions, None) for name, predictions in results.peers.items()]
 
 
 def methods_of(comparison: Comparison) -> list[Method]:

@@ -83,8 +83,17 @@ class FinishedTrial:
         return table
 
 
-class NoResultsError(UserError):
-    """A sweep has no finished trials, or there is no such sweep."""
+class MissingError(UserError):
+    """Why a table or figure, or a part of it, is not there, and the command that would bring it.
+
+    Raised where nothing can be made, kept in `Product.missing` where only a part is missing.
+    """
+
+    def __init__(self, reason: str, command: str, sentence: str = "") -> None:
+        """Take the sentence of a script that stops with it, where it says more than the page's list."""
+        super().__init__(sentence or f"{reason}: run `{command}` first")
+        self.reason = reason
+        self.command = command
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +164,8 @@ def read_results(arguments: argparse.Namespace) -> Results:
     """Read the sweep that `parse_arguments` got.
 
     Raises:
-        UserError: there are no results, MLflow cannot be read, or a trial is recorded twice.
+        MissingError: there are no results.
+        UserError: MLflow cannot be read, or a trial is recorded twice.
     """
     sweep: str = arguments.sweep
     uri = tracking_address(arguments.tracking_uri) if arguments.tracking_uri else None
@@ -176,7 +186,8 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
         runs_folder: where run directories and artifacts are, if they are on this disk.
 
     Raises:
-        UserError: there are no finished trials, MLflow cannot be read, or two records of a trial disagree.
+        MissingError: there are no finished trials.
+        UserError: MLflow cannot be read, or two records of a trial disagree.
     """
     client = connect(tracking_uri)
     from mlflow.exceptions import MlflowException
@@ -210,9 +221,10 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
     )
 
 
-def _no_results(sweep: str, where: str, hint: str) -> NoResultsError:
+def _no_results(sweep: str, where: str, hint: str) -> MissingError:
     command = f"crystalframer sweep {sweep}"
-    return NoResultsError(f"no finished trials of the sweep {sweep!r} in {where}{hint}: run `{command}` first")
+    sentence = f"no finished trials of the sweep {sweep!r} in {where}{hint}: run `{command}` first"
+    return MissingError(f"{sweep}: no finished trial", command, sentence)
 
 
 def _files_of(tracking_uri: str, sweep: str, folder: Path | None) -> Callable[["Run"], TrialFiles]:

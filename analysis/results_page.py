@@ -58,11 +58,6 @@ class _Study:
         peers = recorded_peers(context.results)
         return cls(content, context, against_peers.build(context, peers) if peers else None)
 
-    @property
-    def results(self) -> Results:
-        assert self.context.results is not None, "it is recorded"
-        return self.context.results
-
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +116,7 @@ def _at_a_glance(studies: Sequence[_Study]) -> str:
     """Return the section of what each study found, one line for each of its comparisons."""
     headings = ["study", "trials", "core hours", "row with the lowest test MAE", "published", "real differences"]
     headings += ["lowest of rows and ensembles", "certainly better than", "certainly worse than"]
-    rows = [_found(study, comparison) for study in studies for comparison in compare(study.results)]
+    rows = [_found(study, comparison) for study in studies for comparison in compare(study.context.results)]
     note = (
         "Real differences: of all pairs of rows, corrected for their number. The lowest of rows and ensembles of a "
         "row's seeds is compared with the other methods that are recorded beside the study, corrected like all of them."
@@ -151,7 +146,7 @@ def _found(study: _Study, comparison: Comparison) -> list[str]:
 
 
 def _study(study: _Study, sweeps: Path) -> str:
-    content, results, record = study.content, study.results, study.content.record
+    content, results, record = study.content, study.context.results, study.content.record
     question, *rest = [part for part in record.description.split("\n\n") if part.strip()] or [record.sweep]
     lines = [f"## {for_markdown(record.sweep)}", f"**{for_markdown(' '.join(question.split()))}**"]
     lines += [for_markdown(" ".join(part.split())) for part in rest]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.comparison import FRAME_LABELS
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from crystalframer.config import FrameName
 
 if TYPE_CHECKING:
@@ -26,16 +26,12 @@ NAME = "attention_range"
 CRYSTALS = 40
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw every frame that has a checkpoint."""
     from analysis.materials import tested_crystals
 
     models = context.models()
-    if not models:
-        return context.no_runs("no checkpoint")
     crystals = tested_crystals(context, CRYSTALS)
-    if isinstance(crystals, Missing):
-        return crystals
     ranges = {frame: mean_distance(trained.model, crystals) for frame, trained in models.items()}
     with context.style():
         picture = context.save(draw(ranges), NAME)

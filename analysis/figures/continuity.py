@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.comparison import FRAME_LABELS
 from analysis.documents import Document, Table
 from analysis.figures.invariance import RULES, label_of, predict, rules_of
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from crystalframer.config import FRAMES, OPEN_FRAMES
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.pictures.palette import COLOURS
@@ -63,11 +63,9 @@ PATHS: Mapping[str, Path] = {
 }
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Follow every frame that has a checkpoint."""
     models = context.models()
-    if not models:
-        return context.no_runs("no checkpoint")
     unit = next(iter(models.values())).unit
     table = pd.concat([follow(trained) for trained in models.values()], ignore_index=True)
     with context.style():

@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis.comparison import Comparison, Row
 from analysis.figures.learning_curves import LineStyle, line_style, over_seeds, spread_out
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from analysis.peers import Peer, recorded_peers
 from analysis.published_errors import published_beside
@@ -35,11 +35,11 @@ LONG_LABEL = 45
 """Characters of a row's name beside which another one has no room."""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw every data set and task of the sweep that has trials with recorded threads."""
     found = [one for one in context.comparisons if any(cores_of(trial) is not None for trial in one.trials)]
     if not found:
-        return context.no_runs("no trial that recorded its threads")
+        raise context.no_runs("no trial that recorded its threads")
     peers = recorded_peers(context.results)
     return context.draw_each(lambda comparison: draw(comparison, peers), "error_against_time", of=found)
 

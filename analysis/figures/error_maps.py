@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.comparison import Comparison, Row
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import MaterialErrors, material_errors
 from crystalframer.pictures.error_drawing import FEWEST, enough, periodic_table, turning_table
 from crystalframer.pictures.palette import COLOURS
@@ -30,16 +30,13 @@ BIN_EDGES = (1, 3, 5, 9, 17, 33, 65, 129, 10**9)
 """Cells of 1 and 2 atoms, 3 and 4, 5 to 8, …"""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw the main comparison's errors."""
     dataset = context.dataset()
-    if isinstance(dataset, Missing):
-        return dataset
     comparison = context.main
-    assert comparison is not None, "there is a data set, so there are trials"
     found = {row: errors for row in context.rows() if (errors := material_errors(row)) is not None}
     if not found:
-        return context.no_runs("no test predictions")
+        raise context.no_runs("no test predictions")
     best = min(found, key=lambda row: row.val_mae.mean)
     elements = element_errors(dataset, found[best])
     title = f"{comparison.heading}, {best.label}, test set"

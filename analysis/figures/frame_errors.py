@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from analysis.comparison import Comparison
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from crystalframer.pictures.palette import COLOURS, QUIET
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw every data set and task of the sweep."""
     return context.draw_each(draw, "frame_errors")
 

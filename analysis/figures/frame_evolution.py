@@ -19,7 +19,8 @@ import numpy as np
 
 from analysis.comparison import FRAME_LABELS
 from analysis.figures.frame_gallery import FRAMES
-from analysis.items import Context, Item, Missing, Product, load
+from analysis.items import Context, Item, Product, load
+from analysis.results import MissingError
 from crystalframer.config import FrameName
 
 if TYPE_CHECKING:
@@ -45,22 +46,18 @@ class Evolution:
     """(snapshots - 1, blocks) mean angle in degrees from each snapshot to the next."""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw the frames that have at least two snapshots."""
     from analysis.materials import chosen_materials, tested_crystals
 
     paths = {frame: snapshots(context, frame) for frame in FRAMES}
     kept = {frame: found for frame, found in paths.items() if len(found) > 1}
     if not kept:
-        return Missing(
+        raise MissingError(
             f"{context.sweep}: no snapshots of a weighted PCA or max training",
             f"{context.command} --set record.snapshots=7 --runs runs_with_snapshots",
         )
     materials, crystals = chosen_materials(context), tested_crystals(context, CRYSTALS)
-    if isinstance(materials, Missing):
-        return materials
-    if isinstance(crystals, Missing):
-        return crystals
     evolutions = {frame: evolution(found, materials[-1], crystals) for frame, found in kept.items()}
     with context.style():
         picture = context.save(draw(materials[-1], evolutions), NAME)

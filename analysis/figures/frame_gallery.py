@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.comparison import FRAME_LABELS
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from crystalframer.config import FrameName
 
 if TYPE_CHECKING:
@@ -28,16 +28,12 @@ if TYPE_CHECKING:
 FRAMES: tuple[FrameName, ...] = ("weighted_pca", "max")
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw the materials with every dynamic frame that has a checkpoint."""
     from analysis.materials import chosen_materials, surroundings
 
-    models = context.models(FRAMES)
-    if not models:
-        return context.no_runs("no checkpoint of a weighted PCA or max trial")
+    models = context.models(FRAMES, "no checkpoint of a weighted PCA or max trial")
     materials = chosen_materials(context)
-    if isinstance(materials, Missing):
-        return materials
     product = Product(text=" · ".join(chosen.caption for chosen in materials))
     for chosen in materials:
         found = {frame: surroundings(trained.model, chosen) for frame, trained in models.items()}

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from analysis.comparison import FRAME_LABELS
 from analysis.documents import Document, Table
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.results import OUTPUT
 from crystalframer.atomic_files import replace_text
 from crystalframer.command_line import HelpFormatter, reports_user_errors
@@ -51,18 +51,14 @@ ASKED = {"99th percentile": 1e-6, "most": 1e-5, "most, CIF": 1e-4}
 Change = Callable[["Crystal", np.random.Generator], "Crystal"]
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Measure every frame that has a checkpoint."""
     from analysis.materials import tested_crystals
 
     models = context.models()
-    if not models:
-        return context.no_runs("no checkpoint")
     crystals = tested_crystals(context, CRYSTALS)
-    if isinstance(crystals, Missing):
-        return crystals
     table = pd.concat([measure(trained, crystals) for trained in models.values()], ignore_index=True)
-    table.insert(0, "data", "" if context.main is None else context.main.dataset)
+    table.insert(0, "data", context.main.dataset)
     with context.style():
         picture = context.save(draw(table), "invariance")
     product = context.table(tabulate(table), "invariance_table")

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.comparison import VARIES, Comparison, Row
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from crystalframer.pictures.palette import COLOURS, QUIET, SHADE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1
 """Line styles of a frame's variants, where something else varies as well."""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw every data set and task of the sweep."""
     return context.draw_each(draw, "learning_curves")
 

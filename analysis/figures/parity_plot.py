@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparison import Comparison
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from crystalframer.pictures.error_drawing import draw_parity, limits_of
 from crystalframer.pictures.palette import COLOURS
@@ -28,7 +28,7 @@ OUTLIERS = 3
 """Materials that are named."""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw every data set and task whose predictions are there."""
     product = Product()
     for comparison in context.comparisons:
@@ -38,7 +38,9 @@ def produce(context: Context) -> Product | Missing:
         with context.style():
             product.pictures.append(context.save(draw(comparison), f"parity_{comparison.file_name}"))
             product.text += outliers(comparison)
-    return product if product.pictures else context.no_runs("no test predictions")
+    if not product.pictures:
+        raise context.no_runs("no test predictions")
+    return product
 
 
 def outliers(comparison: Comparison) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
+from analysis.results import MissingError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,11 +29,11 @@ MARKERS = ("o", "s", "^", "D")
 COLUMNS = {"kernel", "frame", "preset", "crystals", "size", "quantity", "min", "threads", "machine"}
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw what the recorded benchmarks hold."""
     table = measurements(RESULTS)
     if table.empty:
-        return Missing("no recorded benchmark of random crystals in benchmarks/results", COMMAND)
+        raise MissingError("no recorded benchmark of random crystals in benchmarks/results", COMMAND)
     with context.style():
         picture = context.save(draw(table), NAME)
     machines = ", ".join(sorted(str(name) for name in table["file"].unique()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,16 +26,13 @@ APART = 11.0
 """Å between two atoms' surroundings in the turning figure."""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw the last of the paper's materials that the data set offers."""
     from analysis.materials import chosen_materials, surroundings
 
-    trained = context.model("max") or context.model("weighted_pca")
-    if trained is None:
-        return context.no_runs("no checkpoint of a max or weighted PCA trial")
+    models = context.models(("max", "weighted_pca"), "no checkpoint of a max or weighted PCA trial")
+    trained = next(iter(models.values()))
     materials = chosen_materials(context)
-    if isinstance(materials, Missing):
-        return materials
     atoms = two_atoms(materials[-1])
     shown = [[found[0], found[-1]] for found in (surroundings(trained.model, chosen) for chosen in atoms)]
     with context.style():

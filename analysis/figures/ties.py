@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from analysis.comparison import FRAME_LABELS
 from analysis.documents import EMPTY, Document, Table
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from crystalframer.config import FrameName
 from crystalframer.pictures.palette import COLOURS
 
@@ -44,14 +44,12 @@ DEGENERATE = 1e-4
 """Eigenvalues this close, in units of their sum, are equal; lengths, relative to the shortest, likewise."""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Count ties of every frame that can be had."""
     from analysis.materials import tested_crystals
 
     crystals = tested_crystals(context, CRYSTALS)
-    if isinstance(crystals, Missing):
-        return crystals
-    models = {frame: trained.model for frame, trained in context.models(DYNAMIC).items()}
+    models = {frame: trained.model for frame in DYNAMIC if (trained := context.model(frame)) is not None}
     table = pd.DataFrame([entry for crystal in crystals for entry in count(crystal, models)])
     with context.style():
         picture = context.save(draw(table), "ties")

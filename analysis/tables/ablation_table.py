@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.comparison import Comparison, Row, compare
 from analysis.documents import EMPTY, Document, Table
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from analysis.pairs import answer, winner
 from analysis.published_errors import published_beside
@@ -100,15 +100,12 @@ def _record(comparison: Comparison, row: Row) -> dict[str, object]:
     }
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Make the ablation table."""
-    if context.results is None:
-        return context.no_runs()
-    if context.results.search is not None:
-        return context.no_ablation()
-    product = context.table(build(context.results), NAME)
-    if not context.results.complete and context.results.expected is not None:
-        product.missing.append(context.no_runs(context.results.progress()))
+    results = context.ablation()
+    product = context.table(build(results), NAME)
+    if not results.complete and results.expected is not None:
+        product.missing.append(context.no_runs(results.progress()))
     return product
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.comparison import FRAME_LABELS, Comparison, Row, compare, encoding_preset
 from analysis.documents import EMPTY, Document, Table
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.published_errors import load_efficiency
 from analysis.results import Results
 from crystalframer.config import FRAMES, ModelConfig
@@ -96,10 +96,8 @@ def _per_block(model: ModelConfig) -> int:
     return count_parameters(Block(model))
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Make the table of speed and size."""
-    if context.results is None:
-        return context.no_runs()
     return context.table(build(context.results), NAME)
 
 

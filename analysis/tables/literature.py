@@ -13,10 +13,10 @@ import pandas as pd
 
 from analysis.comparison import Comparison, Row, compare, paper_setting
 from analysis.documents import EMPTY, Document, Table
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from analysis.published_errors import Method, Published, load_published
-from analysis.results import Results
+from analysis.results import MissingError, Results
 from crystalframer.data.dataset import SPLITS
 
 FULL_SCALE = "ablation_frames"
@@ -27,11 +27,11 @@ def _item(dataset: str, title: str, text: str) -> Item:
     """Return the item of a data set's table."""
 
     def produce(context: Context) -> Product:
-        product = context.table(build(dataset, context.results), f"{dataset}_table")
-        done = {task for task, comparison in _ours(dataset, context.results).items() if comparison.trials}
+        product = context.table(build(dataset, context.found), f"{dataset}_table")
+        done = {task for task, comparison in _ours(dataset, context.found).items() if comparison.trials}
         if lacking := [task.replace("_", " ") for task in _published(dataset).tasks if task not in done]:
             command = f"crystalframer sweep {FULL_SCALE}"
-            product.missing.append(Missing(f"no trial of ours on {', '.join(lacking)}", command))
+            product.missing.append(MissingError(f"no trial of ours on {', '.join(lacking)}", command))
         return product
 
     return Item(dataset, title, text, "published", produce, __doc__, sweep=FULL_SCALE)

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.comparison import Comparison, Row
+from analysis.comparison import Comparison, Row, compare
 from analysis.documents import EMPTY, Document, Table
 from analysis.figures.learning_curves import over_seeds
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from analysis.published_errors import published_beside
+from analysis.results import MissingError
 from crystalframer.published import PUBLISHED
 
 NAME = "published_gap"
@@ -127,7 +128,7 @@ def meets_after(
 def build(context: Context) -> Document:
     """Return one table for each data set and task that has published errors."""
     tables, records = [], []
-    for comparison in context.comparisons:
+    for comparison in compare(context.results):
         if found := gaps(comparison):
             tables.append(_table(comparison, found))
             labels = {"dataset": comparison.dataset, "task": comparison.task, "unit": comparison.unit}
@@ -160,16 +161,13 @@ def _table(comparison: Comparison, found: list[Gap]) -> Table:
     return Table(comparison.title, headings, [gap.cells() for gap in found], notes)
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Make the table of differences from published errors."""
-    if context.results is None:
-        return context.no_runs()
     document = build(context)
-    if document.tables:
-        return context.table(document, NAME)
-    return Missing(
-        f"{context.sweep} has no row with a published error beside it", "crystalframer sweep ablation_frames"
-    )
+    if not document.tables:
+        reason = f"{context.sweep} has no row with a published error beside it"
+        raise MissingError(reason, "crystalframer sweep ablation_frames")
+    return context.table(document, NAME)
 
 
 ITEM = Item(

@@ -20,8 +20,8 @@ from scipy import stats
 
 from analysis.comparison import VARIES
 from analysis.documents import EMPTY, Document, Table
-from analysis.items import Context, Item, Missing, Product
-from analysis.results import FinishedTrial, Results
+from analysis.items import Context, Item, Product
+from analysis.results import FinishedTrial, MissingError, Results
 from crystalframer.statistics import Spread
 
 NAME = "search_table"
@@ -175,10 +175,10 @@ def _text(trial: FinishedTrial, key: str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Make the table of a hyperparameter search."""
-    if context.results is None or not searched(context.results):
-        return Missing(
+    if not searched(context.results):
+        raise MissingError(
             f"{context.sweep} is no hyperparameter search",
             "crystalframer search && crystalframer figures --sweep hpo_sample",
         )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.comparison import Comparison, compare
 from analysis.documents import EMPTY, Document, Table
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.pairs import Pair, find_pairs
 from analysis.results import Results
 from analysis.uncertainty import ALPHA, smallest_detectable
@@ -102,15 +102,12 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Make the table of pairs."""
-    if context.results is None:
-        return context.no_runs()
-    if context.results.search is not None:
-        return context.no_ablation()
+    results = context.ablation()
     if not any(pair.found for comparison in context.comparisons for pair in find_pairs(comparison)):
-        return context.no_runs("no two frames with test predictions")
-    return context.table(build(context.results), NAME)
+        raise context.no_runs("no two frames with test predictions")
+    return context.table(build(results), NAME)
 
 
 ITEM = Item(

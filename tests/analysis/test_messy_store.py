@@ -11,7 +11,7 @@ from analysis.documents import to_markdown
 from analysis.figures import parity_plot
 from analysis.items import Context
 from analysis.pairs import answer, winner
-from analysis.results import read_sweep
+from analysis.results import MissingError, read_sweep
 from analysis.tables import ablation_table, significance_table
 from analysis.tables.ablation_table import produce as ablation
 from analysis.tables.significance_table import produce as significance
@@ -138,7 +138,8 @@ def test_without_predictions_the_significance_is_missing_not_guessed(store: Stor
     fill(store)
     shutil.rmtree(store.runs / SWEEP)
     context = Context(read_sweep(store.tracking_uri, SWEEP, store.runs), SWEEP, tmp_path)
-    assert "no two frames with test predictions" in str(significance(context))
+    with pytest.raises(MissingError, match="no two frames with test predictions"):
+        significance(context)
     assert "0.3" in str(ablation(context))
 
 

@@ -82,8 +82,8 @@ def test_figures_equal_the_reference(shared: Path) -> None:
             name: row.get("frame") for name, row in reference[dataset]["rows"].items()
         }
         for name, task in published.tasks.items():
-            found = {"unit": task.unit, **dict(zip(SPLITS, task.counts, strict=True))}
-            assert found == reference[dataset]["tasks"][name]
+            sizes: dict[str, int] = dict(zip(SPLITS, task.counts, strict=True))
+            assert {"unit": task.unit, **sizes} == reference[dataset]["tasks"][name]
     speeds = {
         speed.name: [speed.seconds_per_epoch, speed.test_ms_per_material, float(speed.parameters)]
         for speed in load_efficiency().methods

@@ -11,7 +11,7 @@ from analysis.comparison import compare
 from analysis.exported import check, read, write
 from analysis.figures import error_against_time
 from analysis.items import Context
-from analysis.results import read_sweep
+from analysis.results import MissingError, read_sweep
 from crystalframer.beside import HOME
 from tests.analysis.conftest import SWEEP, Store
 from tests.analysis.test_tables import PART
@@ -77,5 +77,5 @@ def test_error_against_time_has_published_errors_as_lines(store: Store, tmp_path
 def test_without_threads_there_is_no_time_to_draw(store: Store, tmp_path: Path) -> None:
     store.add("max", 0)
     context = Context(read_sweep(store.tracking_uri, SWEEP), SWEEP, tmp_path)
-    missing = error_against_time.produce(context)
-    assert "no trial that recorded its threads" in str(missing)
+    with pytest.raises(MissingError, match="no trial that recorded its threads"):
+        error_against_time.produce(context)
