@@ -9,7 +9,6 @@ writes analysis/output/<sweep>/against_peers.{md,tex,html,csv}.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -185,9 +184,8 @@ ITEM = Item(
     "Errors of the same test crystals, paired: which differences are real, and where they are.",
     "how sure",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

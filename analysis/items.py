@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -236,8 +237,6 @@ class Item:
     group: Group
     produce: Callable[[Context], Product]
     """Raises `MissingError` where nothing can be made."""
-    description: str | None
-    """The script's docstring."""
     sweep: str = "ablation_sample"
     """What the script is about where none is named."""
 
@@ -255,7 +254,7 @@ class Item:
         Raises:
             UserError: there are no results to make it of, or they are damaged.
         """
-        context = context_of(parse_arguments(self.description, argv, sweep=self.sweep))
+        context = context_of(parse_arguments(sys.modules[self.produce.__module__].__doc__, argv, sweep=self.sweep))
         product = self.produce(context)
         if product.document:
             print(to_markdown(product.document))

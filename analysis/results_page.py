@@ -6,7 +6,6 @@ reads results/*/ and the sweeps' files, so that a sweep without recorded results
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -243,4 +242,4 @@ def _not_run(sweeps: Path, recorded: set[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

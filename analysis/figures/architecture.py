@@ -6,7 +6,6 @@ builds the model of the sweep's max trial (of the paper's default setting where 
 through it, and writes analysis/output/<sweep>/architecture.{pdf,png}.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -192,15 +191,8 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-ITEM = Item(
-    "architecture",
-    "Architecture",
-    "Drawn from the model's own modules and shapes.",
-    "details",
-    produce,
-    __doc__,
-)
+ITEM = Item("architecture", "Architecture", "Drawn from the model's own modules and shapes.", "details", produce)
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

@@ -6,7 +6,6 @@ reads the trials' checkpoints (lowest seed of each frame), looks at the first cr
 analysis/output/<sweep>/attention_range.{pdf,png}. The distance is weighted by the attention, the atom itself left out.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +88,8 @@ ITEM = Item(
     "Mean distance of the attended neighbours, weighted by attention, by block and head.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

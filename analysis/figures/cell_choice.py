@@ -6,7 +6,6 @@ needs no results and writes analysis/output/<sweep>/cell_choice.{pdf,png,html}. 
 look at the cell's atoms or vectors must not depend on which of the two describes the crystal.
 """
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,9 +117,8 @@ ITEM = Item(
     "The conventional and the Niggli-reduced cell of an fcc metal.",
     "details",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

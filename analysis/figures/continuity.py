@@ -7,7 +7,6 @@ that is stretched along a cube axis. Energy is smooth along both, and at the sym
 rattling is zero. Writes analysis/output/<sweep>/continuity.{pdf,png} and continuity_table.{md,tex,html,csv}.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -137,9 +136,8 @@ ITEM = Item(
     "How predictions follow a crystal away from symmetry. A jump is a frame that is decided anew.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

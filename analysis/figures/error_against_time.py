@@ -9,7 +9,6 @@ test crystals where their predictions are recorded, else the published ones. Eve
 the median one of the fastest seed, so that minutes in which the machine was busy with something else do not.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -123,9 +122,8 @@ ITEM = Item(
     "Validation error against core minutes, test error at the end and of the ensemble; other methods' errors as lines.",
     "how sure",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

@@ -8,7 +8,6 @@ error_by_cell_size.{pdf,png}. An element's error is the mean absolute error of t
 """
 
 import itertools
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -106,9 +105,8 @@ ITEM = Item(
     "Mean absolute error of the test materials that contain an element, and of those of a size.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

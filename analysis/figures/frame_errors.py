@@ -6,7 +6,6 @@ reads runs/mlflow.db and the trials' test predictions, and writes
 analysis/output/<sweep>/frame_errors_<dataset>_<task>.{pdf,png}.
 """
 
-import sys
 from typing import TYPE_CHECKING
 
 from analysis.comparison import Comparison
@@ -53,9 +52,8 @@ ITEM = Item(
     "Line: mean over seeds; dots: seeds; band: 95 % interval over test materials.",
     "answer",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

@@ -9,7 +9,6 @@ one snapshot to the next, over all atoms and heads of the first crystals of the 
 """
 
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,9 +146,8 @@ ITEM = Item(
     "turned between snapshots.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

@@ -10,7 +10,6 @@ one: most elements shared, then the least difference in atomic fractions, then f
 """
 
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,9 +109,8 @@ ITEM = Item(
     "frame, lattice frame. e₁ orange-red, e₂ green, e₃ blue.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

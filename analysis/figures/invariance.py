@@ -314,9 +314,8 @@ ITEM = Item(
     "What describing the same crystal in another way does to a trained model's predictions. Exact: nothing.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(reports_user_errors(measure_named)() if "--models" in sys.argv else ITEM.main())
+    raise SystemExit(reports_user_errors(measure_named)() if "--models" in sys.argv else ITEM.main())

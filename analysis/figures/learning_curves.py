@@ -5,7 +5,6 @@
 reads runs/mlflow.db and writes analysis/output/<sweep>/learning_curves_<dataset>_<task>.{pdf,png}.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -156,9 +155,8 @@ ITEM = Item(
     "Training loss and validation error against the epoch: mean and range over seeds.",
     "how sure",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

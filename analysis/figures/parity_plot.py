@@ -7,7 +7,6 @@ one material and one seed; error and R² (coefficient of determination) are thos
 tables.
 """
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,9 +79,8 @@ ITEM = Item(
     "Predicted against true value of every test material, a dot for each seed; MAE and R² are those of the dots.",
     "how sure",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

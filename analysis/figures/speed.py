@@ -7,7 +7,6 @@ analysis/output/<sweep>/speed.{pdf,png}: time of a training step and of a predic
 frame max. A point is the quickest round: other work on the machine can only slow a round down.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,9 +93,8 @@ ITEM = Item(
     "From the recorded benchmarks: time per crystal of the attention's implementations.",
     "details",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

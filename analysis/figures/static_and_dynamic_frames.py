@@ -6,7 +6,6 @@ reads the checkpoint of the max trial (lowest seed; weighted PCA where there is 
 analysis/output/<sweep>/static_and_dynamic_frames.{pdf,png,html}. Atoms that get little attention are translucent.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -93,9 +92,8 @@ ITEM = Item(
     "attention are translucent.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

@@ -11,7 +11,6 @@ analysis/output/<sweep>/ties.{pdf,png} and ties_table.{md,tex,html,csv}.
 """
 
 import itertools
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -192,15 +191,8 @@ def tabulate(table: pd.DataFrame, crystals: int) -> Document:
     )
 
 
-ITEM = Item(
-    "ties",
-    "Ties",
-    "How often symmetry leaves a frame undetermined, by crystal system.",
-    "why",
-    produce,
-    __doc__,
-)
+ITEM = Item("ties", "Ties", "How often symmetry leaves a frame undetermined, by crystal system.", "why", produce)
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

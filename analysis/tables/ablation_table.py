@@ -6,8 +6,6 @@ reads runs/mlflow.db and writes analysis/output/<sweep>/ablation_table.{md,tex,h
 only where it is really less than each of the others; below the table it says so.
 """
 
-import sys
-
 import pandas as pd
 
 from analysis.comparison import Comparison, Row, compare
@@ -110,14 +108,9 @@ def produce(context: Context) -> Product:
 
 
 ITEM = Item(
-    "ablation",
-    "Frame ablation",
-    "Test error of each frame, mean ± standard deviation over seeds.",
-    "answer",
-    produce,
-    __doc__,
+    "ablation", "Frame ablation", "Test error of each frame, mean ± standard deviation over seeds.", "answer", produce
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

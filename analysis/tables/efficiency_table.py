@@ -6,7 +6,6 @@ reads runs/mlflow.db and writes analysis/output/<sweep>/efficiency_table.{md,tex
 machine that trained, which the table names: they compare our rows with one another, not with the published ones.
 """
 
-import sys
 from functools import cache
 from statistics import fmean
 
@@ -107,9 +106,8 @@ ITEM = Item(
     "Time and parameters of each frame, default and lightweight, beside the published ones.",
     "details",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

@@ -6,7 +6,6 @@ reads runs/mlflow.db and writes analysis/output/<sweep>/{jarvis,mp,oqmd}_table.{
 stays empty.
 """
 
-import sys
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -34,7 +33,7 @@ def _item(dataset: str, title: str, text: str) -> Item:
             product.missing.append(MissingError(f"no trial of ours on {', '.join(lacking)}", command))
         return product
 
-    return Item(dataset, title, text, "published", produce, __doc__, sweep=FULL_SCALE)
+    return Item(dataset, title, text, "published", produce, sweep=FULL_SCALE)
 
 
 def build(dataset: str, results: Results | None) -> Document:
@@ -155,4 +154,4 @@ ITEMS = (
 
 
 if __name__ == "__main__":
-    sys.exit(max(item.main() for item in ITEMS))
+    raise SystemExit(max(item.main() for item in ITEMS))

@@ -7,7 +7,6 @@ Where ours is the larger one, a power law through the validation errors is conti
 difference is the length of training, and knows nothing of overfitting.
 """
 
-import sys
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -176,10 +175,9 @@ ITEM = Item(
     "How far each error is from the published one of the same model, and after how many epochs they would meet.",
     "how sure",
     produce,
-    __doc__,
     sweep="ablation_frames",
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

@@ -10,7 +10,6 @@ zero nothing; settings that act together share theirs.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -185,15 +184,8 @@ def produce(context: Context) -> Product:
     return context.table(build(context.results), NAME)
 
 
-ITEM = Item(
-    "search",
-    "Hyperparameter search",
-    "Best settings and how much each mattered.",
-    "details",
-    produce,
-    __doc__,
-)
+ITEM = Item("search", "Hyperparameter search", "Best settings and how much each mattered.", "details", produce)
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())

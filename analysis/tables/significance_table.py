@@ -6,8 +6,6 @@ reads runs/mlflow.db and the trials' test predictions, and writes
 analysis/output/<sweep>/significance_table.{md,tex,html,csv}.
 """
 
-import sys
-
 import pandas as pd
 
 from analysis.comparison import Comparison, compare
@@ -117,9 +115,8 @@ ITEM = Item(
     "number of comparisons (Holm), and Welch's t-test over seeds.",
     "how sure",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())
