@@ -43,8 +43,7 @@ class Document:
     notes: Sequence[str] = ()
     """Sentences above all tables."""
     remarks: Sequence[str] = ()
-    """Lines of a list below all tables."""
-    remarks_title: str = "Left out"
+    """Lines of a list below all tables: what was left out."""
     records: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The same content as one long table with unrounded numbers."""
 
@@ -73,7 +72,7 @@ def to_markdown(document: Document) -> str:
         lines += ["", f"## {for_markdown(table.title)}", "", *notes, *[""] * bool(notes)]
         lines += markdown_rows(table)
     if document.remarks:
-        lines += ["", f"{document.remarks_title}:", "", *(f"- {for_markdown(entry)}" for entry in document.remarks)]
+        lines += ["", "Left out:", "", *(f"- {for_markdown(entry)}" for entry in document.remarks)]
     return "\n".join(lines) + "\n"
 
 
@@ -121,8 +120,7 @@ def to_html(document: Document) -> str:
         lines += [_html_row(row, "td") for row in table.marked(for_html, "<strong>{}</strong>")]
         lines += ["</tbody>", "</table></div>"]
     if document.remarks:
-        lines.append(f"<p>{for_html(document.remarks_title)}:</p>")
-        lines += ["<ul>", *(f"<li>{for_html(entry)}</li>" for entry in document.remarks), "</ul>"]
+        lines += ["<p>Left out:</p>", "<ul>", *(f"<li>{for_html(entry)}</li>" for entry in document.remarks), "</ul>"]
     return "\n".join(lines) + "\n"
 
 

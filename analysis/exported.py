@@ -26,7 +26,7 @@ import pydantic
 from pyarrow import parquet
 
 from analysis.artifacts import TrialFiles
-from analysis.results import FinishedTrial, Results
+from analysis.results import HISTORY, FinishedTrial, Results
 from crystalframer.atomic_files import replace_text, replacing, sha256_of
 from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import unit_token
@@ -39,13 +39,6 @@ PEERS = "peers.parquet"
 SUMS = "SHA256SUMS"
 REPEATED = ("trial", "metric", "peer")
 """Columns of few texts, which are written and read as categories."""
-HISTORY = {
-    "train_loss": "train/loss",
-    "val_mae": "val/mae_{unit}",
-    "averaged": "averaged",
-    "seconds": "seconds_per_epoch",
-}
-"""Metric of each column of `FinishedTrial.history`."""
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,7 @@ def find_pairs(comparison: Comparison) -> tuple[Pair, ...]:
 
 def lowest(comparison: Comparison) -> Row | None:
     """Return the row with the lowest test MAE, None where nothing has finished."""
-    found = [row for row in comparison.rows if row.trials]
-    return min(found, key=lambda row: row.test_mae.mean) if found else None
+    return min(comparison.finished, key=lambda row: row.test_mae.mean, default=None)
 
 
 def winner(comparison: Comparison) -> Row | None:

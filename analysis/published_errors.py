@@ -96,11 +96,6 @@ def load_efficiency() -> Efficiency:
     return pydantic.TypeAdapter(Efficiency).validate_json(_json(FOLDER / "efficiency.yaml"))
 
 
-def load_sources() -> dict[str, str]:
-    """Return what each `source` stands for."""
-    return pydantic.TypeAdapter(dict[str, str]).validate_json(_json(FOLDER / "sources.yaml"))
-
-
 def _json(path: Path) -> str:
     """Return a YAML file as JSON, which pydantic checks strictly and yet turns into dataclasses."""
     return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 OUTPUT = Path("analysis/output")
+HISTORY = {
+    "train_loss": "train/loss",
+    "val_mae": "val/mae_{unit}",
+    "averaged": "averaged",
+    "seconds": "seconds_per_epoch",
+}
+"""Metric of each column of `FinishedTrial.history`."""
 
 
 @dataclass(frozen=True)
@@ -280,13 +287,7 @@ def _missing(run: "Run") -> str:
 def _trial(client: "MlflowClient", run: "Run", files: TrialFiles) -> FinishedTrial:
     tags, metrics = run.data.tags, run.data.metrics
     token = unit_token(tags["unit"])
-    columns = {
-        "train_loss": "train/loss",
-        "val_mae": f"val/mae_{token}",
-        "averaged": "averaged",
-        "seconds": "seconds_per_epoch",
-    }
-    history = {name: _by_epoch(client, run.info.run_id, key) for name, key in columns.items()}
+    history = {name: _by_epoch(client, run.info.run_id, key.format(unit=token)) for name, key in HISTORY.items()}
     return FinishedTrial(
         run_key=tags["run_key"],
         config=build_trial({key: _plain(value) for key, value in run.data.params.items()}),

@@ -52,7 +52,9 @@ class _Study:
     """With the other methods recorded beside it."""
 
     @classmethod
-    def of(cls, content: Exported) -> "_Study":
+    def of(cls, folder: Path) -> "_Study":
+        check(folder)
+        content = read(folder)
         context = Context(content.results(), content.record.sweep, Path())
         peers = recorded_peers(context.results)
         return cls(content, context, against_peers.build(context, peers) if peers else None)
@@ -81,9 +83,7 @@ def page(results: Path, sweeps: Path) -> str:
         UserError: a recorded result is damaged, or its numbers do not follow from its predictions.
     """
     folders = _recorded(results)
-    for folder in folders:
-        check(folder)
-    studies = [_Study.of(read(folder)) for folder in folders]
+    studies = [_Study.of(folder) for folder in folders]
     parts = [INTRODUCTION, *([_at_a_glance(studies)] if studies else []), *(_study(study, sweeps) for study in studies)]
     parts.append(_models())
     parts.append(_not_run(sweeps, {folder.name for folder in folders}))

@@ -26,7 +26,7 @@ def draw(comparison: Comparison) -> "Figure":
     """Return the figure of one task: a line for each row, the table's order from above."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in comparison.rows if row.trials]
+    rows = comparison.finished
     figure = Figure(figsize=(5.0, 0.28 * len(rows) + 0.85), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(reversed(rows)):

@@ -37,7 +37,7 @@ def draw(comparison: Comparison) -> "Figure":
 
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     loss_axes, mae_axes = figure.subplots(1, 2)
-    rows = [row for row in comparison.rows if row.trials]
+    rows = comparison.finished
     for axes, column in ((loss_axes, "train_loss"), (mae_axes, "val_mae")):
         axes.set_yscale("log")
         axes.set_xlabel("epoch")
