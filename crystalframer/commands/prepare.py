@@ -202,9 +202,8 @@ def summary(dataset: "CrystalDataset", rejects: int, where: Path) -> str:
         f"{'task':<18}{'unit':<12}{'targets':>9}" + "".join(f"{part:>9}" for part in SPLITS),
     ]
     for task in dataset.tasks.values():
-        finite = np.isfinite(task.targets)
-        sizes = [int((finite & (task.split == code)).sum()) for code in range(len(SPLITS))]
-        row = "".join(f"{size:>9,}" for size in [int(finite.sum()), *sizes])
+        sizes = [int(np.isfinite(task.targets).sum()), *task.sizes.values()]
+        row = "".join(f"{size:>9,}" for size in sizes)
         lines.append(f"{task.name:<18}{task.unit:<12}{row}")
     return "\n".join([*lines, f"fingerprint {dataset.fingerprint}", f"stored in {where}"])
 

@@ -42,6 +42,12 @@ class Task:
         object.__setattr__(self, "targets", _read_only(self.targets))
         object.__setattr__(self, "split", _read_only(self.split))
 
+    @property
+    def sizes(self) -> dict[SplitName, int]:
+        """Crystals with a target in each split."""
+        finite = np.isfinite(self.targets)
+        return {name: int((finite & (self.split == code)).sum()) for code, name in enumerate(SPLITS)}
+
 
 @dataclass(frozen=True, eq=False)
 class CrystalDataset:
@@ -274,17 +280,17 @@ def elements_in(dataset: CrystalDataset, rows: NDArray[np.int64]) -> tuple[int, 
     return tuple(int(number) for number in found)
 
 
-def split_by_hash(keys: Iterable[str]) -> NDArray[np.int8]:
-    """Return the split code of each key, 80/10/10, decided by the key alone.
+def hashed_share(key: str) -> float:
+    """Return a number in [0, 1) that a key decides: 16 hexadecimal digits of SHA-256("split:" + key) over 2⁶⁴."""
+    return int(hashlib.sha256(f"split:{key}".encode()).hexdigest()[:16], 16) / 2**64
 
-    The first 16 hexadecimal digits of SHA-256("split:" + key), divided by 2⁶⁴, are a number u in [0, 1): u < 0.8 is
-    train, u < 0.9 val, the rest test. Equal keys share a split, and adding crystals moves no other crystal.
+
+def split_by_hash(keys: Iterable[str]) -> NDArray[np.int8]:
+    """Return the split code of each key: a `hashed_share` below 0.8 is train, below 0.9 val, the rest test.
+
+    Equal keys share a split, and adding crystals moves no other crystal.
     """
-    codes = []
-    for key in keys:
-        u = int(hashlib.sha256(f"split:{key}".encode()).hexdigest()[:16], 16) / 2**64
-        codes.append(0 if u < 0.8 else 1 if u < 0.9 else 2)
-    return np.array(codes, dtype=np.int8)
+    return np.digitize([hashed_share(key) for key in keys], (0.8, 0.9)).astype(np.int8)
 
 
 def unit_token(unit: str) -> str:

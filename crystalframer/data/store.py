@@ -27,7 +27,7 @@ import pyarrow.ipc
 from numpy.typing import NDArray
 
 from crystalframer.atomic_files import flush_to_disk, locked, replace_text
-from crystalframer.data.dataset import SPLITS, CrystalDataset, Task
+from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.disk import room
 from crystalframer.errors import UserError, require_damage, require_no_lack
 from crystalframer.geometry.occupancies import Mixture
@@ -113,7 +113,7 @@ def write_store(
         "atoms": len(dataset.atomic_numbers),
         "rejects": len(rejects),
         "units": {name: task.unit for name, task in dataset.tasks.items()},
-        "splits": {name: _describe_split(task) for name, task in dataset.tasks.items()},
+        "splits": {name: {**task.sizes, "sha256": _members(task)} for name, task in dataset.tasks.items()},
         **provenance,
     }
     text = json.dumps(manifest, indent=1)
@@ -307,11 +307,9 @@ def _strings(array: pa.Array) -> NDArray[np.str_]:
     return padded.view(f"<U{width}").reshape(len(array)).astype(np.str_, copy=False)
 
 
-def _describe_split(task: Task) -> dict[str, Any]:
-    """Return the crystals with a target in each split, and a hash of who is in which."""
-    finite = np.isfinite(task.targets)
-    described: dict[str, Any] = {part: int((finite & (task.split == code)).sum()) for code, part in enumerate(SPLITS)}
-    return described | {"sha256": hashlib.sha256(np.ascontiguousarray(task.split, dtype=np.int8).data).hexdigest()}
+def _members(task: Task) -> str:
+    """Return a hash of who is in which split."""
+    return hashlib.sha256(np.ascontiguousarray(task.split, dtype=np.int8).data).hexdigest()
 
 
 def _temporary(directory: Path) -> Path:

@@ -1,5 +1,6 @@
 """Records of a published data set as columns of numbers, each checked by `Crystal`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.data.structures.records import Chunk, decode_records, record_number, record_to_crystal
+from crystalframer.data.preparation.cell_values import number_of
+from crystalframer.data.structures.records import Chunk, decode_records, record_to_crystal
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 
@@ -91,6 +93,12 @@ def records_to_columns(records: Sequence[Mapping[str, Any]], layout: Layout, sou
         atomic_numbers=np.concatenate([np.zeros(0, np.uint8), *(c.atomic_numbers.astype(np.uint8) for c in crystals)]),
         reasons=reasons,
     )
+
+
+def record_number(record: Mapping[str, Any], field: str) -> float:
+    """Return a record's number, NaN where it is absent, ``"na"``, null, true or false, or not finite."""
+    value = record.get(field)
+    return math.nan if isinstance(value, bool) else number_of(value)
 
 
 def _id_of(record: Mapping[str, Any], layout: Layout, source: str, number: int) -> str:

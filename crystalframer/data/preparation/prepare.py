@@ -5,6 +5,7 @@ the store is written from these files. Whatever is cut short leaves the old stor
 downloads it got.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from crystalframer.data.preparation.locate import Located, locate
 from crystalframer.data.preparation.pickles import pickled_records
 from crystalframer.data.preparation.splits import published_split
 from crystalframer.data.progress import Watch, silent
+from crystalframer.data.structures.reading import numbered
 from crystalframer.data.structures.records import split_records
 from crystalframer.environment import cores, data_folder
 from crystalframer.errors import UserError
@@ -197,13 +199,9 @@ class Rows:
             stream.write(np.ascontiguousarray(array).data)
 
     def unique_ids(self) -> list[str]:
-        """Return the ids; one that occurs again has ``#2``, ``#3`` and so on appended."""
-        seen: dict[str, int] = {}
-        unique = []
-        for id in self.ids:
-            seen[id] = seen.get(id, 0) + 1
-            unique.append(id if seen[id] == 1 else f"{id}#{seen[id]}")
-        return unique
+        """Return the ids, see `numbered`."""
+        taken: Counter[str] = Counter()
+        return [numbered(id, taken) for id in self.ids]
 
     def rejects(self) -> list[dict[str, str]]:
         """Return what was left out, and why."""

@@ -7,7 +7,6 @@ n_val before those for validation. n_train, n_val and n_test are ⌊0.8 n⌋, �
 split, one file a part.
 """
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalframer.data.dataset import SPLITS, SplitName
+from crystalframer.data.dataset import SPLITS, SplitName, hashed_share
 from crystalframer.errors import UserError
 from crystalframer.published import PUBLISHED
 
@@ -95,15 +94,12 @@ def published_split(
 def split_by_formula(formulas: Sequence[str], seed: int, train: float, val: float) -> NDArray[np.int8]:
     """Split materials by the hash of their reduced formula: one material is never on both sides.
 
-    The first 16 hexadecimal digits of SHA-256("split:SEED:FORMULA"), divided by 2⁶⁴, are a number u in [0, 1): below
-    `train` it is trained on, below `train` + `val` validated on, else tested on; more crystals move none of these.
+    Where u, the `hashed_share` of SEED:FORMULA, is below `train` it is trained on, below `train` + `val` validated on,
+    else tested on; more crystals move none of these.
     Of fewer than `FEW_MATERIALS` formulas, u is replaced by the formula's rank, so that each part gets its share and,
     of three formulas or more, at least one.
     """
-    hashed = {
-        formula: int(hashlib.sha256(f"split:{seed}:{formula}".encode()).hexdigest()[:16], 16) / 2**64
-        for formula in set(formulas)
-    }
+    hashed = {formula: hashed_share(f"{seed}:{formula}") for formula in set(formulas)}
     count = len(hashed)
     if count < FEW_MATERIALS:
         num_val = max(1, round(val * count))

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from crystalframer.data.dataset import SPLITS, Task
+from crystalframer.data.dataset import Task
 from crystalframer.errors import UserError, near_matches
 from crystalframer.published import PUBLISHED
 
@@ -51,9 +49,7 @@ def _check(text: str, task: Task, published: str) -> None:
             f"--subset-of {text}: {task.name} is in {task.unit} here and in {known.unit} there; give the unit with "
             f"--unit {task.name}={known.unit}, and targets in it"
         )
-    finite = np.isfinite(task.targets)
-    for code, (part, count) in enumerate(zip(SPLITS, known.counts, strict=True)):
-        size = int((finite & (task.split == code)).sum())
+    for (part, size), count in zip(task.sizes.items(), known.counts, strict=True):
         if size > count:
             raise UserError(
                 f"--subset-of {text}: {size:,} crystals in the {part} split, the published one has {count:,}; give the "

@@ -63,10 +63,14 @@ def by_kind(warned: Iterable[tuple[str, str]], most: int = 10) -> list[str]:
     return [*lines, f"{further:,} structures have warnings of {len(counts) - most} further kinds"] if further else lines
 
 
+def numbered(id: str, taken: Counter[str]) -> str:
+    """Return an id, which is counted in `taken`; one that occurs again gets the suffix ``#2``, ``#3`` and so on."""
+    taken[id] += 1
+    return id if taken[id] == 1 else f"{id}#{taken[id]}"
+
+
 def with_own_names(readings: Iterable[Reading]) -> Iterator[Reading]:
-    """Prefer the structures' own names as ids; one that occurs again gets the suffix ``#2``, ``#3`` and so on."""
+    """Prefer the structures' own names as ids, see `numbered`."""
     taken: Counter[str] = Counter()
     for reading in readings:
-        id = reading.name or reading.id
-        taken[id] += 1
-        yield reading.renamed(id if taken[id] == 1 else f"{id}#{taken[id]}")
+        yield reading.renamed(numbered(reading.name or reading.id, taken))

@@ -6,7 +6,6 @@ memory; the chunks are then decoded, possibly in several processes.
 
 import contextlib
 import json
-import math
 import re
 import zipfile
 import zlib
@@ -112,23 +111,6 @@ def record_to_crystal(record: Mapping[str, Any], id: str) -> Crystal:
     except (TypeError, ValueError) as error:
         raise UserError(f"crystal {id!r}: coords is not an array of shape ({len(numbers)}, 3) ({error})") from error
     return Crystal(lattice, frac_coords, numbers, id)
-
-
-def record_number(record: Mapping[str, Any], field: str) -> float:
-    """Return a record's number, NaN where it is absent, ``"na"``, null or not finite."""
-    value = record.get(field)
-    if isinstance(value, bool) or value is None:
-        return math.nan
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return math.nan
-    try:
-        number = float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
 
 
 def _hint(symbol: str) -> str:

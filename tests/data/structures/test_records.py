@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crystalframer.data.preparation.columns import record_number
 from crystalframer.data.structures import records
-from crystalframer.data.structures.records import decode_records, record_number, record_to_crystal, split_records
+from crystalframer.data.structures.records import decode_records, record_to_crystal, split_records
 from crystalframer.errors import UserError
 
 ATOMS: dict[str, Any] = {
