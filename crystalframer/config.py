@@ -36,6 +36,10 @@ KERNELS: tuple[KernelName, ...] = get_args(KernelName)
 MOST_WEIGHTS = 10**9
 """Of a model; the paper's has 853 thousand."""
 
+CHECKPOINT_SECONDS = 10.0
+"""Shortest time between two checkpoints, and so about the most work that a kill can cost; 0 for one after every step.
+Not a setting of a trial: it must not change results."""
+
 
 def _require(ok: bool, name: str, got: object, expected: str) -> None:
     if not ok:

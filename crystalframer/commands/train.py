@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from crystalframer.command_line import outliving_the_screen
 from crystalframer.config import FRAMES, TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.orchestration.sweeps.arguments import add_checkpoint_argument
 from crystalframer.published import PUBLISHED
 from crystalframer.resolving import TRAIN_PRESETS, build_trial, setting_value
 from crystalframer.yaml_reading import parse_set
@@ -92,13 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, help="threads of torch per process (default: its own choice, or a share)"
     )
-    parser.add_argument(
-        "--checkpoint-seconds",
-        "--save-seconds",
-        type=float,
-        metavar="S",
-        help="shortest time between two checkpoints, the most that a kill can cost (default: 10)",
-    )
+    add_checkpoint_argument(parser, "--save-seconds")
     parser.add_argument(
         "--track",
         action="store_true",
@@ -184,7 +179,7 @@ def _train(
     from crystalframer.runs.recording import git_commit
     from crystalframer.runs.run_directory import RunDirectory, SupersededError
     from crystalframer.runs.single import check_single, error_lines, list_single, train_single
-    from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, TrialJob
+    from crystalframer.runs.trial import Trial, TrialJob
     from crystalframer.training.devices import idle_gpu
     from crystalframer.training.launch import launch
     from crystalframer.training.optimizer import TrainingDivergedError
@@ -198,7 +193,7 @@ def _train(
         parent=lengthened,
         tags={"sweep": directory.path.parent.name, "current": "true", "git_commit": git_commit()},
         cpus=_threads(arguments),
-        checkpoint_seconds=CHECKPOINT_SECONDS if arguments.checkpoint_seconds is None else arguments.checkpoint_seconds,
+        checkpoint_seconds=arguments.checkpoint_seconds,
     )
     start = launch
     if arguments.ray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalframer.config import TrialConfig
+from crystalframer.config import CHECKPOINT_SECONDS, TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import one_line
 from crystalframer.runs.contents import TrialResult
@@ -24,9 +24,6 @@ if TYPE_CHECKING:  # they import torch, which the driver does without
 
 TrainerFactory = Callable[..., Any]
 """Makes a trainer of a trial's settings and data, and the keyword `device`: the class `Trainer`, or a stand-in's."""
-CHECKPOINT_SECONDS = 10.0
-"""Shortest time between two checkpoints, and so about the most work that a kill can cost; 0 for one after every step.
-Not a setting of a trial: it must not change results."""
 SAVING_SHARE = 0.05
 """Share of a trial's time that its checkpoints may take within epochs; where they are slow they become fewer."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalframer.beside import HOME
+from crystalframer.config import CHECKPOINT_SECONDS
 from crystalframer.orchestration.cluster.surroundings import default_runs, runs_folder, surroundings
 
 if TYPE_CHECKING:
@@ -21,6 +22,18 @@ def add_runs_argument(parser: argparse.ArgumentParser, of_what: str = "folder of
         default=default_runs(),
         metavar="DIR",
         help=f"{of_what} (default: $CRYSTALFRAMER_RUNS, else runs)",
+    )
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser, *former: str) -> None:
+    """Add ``--checkpoint-seconds``, under its former names as well."""
+    parser.add_argument(
+        "--checkpoint-seconds",
+        *former,
+        type=float,
+        default=CHECKPOINT_SECONDS,
+        metavar="S",
+        help="shortest time between two checkpoints, the most that a kill can cost (default: %(default)g)",
     )
 
 
@@ -61,13 +74,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_ru
     add_runs_argument(parser, "folder of the results, on a cluster one that all nodes share")
     parser.add_argument("--dry-run", action="store_true", help=dry_run)
     parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="at most N trials at a time")
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=10.0,
-        metavar="S",
-        help="shortest time between two checkpoints of a trial, the most that a kill can cost (default: 10)",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument(
         "--address",
         metavar="RAY",

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from crystalframer.config import TrialConfig
+from crystalframer.config import CHECKPOINT_SECONDS, TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.orchestration.cluster.dispatcher import Dispatcher, Outcome
 from crystalframer.orchestration.cluster.failures import standard_policies
@@ -27,7 +27,7 @@ from crystalframer.runs.recording import git_commit, record_finished
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.status import Summary, TrialStatus, append_plan, read_status, write_plan, write_report
 from crystalframer.runs.tracker import RunStatus, StepMetrics
-from crystalframer.runs.trial import CHECKPOINT_SECONDS, Trial, TrialJob
+from crystalframer.runs.trial import Trial, TrialJob
 
 TRAINER = "crystalframer.training.trainer:Trainer"
 EXIT_FAILED = 1
