@@ -23,7 +23,7 @@ from crystalframer.orchestration.tracking.first_screen import (
 from crystalframer.runs.tracker import History, Params, RunStatus, StepMetrics, Tags, Tracker, is_of_another_training
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 NOTE_TAG = "mlflow.note.content"
 """The tag that MLflow's page shows as the description of a run or experiment."""
@@ -70,7 +70,7 @@ class MlflowTracker(Tracker):
             self._client.log_batch(self._run_id, params=batch)
         self.set_tags({name: value for name, value in tags.items() if run.data.tags.get(name) != value})
         if (dataset := dataset_of(params, tags)) is not None and not (run.inputs and run.inputs.dataset_inputs):
-            self._client.log_inputs(self._run_id, [dataset])
+            self._log_dataset(dataset)
         self.log_metrics(history or ())
         self._watch()
 
@@ -108,6 +108,20 @@ class MlflowTracker(Tracker):
             self._monitor.finish()
             self._monitor = None
         self._client.set_terminated(self._run_id, status)
+
+    def _log_dataset(self, dataset: "DatasetInput") -> None:
+        """Record what the run learned from.
+
+        MLflow looks whether it knows a data set and then adds it: of trials that start at once, it refuses all but one.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.log_inputs(self._run_id, [dataset])
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            self._client.log_inputs(self._run_id, [dataset])  # now it knows it
 
     def _watch(self) -> None:
         """Record use of cores, memory, disk, network and GPUs, unless MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING says no."""
