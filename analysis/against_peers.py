@@ -170,11 +170,10 @@ def _row(each: Against, unit: str) -> list[str]:
 def _record(each: Against, comparison: Comparison) -> dict[str, object]:
     found = each.found
     return {
-        "dataset": comparison.dataset, "task": comparison.task, "unit": comparison.unit, "ours": each.ours.label,
-        "peer": each.peer, "materials": found.materials, "our_mae": each.our_mae, "peer_mae": each.peer_mae,
-        "difference": found.difference.value, "low": found.difference.low, "high": found.difference.high,
-        "better_on": found.better_on, "p_sign": found.p_sign, "p_bootstrap": found.p_bootstrap,
-        "p_holm": each.corrected, "verdict": verdict(each),
+        **comparison.labels, "ours": each.ours.label, "peer": each.peer, "materials": found.materials,
+        "our_mae": each.our_mae, "peer_mae": each.peer_mae, "difference": found.difference.value,
+        "low": found.difference.low, "high": found.difference.high, "better_on": found.better_on,
+        "p_sign": found.p_sign, "p_bootstrap": found.p_bootstrap, "p_holm": each.corrected, "verdict": verdict(each),
     }  # fmt: skip
 
 

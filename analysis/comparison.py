@@ -145,6 +145,11 @@ class Comparison:
         return self.task.replace("_", " ")
 
     @property
+    def labels(self) -> dict[str, object]:
+        """What a record of it begins with."""
+        return {"dataset": self.dataset, "task": self.task, "unit": self.unit}
+
+    @property
     def file_name(self) -> str:
         """What files of it are called."""
         return shortened(re.sub(r"[^\w.-]", "_", f"{self.dataset}_{self.task}" + "_transfer" * self.transfer), 150)

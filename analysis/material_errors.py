@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.comparison import Row
+from analysis.comparison import Comparison, Row
 from crystalframer.errors import UserError
 from crystalframer.statistics import Interval, mean_interval
 
@@ -44,8 +44,9 @@ class MaterialErrors:
         kept = tuple(id for id in self.ids if id in ids)
         return MaterialErrors(kept, self.target[chosen], self.predictions[chosen])
 
+    @cached_property
     def interval(self) -> Interval:
-        """Return the test MAE with its interval over materials."""
+        """The test MAE with its interval over materials."""
         return mean_interval(self.absolute)
 
 
@@ -69,6 +70,18 @@ def material_errors(row: Row) -> MaterialErrors | None:
             )
     predictions = pd.concat([table["prediction"] for table in found], axis="columns").to_numpy(dtype=float)
     return MaterialErrors(tuple(first.index), first["target"].to_numpy(dtype=float), predictions)
+
+
+def rows_with_errors(comparison: Comparison) -> dict[Row, MaterialErrors]:
+    """Return the errors of the rows that have test predictions."""
+    return {row: errors for row in comparison.rows if (errors := material_errors(row)) is not None}
+
+
+def interval_ends(row: Row) -> dict[str, float | None]:
+    """Return `low` and `high` of a row's test MAE over materials, as tables record them; None without predictions."""
+    errors = material_errors(row)
+    low, high = (None, None) if errors is None else (errors.interval.low, errors.interval.high)
+    return {"low": low, "high": high}
 
 
 def on_same_materials(

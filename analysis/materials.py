@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from math import gcd
 
 import numpy as np
 import torch
@@ -150,7 +148,5 @@ def formula(crystal: Crystal) -> str:
     """Return the reduced formula in the order of the electronegative last, with subscripts."""
     from pymatgen.core.composition import Composition
 
-    counts = Counter(ELEMENTS[number - 1] for number in crystal.atomic_numbers.tolist())
-    divisor = reduce(gcd, counts.values())
-    reduced = Composition({symbol: count // divisor for symbol, count in counts.items()}).reduced_formula
+    reduced = Composition(Counter(ELEMENTS[number - 1] for number in crystal.atomic_numbers.tolist())).reduced_formula
     return reduced.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))

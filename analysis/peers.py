@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.comparison import Comparison
-from analysis.material_errors import MaterialErrors, material_errors
+from analysis.material_errors import MaterialErrors, rows_with_errors
 from analysis.pairs import difference
 from analysis.results import Results
 from analysis.uncertainty import Difference, holm
@@ -119,10 +119,7 @@ def recorded_peers(results: Results) -> list[Peer]:
 def methods_of(comparison: Comparison) -> list[Method]:
     """Return our finished rows, and below each with several seeds their ensemble."""
     found = []
-    for row in comparison.finished:
-        errors = material_errors(row)
-        if errors is None:
-            continue
+    for row, errors in rows_with_errors(comparison).items():
         found.append(Method(row.label, errors))
         if len(row.trials) > 1:
             found.append(Method(f"{row.label}, ensemble of {len(row.trials)} seeds", errors.ensemble))

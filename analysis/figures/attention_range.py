@@ -14,6 +14,7 @@ import numpy as np
 from analysis.comparison import FRAME_LABELS
 from analysis.items import Context, Item, Product
 from crystalframer.config import FrameName
+from crystalframer.pictures.panels import panels_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,16 +56,10 @@ def mean_distance(model: "CrystalFramer", crystals: Sequence["Crystal"]) -> Any:
 
 def draw(ranges: Mapping[FrameName, Any]) -> "Figure":
     """Return the figure: one map of blocks and heads per frame, all on one scale."""
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(ranges))
-    lines = -(-len(ranges) // columns)
-    figure = Figure(figsize=(7.0 if columns > 1 else 3.4, 1.55 * lines + 0.35), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    figure, panels = panels_of(len(ranges), height=1.55, margin=0.35)
     low = min(float(values.min()) for values in ranges.values())
     high = max(float(values.max()) for values in ranges.values())
-    image = None
-    for axes, (frame, values) in zip(grid.flat, ranges.items(), strict=False):
+    for axes, (frame, values) in zip(panels, ranges.items(), strict=True):
         image = axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto")
         for (block, head), value in np.ndenumerate(values):
             ink = "black" if (value - low) > 0.6 * (high - low) else "white"
@@ -73,12 +68,9 @@ def draw(ranges: Mapping[FrameName, Any]) -> "Figure":
         axes.set_xticks(range(values.shape[1]), [str(n + 1) for n in range(values.shape[1])])
         axes.set_yticks(range(values.shape[0]), [str(n + 1) for n in range(values.shape[0])])
         axes.grid(visible=False)
-    for axes in list(grid.flat)[len(ranges) :]:
-        axes.set_visible(False)
     figure.supxlabel("head", fontsize=8)
     figure.supylabel("block", fontsize=8)
-    assert image is not None, "there is at least one frame"
-    figure.colorbar(image, ax=grid, label="mean distance attended (Å)", shrink=0.9, pad=0.01)
+    figure.colorbar(image, ax=figure.axes, label="mean distance attended (Å)", shrink=0.9, pad=0.01)
     return figure
 
 

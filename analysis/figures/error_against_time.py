@@ -17,7 +17,7 @@ import numpy as np
 from analysis.comparison import Comparison, Row
 from analysis.figures.learning_curves import LineStyle, line_style, over_seeds, spread_out
 from analysis.items import Context, Item, Product
-from analysis.material_errors import material_errors
+from analysis.material_errors import material_errors, rows_with_errors
 from analysis.peers import Peer, recorded_peers
 from analysis.published_errors import published_beside
 from analysis.results import FinishedTrial
@@ -91,8 +91,8 @@ def _draw_row(axes: "Axes", row: Row, style: LineStyle) -> None:
 
 def _measured(comparison: Comparison, peers: Sequence[Peer]) -> dict[str, float]:
     """Return the errors of peers on the same test crystals, by what the figure calls them."""
-    errors = [found for row in comparison.finished if (found := material_errors(row)) is not None]
-    return {peer.name: float(peer.errors(errors[0]).absolute.mean()) for peer in peers} if errors else {}
+    ours = next(iter(rows_with_errors(comparison).values()), None)
+    return {} if ours is None else {peer.name: float(peer.errors(ours).absolute.mean()) for peer in peers}
 
 
 def _published(comparison: Comparison) -> dict[str, float]:

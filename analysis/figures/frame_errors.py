@@ -32,8 +32,8 @@ def draw(comparison: Comparison) -> "Figure":
     for place, row in enumerate(reversed(rows)):
         colour, errors = COLOURS[row.frame], material_errors(row)
         if errors is not None:
-            interval = errors.interval()
-            axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=5, alpha=0.25)
+            ends = [errors.interval.low, errors.interval.high]
+            axes.plot(ends, [place, place], color=colour, linewidth=5, alpha=0.25)
         seeds = [trial.test_mae for trial in row.trials]
         axes.plot(seeds, [place] * len(seeds), color=colour, linestyle="", marker="o", markersize=3.5, alpha=0.6)
         axes.plot([row.test_mae.mean] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=2)

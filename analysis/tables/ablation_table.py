@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.comparison import Comparison, Row, compare
 from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Product
-from analysis.material_errors import material_errors
+from analysis.material_errors import interval_ends
 from analysis.pairs import answer, winner
 from analysis.published_errors import published_beside
 from analysis.results import Results
@@ -75,19 +75,16 @@ def _table(comparison: Comparison) -> Table:
 def _record(comparison: Comparison, row: Row) -> dict[str, object]:
     beside = published_beside(comparison)
     found = bool(row.trials)
-    errors = material_errors(row)
-    interval = None if errors is None else errors.interval()
+    ends = interval_ends(row)
     return {
-        "dataset": comparison.dataset,
-        "task": comparison.task,
-        "unit": comparison.unit,
+        **comparison.labels,
         "frame": row.frame,
         "variant": row.variant,
         "seeds": len(row.trials),
         "test_mae_mean": row.test_mae.mean if found else None,
         "test_mae_std": row.test_mae.std if found else None,
-        "test_mae_materials_low": interval.low if interval else None,
-        "test_mae_materials_high": interval.high if interval else None,
+        "test_mae_materials_low": ends["low"],
+        "test_mae_materials_high": ends["high"],
         "val_mae_mean": row.val_mae.mean if found else None,
         "val_mae_std": row.val_mae.std if found else None,
         "baseline_mae": row.baseline_mae if found else None,

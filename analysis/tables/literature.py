@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.comparison import Comparison, Row, compare, paper_setting
 from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Product
-from analysis.material_errors import material_errors
+from analysis.material_errors import interval_ends
 from analysis.published_errors import Method, Published, load_published
 from analysis.results import MissingError, Results
 from crystalframer.data.dataset import SPLITS
@@ -139,11 +139,11 @@ def _our_record(
     }  # fmt: skip
     if comparison is None or row is None or not row.trials:
         return record
-    errors, error = material_errors(row), row.test_mae
-    interval = None if errors is None else errors.interval()
+    error = row.test_mae
     sizes = {f"num_{split}": size for split, size in zip(SPLITS, comparison.sizes, strict=True)}
-    ends = {"low": interval.low if interval else None, "high": interval.high if interval else None}
-    return {**record, "mae": error.mean, "std": error.std, "seeds": len(row.trials), **ends, **sizes}
+    return {
+        **record, "mae": error.mean, "std": error.std, "seeds": len(row.trials), **interval_ends(row), **sizes
+    }  # fmt: skip
 
 
 ITEMS = (

@@ -17,7 +17,7 @@ from analysis.comparison import Comparison, Row, compare
 from analysis.documents import EMPTY, Document, Table
 from analysis.figures.learning_curves import over_seeds
 from analysis.items import Context, Item, Product
-from analysis.material_errors import material_errors
+from analysis.material_errors import interval_ends
 from analysis.published_errors import published_beside
 from analysis.results import MissingError
 from crystalframer.published import PUBLISHED
@@ -81,15 +81,12 @@ def gaps(comparison: Comparison) -> list[Gap]:
 
 
 def _gap(row: Row, published_mae: float, published_epochs: int | None) -> Gap:
-    errors = material_errors(row)
-    over_crystals = errors.interval() if errors else None
     curve = over_seeds(row, "val_mae")["mean"].to_numpy()
     averaged = over_seeds(row, "averaged")["max"].to_numpy() > 0
     return Gap(
         frames=row.label,
         test_mae=row.test_mae.mean,
-        low=over_crystals.low if over_crystals else None,
-        high=over_crystals.high if over_crystals else None,
+        **interval_ends(row),
         published_mae=published_mae,
         epochs=len(curve),
         published_epochs=published_epochs,
@@ -130,8 +127,7 @@ def build(context: Context) -> Document:
     for comparison in compare(context.results):
         if found := gaps(comparison):
             tables.append(_table(comparison, found))
-            labels = {"dataset": comparison.dataset, "task": comparison.task, "unit": comparison.unit}
-            records += [labels | asdict(gap) | {"difference": gap.difference} for gap in found]
+            records += [comparison.labels | asdict(gap) | {"difference": gap.difference} for gap in found]
     return Document(f"{context.sweep}: beside published errors", tables, records=pd.DataFrame(records))
 
 

@@ -81,8 +81,7 @@ def _records(comparison: Comparison) -> list[dict[str, object]]:
     pairs = find_pairs(comparison)
     tested = sum(pair.found is not None for pair in pairs)
     for pair in pairs:
-        entry: dict[str, object] = {"dataset": comparison.dataset, "task": comparison.task, "unit": comparison.unit}
-        entry |= {"first": pair.first.label, "second": pair.second.label}
+        entry = comparison.labels | {"first": pair.first.label, "second": pair.second.label}
         if found := pair.found:
             entry |= {
                 "materials": found.materials, "difference": found.difference.value, "low": found.difference.low,
