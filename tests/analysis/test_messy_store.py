@@ -1,6 +1,7 @@
 """A store as accidents leave it gives the tables of a clean one: nothing that did not finish is averaged in."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,8 @@ def predictions(frame: FrameName, seed: int) -> tuple[float, dict[str, tuple[flo
     return float(np.mean([abs(t - p) for t, p in table.values()])), table
 
 
-def fill(store: Store) -> None:
-    """Two seeds of three frames."""
-    frames: tuple[FrameName, ...] = ("none", "pca", "max")
+def fill(store: Store, frames: Sequence[FrameName] = ("none", "pca", "max")) -> None:
+    """Two seeds of some frames."""
     for frame in frames:
         for seed in (0, 1):
             mae, table = predictions(frame, seed)
@@ -95,21 +95,13 @@ def test_only_a_real_winner_is_in_bold(store: Store) -> None:
 
 
 def test_of_two_rows_one_is_less_than_the_other(store: Store) -> None:
-    frames: tuple[FrameName, ...] = ("none", "max")
-    for frame in frames:
-        for seed in (0, 1):
-            mae, table = predictions(frame, seed)
-            store.add(frame, seed, test_mae=mae, predictions=table)
+    fill(store, ("none", "max"))
     (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP, store.runs))
     assert "really less than that of the other." in answer(comparison)[0]
 
 
 def test_where_nothing_is_real_nothing_is_in_bold(store: Store) -> None:
-    frames: tuple[FrameName, ...] = ("none", "pca")
-    for frame in frames:
-        for seed in (0, 1):
-            mae, table = predictions(frame, seed)
-            store.add(frame, seed, test_mae=mae, predictions=table)
+    fill(store, ("none", "pca"))
     (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP, store.runs))
     assert winner(comparison) is None
     said = " ".join(answer(comparison))

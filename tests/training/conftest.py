@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from crystalframer.config import DataConfig, TrialConfig
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.data.registry import load_task
 from crystalframer.resolving import build_trial
+from crystalframer.training.trainer import Trainer
 from tests.fixtures.threads import one_thread as one_thread
 
 MakeTrial = Callable[[dict[str, Any]], TrialConfig]
@@ -61,3 +63,13 @@ def make_trial() -> MakeTrial:
 def trial(make_trial: MakeTrial) -> TrialConfig:
     """Return the settings of a small training."""
     return make_trial({})
+
+
+@pytest.fixture(scope="session")
+def trained(trial: TrialConfig, data: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of a finished small training."""
+    path = tmp_path_factory.mktemp("trained") / "checkpoint.pt"
+    trainer = Trainer(trial, data)
+    list(trainer.fit())
+    trainer.save(path)
+    return path

@@ -16,21 +16,10 @@ from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.training.checkpoint import VERSION, read_checkpoint, write_checkpoint
-from crystalframer.training.trainer import Trainer
 
 
-@pytest.fixture(scope="module")
-def saved(trial: TrialConfig, data: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a checkpoint of a complete training."""
-    path = tmp_path_factory.mktemp("saved") / "checkpoint.pt"
-    trainer = Trainer(trial, data)
-    list(trainer.fit())
-    trainer.save(path)
-    return path
-
-
-def test_reading_gives_back_what_was_written(saved: Path, trial: TrialConfig, data: TaskData, tmp_path: Path) -> None:
-    first = read_checkpoint(saved)
+def test_reading_gives_back_what_was_written(trained: Path, trial: TrialConfig, data: TaskData, tmp_path: Path) -> None:
+    first = read_checkpoint(trained)
     assert first.trial == trial
     assert first.data_fingerprint == data.fingerprint
     assert [(target.name, target.unit) for target in first.targets] == [("formation_energy", "eV/atom")]
@@ -51,17 +40,17 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
-def test_a_file_cut_short_is_refused(saved: Path, tmp_path: Path, share: float) -> None:
-    content = saved.read_bytes()
+def test_a_file_cut_short_is_refused(trained: Path, tmp_path: Path, share: float) -> None:
+    content = trained.read_bytes()
     path = tmp_path / "short.pt"
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match="damaged or cut short"):
         read_checkpoint(path)
 
 
-def test_a_flipped_bit_is_noticed(saved: Path, tmp_path: Path) -> None:
-    content = saved.read_bytes()
-    with zipfile.ZipFile(saved) as archive:  # between its records there is padding, which holds nothing
+def test_a_flipped_bit_is_noticed(trained: Path, tmp_path: Path) -> None:
+    content = trained.read_bytes()
+    with zipfile.ZipFile(trained) as archive:  # between its records there is padding, which holds nothing
         largest = max(archive.infolist(), key=lambda record: record.file_size)
     start = content.index(largest.filename.encode()) + len(largest.filename)
     flipped = bytearray(content)
@@ -101,27 +90,27 @@ def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_newer_format_is_refused(saved: Path, tmp_path: Path) -> None:
-    content = torch.load(saved, weights_only=True)
+def test_a_newer_format_is_refused(trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained, weights_only=True)
     torch.save({**content, "version": VERSION + 1}, tmp_path / "newer.pt")
     with pytest.raises(UserError, match=f"format version {VERSION + 1}, expected {VERSION}"):
         read_checkpoint(tmp_path / "newer.pt")
 
 
-def test_leftovers_of_killed_processes_are_removed_after_an_hour(saved: Path, tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_after_an_hour(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     old, recent, foreign = tmp_path / f".{path.name}.1.tmp", tmp_path / f".{path.name}.2.tmp", tmp_path / ".other.1.tmp"
     for file in (old, recent, foreign):
         file.touch()
     for file in (old, foreign):
         os.utime(file, (time.time() - 3700,) * 2)
-    write_checkpoint(path, read_checkpoint(saved))
+    write_checkpoint(path, read_checkpoint(trained))
     assert {file.name for file in tmp_path.iterdir()} == {path.name, recent.name, foreign.name}
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(saved: Path, tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_other(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    good = read_checkpoint(saved)
+    good = read_checkpoint(trained)
     write_checkpoint(path, good)
     before = path.read_bytes()
     good.optimizer["unsaveable"] = (number for number in range(3))
@@ -169,8 +158,8 @@ print(last, len(list(path.parent.glob(".*.tmp"))))
 """
 
 
-def test_a_process_killed_while_saving_leaves_a_whole_file(saved: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(KILLED_WHILE_SAVING), str(saved), str(tmp_path / "c.pt"), "15"]
+def test_a_process_killed_while_saving_leaves_a_whole_file(trained: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_WHILE_SAVING), str(trained), str(tmp_path / "c.pt"), "15"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     written, interrupted = map(int, done.stdout.split())

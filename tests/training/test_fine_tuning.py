@@ -25,16 +25,6 @@ MakeTrial = Callable[[dict[str, Any]], TrialConfig]
 
 
 @pytest.fixture(scope="module")
-def trained(trial: TrialConfig, data: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a finished training on formation energies."""
-    path = tmp_path_factory.mktemp("trained") / "checkpoint.pt"
-    trainer = Trainer(trial, data)
-    list(trainer.fit())
-    trainer.save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def other_task(data: TaskData) -> TaskData:
     """The same crystals with another target."""
     return replace(data, task="e_hull", targets=data.dataset.tasks["e_hull"].targets, fingerprint="e_hull")
