@@ -285,14 +285,6 @@ def hashed_share(key: str) -> float:
     return int(hashlib.sha256(f"split:{key}".encode()).hexdigest()[:16], 16) / 2**64
 
 
-def split_by_hash(keys: Iterable[str]) -> NDArray[np.int8]:
-    """Return the split code of each key: a `hashed_share` below 0.8 is train, below 0.9 val, the rest test.
-
-    Equal keys share a split, and adding crystals moves no other crystal.
-    """
-    return np.digitize([hashed_share(key) for key in keys], (0.8, 0.9)).astype(np.int8)
-
-
 def unit_token(unit: str) -> str:
     """Return a unit as it stands in a metric's name: eV/atom → eV_per_atom, log10(GPa) → log10_GPa.
 

@@ -15,9 +15,9 @@ from crystalframer.data.dataset import (
     Task,
     require_elements,
     select_task,
-    split_by_hash,
     unit_token,
 )
+from crystalframer.data.sample import split_by_hash
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 
