@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def sweep(folder: Path) -> tuple[int, str, Path]:
     """The sweep, each trial tried again once: exit code, output and folder."""
     path = folder / "failing.yaml"
-    environment = {**os.environ, "FAILED": str(folder), "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
+    environment = {**os.environ, "FAILED": str(folder), "PYTHONPATH": str(ROOT)}
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
     command = [sys.executable, str(PIPELINE), str(path), "--runs", str(folder / "runs"), "--output", str(folder)]
@@ -243,6 +243,18 @@ with ray_session(None):
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1.0"]
+
+
+def test_trials_keep_the_priority_of_the_command() -> None:
+    program = """
+import os, ray
+from crystalframer.orchestration.cluster.session import ray_session
+os.nice(3)
+with ray_session(None, 1):
+    print(ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"]
 
 
 def test_a_session_of_ours_is_joined_not_started_twice() -> None:

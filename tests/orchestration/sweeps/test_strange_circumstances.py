@@ -30,7 +30,6 @@ def test_a_sweep_behind_a_proxy_on_one_core_in_a_closed_home_on_a_poor_terminal_
         "https_proxy": "http://127.0.0.1:9",
         "MLFLOW_TRACKING_URI": "",
         "RAY_ADDRESS": "",
-        "RAY_worker_niceness": "0",
     }
     for name in ("no_proxy", "NO_PROXY"):
         environment.pop(name, None)
