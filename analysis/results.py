@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.artifacts import PREDICTIONS, TrialFiles
+from crystalframer.beside import OUTPUT
 from crystalframer.command_line import HelpFormatter
 from crystalframer.config import FRAMES, FrameName, TrialConfig
 from crystalframer.data.dataset import unit_token
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-OUTPUT = Path("analysis/output")
 HISTORY = {
     "train_loss": "train/loss",
     "val_mae": "val/mae_{unit}",

@@ -8,6 +8,8 @@ from typing import Any
 _INSTALLED = Path(__file__).with_name("beside_the_package")
 HOME = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).absolute().parents[1]
 """The folder of `sweeps/`, `analysis/`, `benchmarks/`, `clusters/` and `cluster.yaml`."""
+OUTPUT = Path("analysis/output")
+"""Where tables and figures are written, from the folder that a command is run in."""
 
 
 def load(module: str) -> Any:

@@ -6,6 +6,7 @@ variable that is empty is taken for one that is not set.
 """
 
 import contextlib
+import errno
 import functools
 import ipaddress
 import math
@@ -166,6 +167,19 @@ def private_folder() -> Path:
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
         return folder
     return _drawn_folder()
+
+
+def has_semaphores() -> bool:
+    """Return whether processes can share locks and memory: not where /dev/shm is read-only or missing."""
+    from multiprocessing import get_context
+
+    try:
+        get_context("spawn").Lock()
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS):
+            raise
+        return False
+    return True
 
 
 def kernel_cache() -> Path:

@@ -287,6 +287,14 @@ def test_the_texts_link_to_what_exists() -> None:
                 assert (text.parent / target).exists(), f"{text.relative_to(ROOT)} links to {target}"
 
 
+def test_the_map_of_tests_names_those_there_are() -> None:
+    folder = Path(__file__).parent
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (folder / "README.md").read_text(encoding="utf-8"))
+    assert len(named) > 50
+    for file, name in named:
+        assert f"def {name}(" in (folder / file).read_text(encoding="utf-8"), f"{file} has no {name}"
+
+
 @pytest.mark.parametrize(
     ("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")]
 )

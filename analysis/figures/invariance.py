@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from analysis.comparison import FRAME_LABELS
 from analysis.documents import Document, Table
 from analysis.items import Context, Item, Product
-from analysis.results import OUTPUT
 from crystalframer.atomic_files import replace_text
+from crystalframer.beside import OUTPUT
 from crystalframer.command_line import HelpFormatter, reports_user_errors
 from crystalframer.config import FRAMES, OPEN_FRAMES, FrameName, Ties
 from crystalframer.errors import UserError

@@ -33,8 +33,10 @@ def describe(dataset: "CrystalDataset") -> str:
 
     atoms = dataset.num_atoms
     lines = [f"{len(dataset):,} crystals of {atoms.min()} to {atoms.max()} atoms, {atoms.mean():.1f} on average"]
+    names = max(17, *(len(name) + 1 for name in dataset.tasks))
+    units = max(11, *(len(task.unit) for task in dataset.tasks.values()))
     for task in dataset.tasks.values():
         present = np.isfinite(task.targets)
         train, val, test = (int((present & (task.split == code)).sum()) for code in range(3))
-        lines.append(f"  {task.name:<17}{task.unit:<11} {train:,} train, {val:,} validation, {test:,} test")
+        lines.append(f"  {task.name:<{names}}{task.unit:<{units}} {train:,} train, {val:,} validation, {test:,} test")
     return "\n".join(lines)

@@ -138,6 +138,9 @@ def machine(_: Path) -> Iterator[Finding]:
     wrong = f"a sweep with Ray and MLflow needs about {LEAST_MEMORY / 2**30:.0f} GiB" if memory < LEAST_MEMORY else ""
     mend = "crystalframer train    # one training alone needs less" if wrong else ""
     yield Finding("memory", f"{memory / 2**30:.1f} GiB", wrong, mend)
+    there = environment.has_semaphores()
+    wrong = "" if there else "/dev/shm is read-only or missing: one process reads files, and Ray's memory lies on disk"
+    yield Finding("semaphores", "there" if there else "none", wrong, "" if there else "mount -o remount,rw /dev/shm")
     import resource
 
     for what, number, least, option, holders in (

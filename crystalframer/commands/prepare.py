@@ -195,16 +195,18 @@ def summary(dataset: "CrystalDataset", rejects: int, where: Path) -> str:
     from crystalframer.geometry.crystal import ELEMENTS
 
     elements = np.unique(dataset.atomic_numbers)
+    names = max(17, *(len(name) for name in dataset.tasks)) + 1
+    units = max(11, *(len(task.unit) for task in dataset.tasks.values())) + 1
     lines = [
         f"data set {dataset.name}: {len(dataset):,} crystals, {len(dataset.atomic_numbers):,} atoms "
         f"(at most {dataset.num_atoms.max()} in one), {elements.size} elements up to {ELEMENTS[elements[-1] - 1]}, "
         f"{rejects:,} rejected",
-        f"{'task':<18}{'unit':<12}{'targets':>9}" + "".join(f"{part:>9}" for part in SPLITS),
+        f"{'task':<{names}}{'unit':<{units}}{'targets':>9}" + "".join(f"{part:>9}" for part in SPLITS),
     ]
     for task in dataset.tasks.values():
         sizes = [int(np.isfinite(task.targets).sum()), *task.sizes.values()]
         row = "".join(f"{size:>9,}" for size in sizes)
-        lines.append(f"{task.name:<18}{task.unit:<12}{row}")
+        lines.append(f"{task.name:<{names}}{task.unit:<{units}}{row}")
     return "\n".join([*lines, f"fingerprint {dataset.fingerprint}", f"stored in {where}"])
 
 

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crystalframer.beside import load
+from crystalframer.beside import OUTPUT, load
 from crystalframer.command_line import outliving_the_screen, reports_user_errors
+from crystalframer.environment import is_writable
+from crystalframer.errors import UserError
 from crystalframer.orchestration.sweeps.arguments import add_file_argument, add_sweep_arguments, sweep_options
 
 DESCRIPTION = """\
@@ -85,7 +87,9 @@ def run(options: argparse.Namespace) -> int:
         print(describe_sweep(spec.trials(), spec.resources, options.runs, spec.name))
         return 0
     with sweep_options(options, device=options.device) as where:
-        output = options.output or (options.runs.absolute().parent / "analysis" if where.address else None)
+        output = options.output or (options.runs.absolute().parent / "analysis" if where.address else OUTPUT)
+        if not is_writable(output):
+            raise UserError(f"the table could not be written to {output.absolute()}: name another folder with --output")
         analyse = functools.partial(_analyse, spec.name, options.runs, where.tracking_uri, output)
         code = run_sweep(spec, where, console, analyse)
     if code <= EXIT_FAILED:
@@ -93,14 +97,14 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path | None) -> list[Path]:
+def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path) -> list[Path]:
     """Draw the table and the learning curves; return their files, none where one of them could not be made."""
     source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
     scripts = map(load, ("analysis.tables.ablation_table", "analysis.figures.learning_curves"))
     files: list[Path] = []
 
     def make(script: Any) -> int:
-        product = script.ITEM.run(["--sweep", sweep, *source, *(["--output", str(output)] if output else [])])
+        product = script.ITEM.run(["--sweep", sweep, *source, "--output", str(output)])
         files.extend([*product.tables, *product.pictures])
         return 0
 

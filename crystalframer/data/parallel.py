@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from crystalframer.environment import has_semaphores
 from crystalframer.errors import UserError
 
 T = TypeVar("T")
@@ -22,12 +23,13 @@ def in_order(function: Callable[[T], R], items: Iterable[T], processes: int) -> 
     Args:
         function: picklable; its errors are raised here.
         items: taken when they are needed: at most two per process wait.
-        processes: 1 works in this process; more are started afresh (spawn) and end with this one, however it ends.
+        processes: 1, or a system without semaphores, works in this process; more are started afresh
+            (spawn) and end with this one, however it ends.
 
     Raises:
         UserError: a process was killed from outside.
     """
-    if processes == 1:
+    if processes == 1 or not has_semaphores():
         yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")

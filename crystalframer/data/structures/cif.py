@@ -173,20 +173,23 @@ class _Sites:
 
 
 def _occupancy(value: str) -> float:
-    occupancy = 1.0 if gemmi.cif.is_null(value) else _number(value, "_atom_site_occupancy")
+    occupancy = 1.0 if gemmi.cif.is_null(value) else _rational(value, "_atom_site_occupancy")
     if not 0 <= occupancy <= 1.02:
         raise CifError(f"an occupancy is {occupancy:g}, expected 0 to 1")
     return min(occupancy, 1.0)
 
 
 def _coordinate(value: str) -> float:
-    """Return a coordinate; ``.`` is the default, 0, and a fraction such as 1/3 is divided."""
-    if value.strip() == ".":
-        return 0.0
+    """Return a coordinate; ``.`` is the default, 0."""
+    return 0.0 if value.strip() == "." else _rational(value, "a fractional coordinate")
+
+
+def _rational(value: str, what: str) -> float:
+    """Return a number; a fraction such as 1/3 is divided."""
     fraction = re.fullmatch(r"\s*'?\s*(-?\d+)\s*/\s*(\d+)\s*'?\s*", value)
     if fraction is not None and int(fraction.group(2)):
         return int(fraction.group(1)) / int(fraction.group(2))
-    return _number(value, "a fractional coordinate")
+    return _number(value, what)
 
 
 def _number(value: str | None, what: str) -> float:

@@ -1,5 +1,6 @@
 """The bytes and the text of files of strangers: regular files only, bounded, whatever their encoding."""
 
+import codecs
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Return a file's bytes, unpacked where it is gzip.
+    """Return a file's bytes, unpacked where it is gzip, in UTF-8 where it is marked as UTF-16 (as PowerShell writes).
 
     Raises:
         UserError: there are more than `max_bytes`.
@@ -34,6 +35,8 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise UserError(f"the file has more than {max_bytes} bytes{' unpacked' if packed else ''}")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace").encode()
     return content
 
 
@@ -50,5 +53,5 @@ def lines_of(stream: IO[bytes]) -> Iterator[str]:
         if len(line) == 2**20:
             raise UserError("a line is longer than 1 MiB")
         if b"\0" in line:
-            raise UserError("the file is binary, expected text")
+            raise UserError("the file is binary or UTF-16, expected text in UTF-8")
         yield decode(line)

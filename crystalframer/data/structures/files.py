@@ -31,6 +31,7 @@ from crystalframer.data.structures.formats import (
     sniff,
 )
 from crystalframer.data.structures.reading import Reading
+from crystalframer.environment import has_semaphores
 from crystalframer.errors import UserError, require_no_lack
 
 FORMAT_OF_SUFFIX = {
@@ -104,13 +105,14 @@ def read_structures(
 
     Args:
         paths: files, each of which may hold several structures.
-        processes: read by this many; they are started where there are enough files to be worth it.
+        processes: read by this many; they are started where there are enough files to be worth it, and
+            semaphores.
         limits: what a file may ask for.
     """
     limits = limits or ReadLimits()
     files = [Path(path) for path in paths]
     jobs = list(zip(files, unique_ids(files), strict=True))
-    if processes > 1 and len(files) >= _MIN_PARALLEL:
+    if processes > 1 and len(files) >= _MIN_PARALLEL and has_semaphores():
         yield from _read_parallel(jobs, processes, limits)
         return
     for path, id in jobs:

@@ -18,7 +18,7 @@ import ray
 from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
-from crystalframer.environment import SHORT_PATH, cores, home, temporary_folder, variable
+from crystalframer.environment import SHORT_PATH, cores, has_semaphores, home, temporary_folder, variable
 from crystalframer.errors import UserError, require_no_lack
 from crystalframer.orchestration.cluster.jobs import Resources
 from crystalframer.orchestration.tracking import client
@@ -70,6 +70,7 @@ def _start_own(num_cpus: int | None, folder: str) -> None:
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=folder,
+                _plasma_directory=None if has_semaphores() else folder,
                 **_QUIET,
             )
             return

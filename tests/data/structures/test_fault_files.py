@@ -1,4 +1,4 @@
-"""The structure files of the faults that were found: the right value for each of them, or the right refusal."""
+"""Structure files that were once read wrongly, in ``fixtures/faults``: what is right for each, or its refusal."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from crystalframer.data.structures.files import read_structures
 from tests.fixtures.structure_texts import contents
 
+FAULTS = Path(__file__).parents[2] / "fixtures" / "faults"
 Amounts = dict[str, float]
 HALITE: Amounts = {"Na": 4, "Cl": 4}
 CSCL: Amounts = {"Cs": 1, "Cl": 1}
@@ -80,12 +81,9 @@ RIGHT: dict[str, Amounts | str] = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_what_is_right(shared: Path, name: str) -> None:
-    path = shared / "faults" / "structures" / name
-    if not path.is_file():
-        pytest.skip(f"needs {name} of the development data, which is not there")
+def test_what_is_right(name: str) -> None:
     expected = RIGHT[name]
-    readings = list(read_structures([path]))
+    readings = list(read_structures([FAULTS / name]))
     assert len(readings) == (2 if name == "cif/c15b_dup_block.cif" else 1)
     for reading in readings:
         if isinstance(expected, str):
@@ -95,17 +93,10 @@ def test_what_is_right(shared: Path, name: str) -> None:
             assert contents(reading) == expected
 
 
-def test_every_input_has_its_right_value(shared: Path) -> None:
-    folder = shared / "faults" / "structures"
-    if not folder.is_dir():
-        pytest.skip("needs the faults of the development data, which are not there")
-    found = {str(path.relative_to(folder)) for kind in ("cif", "poscar", "xyz") for path in (folder / kind).iterdir()}
-    assert found == set(RIGHT)
+def test_every_file_has_its_right_value() -> None:
+    assert {str(path.relative_to(FAULTS)) for path in FAULTS.glob("*/*")} == set(RIGHT)
 
 
-def test_the_energy_of_an_older_ase_is_a_number(shared: Path) -> None:
-    path = shared / "faults" / "structures" / "xyz" / "x07_json_energy.extxyz"
-    if not path.is_file():
-        pytest.skip("needs the faults of the development data, which are not there")
-    (reading,) = read_structures([path])
+def test_the_energy_of_an_older_ase_is_a_number() -> None:
+    (reading,) = read_structures([FAULTS / "xyz" / "x07_json_energy.extxyz"])
     assert reading.properties == {"energy": -1.5}
