@@ -17,6 +17,7 @@ import pytest
 
 from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.server import database_uri
+from crystalframer.runs.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -87,10 +88,10 @@ def test_a_finished_sweep_is_done(place: Path) -> None:
 
 
 def test_a_stopped_trial_resumes_after_its_last_epoch(place: Path) -> None:
-    path = place / "runs" / STOPPED / "metrics.jsonl"
-    before = path.read_text().splitlines()
+    directory = RunDirectory(place / "runs" / STOPPED)
+    before = directory.records()
     printed = run(place, "pipelines/ablate_frames.py", "old_stopped.yaml", "--output", "output")
-    after = path.read_text().splitlines()
+    after = directory.records()
     assert f"epoch {len(before)}" in printed
     assert after[: len(before)] == before
     assert len(after) == 400

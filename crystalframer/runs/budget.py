@@ -5,7 +5,6 @@ they ran and how long trials occupied a place; and it says what only the driver 
 gave up.
 """
 
-import json
 import os
 import platform
 import time
@@ -18,7 +17,7 @@ from pydantic import ConfigDict, Field, with_config
 
 from crystalframer.atomic_files import is_locked, replace_text
 from crystalframer.errors import UserError
-from crystalframer.runs.json_files import read_json
+from crystalframer.runs.json_files import read_json, sealed
 from crystalframer.validation import Real
 
 FILE = "driver.json"
@@ -164,4 +163,4 @@ class Heartbeat:
     def _write(self) -> None:
         self._written_at = self._clock()
         self.state = replace(self.state, updated=time.time())
-        replace_text(self._path, json.dumps(asdict(self.state), indent=1))
+        replace_text(self._path, sealed(asdict(self.state), indent=1))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 TrialStateName = Literal["waiting", "running", "stopped", "failed", "done"]
@@ -56,7 +55,6 @@ class StepRecord(TypedDict):
     values: dict[str, float]
 
 
-@with_config(ConfigDict(extra="allow"))
 class TrialResult(TypedDict):
     """What ``done.json`` says; errors are in the target's unit."""
 

@@ -1,7 +1,10 @@
-"""JSON files of a sweep, read so that damage is one sentence with the file's name."""
+"""JSON files of a sweep: sealed by a checksum, and read so that damage is one sentence with the file's name."""
 
 import functools
-from collections.abc import Hashable
+import json
+import re
+import zlib
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -10,10 +13,18 @@ from pydantic import TypeAdapter, ValidationError
 from crystalframer.errors import UserError, require_no_lack
 
 T = TypeVar("T")
+_SEALED = re.compile(rb'\{\s*"crc32":\s*(?:"([0-9a-f]{8})",)?\s*(.*)', re.DOTALL)
 
 
 class DamagedError(UserError):
     """A file of a sweep that does not say what it should; the message names it and what to do."""
+
+
+def sealed(content: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """Return an object as JSON whose first entry is the CRC-32 of all that follows, white space at both ends apart."""
+    rest = json.dumps(content, indent=indent)[1:]
+    text = rest.lstrip()
+    return f'{{{rest[: -len(text)]}"crc32": "{zlib.crc32(text.encode()):08x}",{rest if indent else f" {text}"}'
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
@@ -34,7 +45,14 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def parse_json(content: bytes, kind: type[T], where: str, remedy: str) -> T:
-    """Return what JSON holds, see `read_json`; the error names the place and the remedy."""
+    """Return what JSON holds, see `read_json`; the error names the place and the remedy.
+
+    What has no seal, as version 0.1 wrote it, is read without one.
+    """
+    if (seal := _SEALED.fullmatch(content)) is not None:
+        content = b"{" + seal[2]
+        if seal[1] is None or int(seal[1], 16) != zlib.crc32(seal[2].rstrip()):
+            raise DamagedError(f"{where} is damaged; {remedy} (its checksum is another)")
     try:
         parsed: T = _adapter(cast("Hashable", kind)).validate_json(content)
     except ValidationError as error:

@@ -23,7 +23,6 @@ link, never writes over its successor.
 
 import contextlib
 import csv
-import json
 import os
 import time
 import traceback
@@ -40,7 +39,7 @@ from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.contents import EarlyStop, TrialIdentity, TrialResult, TrialState, TrialStateName
-from crystalframer.runs.json_files import parse_json, read_json
+from crystalframer.runs.json_files import DamagedError, parse_json, read_json, sealed
 from crystalframer.runs.tracker import StepMetrics
 
 LOCK_SECONDS = 120.0
@@ -115,15 +114,15 @@ class RunDirectory:
 
     def stop_early(self, decision: EarlyStop) -> None:
         """Write that decision down; the driver does so, before anyone acts on it."""
-        replace_text(self.path / "stopped_early.json", json.dumps(asdict(decision), indent=1))
+        replace_text(self.path / "stopped_early.json", sealed(asdict(decision), indent=1))
 
     def records(self, *, tail: bool = False) -> list[StepMetrics]:
         """Return the epochs written so far, or the last few of them; a last line torn by a kill is left out.
 
         Raises:
-            DamagedError: another line is damaged.
+            DamagedError: another line is damaged, or epochs are missing.
         """
-        path = self.metrics
+        result, path = self.result(), self.metrics  # in this order: a finished trial has written all its epochs
         try:
             with path.open("rb") as file:
                 start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES) if tail else 0
@@ -131,13 +130,19 @@ class RunDirectory:
                 lines = file.read().split(b"\n")[:-1]  # what follows the last newline is nothing, or torn
         except FileNotFoundError:
             return []
-        if start:
-            del lines[0]
+        if start and len(lines) < 2:  # a long line
+            return self.records()
+        lines = lines[1:] if start else lines
         remedy = f"delete {self.path} to run it again"
-        return [
+        records = [
             parse_json(line, StepMetrics, f"{path}, {'a line near the end' if start else f'line {number}'}", remedy)
             for number, line in enumerate(lines, start=1)
         ]
+        first = records[0].step if start else 1
+        last = first + len(records) - 1 if result is None else result["final"]["step"]
+        if [record.step for record in records] != list(range(first, last + 1)):
+            raise DamagedError(f"{path} is damaged; {remedy} (it lacks epochs)")
+        return records
 
     def identity(self) -> TrialIdentity | None:
         """Return which settings and data the directory was made for, or None where it was never started.
@@ -223,7 +228,7 @@ class RunDirectory:
             "settings": settings,
         }
         replace_text(self.config_yaml, yaml.safe_dump(settings, sort_keys=False))
-        replace_text(self.path / "config.json", json.dumps(identity, indent=1))
+        replace_text(self.path / "config.json", sealed(identity, indent=1))
 
 
 class Attempt:
@@ -280,7 +285,7 @@ class Attempt:
         """Say where the trial stands."""
         self.check_current()
         content = TrialState(state, self.id, epoch, self.epochs, reason, time.time(), *self._memory)
-        replace_text(self.directory.path / "state.json", json.dumps(asdict(content), indent=1))
+        replace_text(self.directory.path / "state.json", sealed(asdict(content), indent=1))
 
     def write_error(self, error: BaseException) -> None:
         """Keep a failure's traceback for whoever looks for its cause."""
@@ -311,8 +316,8 @@ class Attempt:
     def write_result(self, result: TrialResult) -> None:
         """Mark the trial as done."""
         self.check_current()
-        replace_text(self.directory.path / "done.json", json.dumps(result, indent=1))
+        replace_text(self.directory.path / "done.json", sealed(result, indent=1))
 
 
 def _line(record: StepMetrics) -> str:
-    return json.dumps(asdict(record)) + "\n"
+    return sealed(asdict(record)) + "\n"

@@ -16,7 +16,7 @@ from crystalframer.atomic_files import append_line, is_file_name, replace_text
 from crystalframer.errors import UserError, near_matches
 from crystalframer.runs.budget import DriverState, read_driver
 from crystalframer.runs.contents import TrialResult
-from crystalframer.runs.json_files import DamagedError, parse_json
+from crystalframer.runs.json_files import DamagedError, parse_json, sealed
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import StepMetrics, median_seconds
 
@@ -239,7 +239,7 @@ def append_plan(folder: Path, trial: TrialStatus) -> None:
 
 
 def _plan_line(trial: TrialStatus) -> str:
-    return json.dumps({key: getattr(trial, key) for key in _PLANNED})
+    return sealed({key: getattr(trial, key) for key in _PLANNED})
 
 
 def read_plan(folder: Path) -> tuple[list[TrialStatus], list[str]]:

@@ -5,7 +5,6 @@ the programs read it: what comes is a sentence, or something that is not silentl
 what it was.
 """
 
-import contextlib
 import functools
 import hashlib
 import io
@@ -15,7 +14,7 @@ import random
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,18 +110,29 @@ def _make_runs(folder: Path) -> None:
     heartbeat.end({}, "")
 
 
-def _read_runs(folder: Path) -> None:
+def _read_runs(folder: Path) -> object:
+    """Return all that a sweep's folder says, once its page and each of its files have been read without a sentence."""
     summary = read_summary(folder)
-    json.dumps(summary.to_dict())
+    said = json.dumps(summary.to_dict())
     summary.counts(), summary.best(), summary.speed()
     directory = RunDirectory(folder / TRIAL)
-    for read in (directory.records, directory.result, directory.state, directory.identity, directory.stopped_early):
+    found = [
         _or_sentence(read)
+        for read in (directory.records, directory.result, directory.state, directory.identity, directory.stopped_early)
+    ]
+    named = [str(one) for one in found if isinstance(one, UserError)] + [trial.reason for trial in summary.trials]
+    if remarks := [*summary.remarks, *filter(None, named)]:
+        raise UserError("; ".join(remarks))
+    if not summary.trials:
+        raise UserError("a last line without its end is one that is being written")
+    return said, found
 
 
-def _or_sentence(call: Callable[[], object]) -> None:
-    with contextlib.suppress(UserError):
-        call()
+def _or_sentence(call: Callable[[], object]) -> object:
+    try:
+        return call()
+    except UserError as error:
+        return error
 
 
 def _make_checkpoint(folder: Path) -> None:
@@ -217,7 +227,7 @@ KINDS = {
     "table": Kind(_make_table, _read_table),
     "spreadsheet": Kind(_make_sheet, _read_table),
     "sweep": Kind(_make_sweep, _read_sweep),
-    "runs": Kind(_make_runs, _read_runs),
+    "runs": Kind(_make_runs, _read_runs, certain=True),
     "checkpoint": Kind(_make_checkpoint, lambda folder: read_checkpoint(folder / "checkpoint.pt")),
     "model": Kind(_make_model, lambda folder: read_model(folder / "model.pt")),
     "store": Kind(_make_store, _read_store, certain=True),
@@ -305,9 +315,7 @@ def problem_of(case: Case, folder: Path) -> str:
     """Read a folder with a damaged file; return what is wrong with how it was read, or an empty string."""
     kind = KINDS[case.kind]
     shutil.rmtree(folder, ignore_errors=True)
-    for name, content in {**sound(case.kind), case.path: case.content}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+    _write({**sound(case.kind), case.path: case.content}, folder)
     found, problem = attempted(lambda: kind.read(folder), UserError)
     if problem or found is None or not kind.certain or found == _expected(case.kind):
         return problem
@@ -317,8 +325,14 @@ def problem_of(case: Case, folder: Path) -> str:
 @functools.cache
 def _expected(kind: str) -> object:
     with tempfile.TemporaryDirectory() as name:
-        KINDS[kind].make(Path(name))
+        _write(sound(kind), Path(name))
         return KINDS[kind].read(Path(name))
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def keep(case: Case) -> Path:

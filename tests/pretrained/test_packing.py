@@ -18,6 +18,7 @@ from crystalframer.prediction.loading import read_model
 from crystalframer.pretrained.listing import listed_models, read_list
 from crystalframer.pretrained.packing import pack_runs
 from crystalframer.resolving import build_trial
+from crystalframer.runs.json_files import sealed
 from crystalframer.runs.run_directory import RunDirectory
 from tests.pretrained.conftest import SETTINGS, train
 
@@ -150,7 +151,7 @@ def test_other_data_and_too_few_validation_crystals_are_refused(runs: list[Path]
     shutil.copytree(runs[0], other)
     config = json.loads((other / "config.json").read_text())
     config["dataset_fingerprint"] = "0" * 64
-    (other / "config.json").write_text(json.dumps(config))
+    (other / "config.json").write_text(sealed(config))
     with pytest.raises(UserError, match=r"is not the one that .*other was trained on"):
         pack_runs([other], "mine")
     few = train(tmp_path / "few", **{"train.epochs": 1, "data.val_size": 19})

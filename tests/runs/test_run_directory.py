@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.runs import run_directory
 from crystalframer.runs.contents import TrialResult
+from crystalframer.runs.json_files import DamagedError
 from crystalframer.runs.run_directory import RunDirectory, SupersededError
 from crystalframer.runs.tracker import StepMetrics
 
@@ -68,6 +70,60 @@ def test_damage_elsewhere_is_an_error(tmp_path: Path) -> None:
     path.write_text("?" + path.read_text()[1:])
     with pytest.raises(UserError, match=r"line 1 is damaged; delete .* to run it again"):
         directory.records()
+
+
+def test_no_flipped_bit_becomes_another_number(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    with directory.attempt(CONFIG, DATA) as attempt:
+        for record in steps(4):
+            attempt.append(record)
+        attempt.write_state("done", 4)
+        attempt.write_result(RESULT)
+    reads: dict[str, Callable[[], object]] = {
+        "done.json": directory.result,
+        "state.json": directory.state,
+        "config.json": directory.identity,
+        "metrics.jsonl": directory.records,
+    }
+    for name, read in reads.items():
+        path, sound = directory.path / name, read()
+        whole = path.read_bytes()
+        for place, byte in enumerate(whole):
+            path.write_bytes(whole[:place] + bytes([byte ^ 1 << place % 8]) + whole[place + 1 :])
+            try:
+                found = read()
+            except DamagedError:
+                continue
+            assert found == sound, (name, place)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_missing_epochs_are_noticed(tmp_path: Path, *, tail: bool) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    write(directory, 200)  # more than the end that is read of it
+    whole = directory.metrics.read_bytes().splitlines(keepends=True)
+    assert directory.records(tail=tail)[-1] == steps(200)[-1]
+    directory.metrics.write_bytes(b"".join(whole[:197] + whole[198:]))
+    with pytest.raises(DamagedError, match=r"delete .*trial to run it again \(it lacks epochs\)"):
+        directory.records(tail=tail)
+    directory.metrics.write_bytes(b"".join(whole[:150]))
+    assert directory.records(tail=tail)[-1].step == 150  # of a trial that runs, the checkpoint says whether that is all
+    with directory.attempt(CONFIG, DATA) as attempt:
+        attempt.write_result({**RESULT, "final": {**RESULT["final"], "step": 200}})
+    with pytest.raises(DamagedError, match="it lacks epochs"):
+        directory.records(tail=tail)
+
+
+def test_an_epoch_of_any_length_is_among_the_last_ones(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "trial")
+    long = [StepMetrics(step, 1000, {f"val/{task}/mae_eV": 0.5 for task in range(999)}) for step in (1, 2)]
+    with directory.attempt(CONFIG, DATA) as attempt:
+        for record in long:
+            attempt.append(record)
+    assert directory.records(tail=True)[-1] == long[-1]
+    directory.metrics.write_bytes(bytes(10_000))
+    assert directory.records(tail=True) == []  # torn
 
 
 def test_rewinding_drops_what_the_checkpoint_does_not_hold(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def sweep(tmp_path: Path) -> Path:
     config = build_trial({"train.epochs": 10, "train.average_epochs": 0})
     for name in names[:4]:
         with RunDirectory(folder / name).attempt(config, "data") as attempt:
-            for epoch in (1, 2):
+            for epoch in range(1, 11 if name == "finished" else 3):
                 values = {"val/mae_eV": 0.5 / epoch, "seconds_per_epoch": 2.0}
                 attempt.append(StepMetrics(epoch, round(time.time() * 1000), values))
             attempt.write_state("running", 2)
@@ -240,7 +240,7 @@ def test_watching_says_each_event_once(sweep: Path) -> None:
         with RunDirectory(sweep / "busy").attempt(config, "data") as attempt:
             attempt.append(StepMetrics(3, round(time.time() * 1000), {"val/mae_eV": 0.125, "seconds_per_epoch": 2.0}))
             assert watcher.stdout.readline() == "busy: epoch 3/10, val MAE 0.1250 eV, about 50 s left\n"
-            attempt.write_result(RESULT)
+            attempt.write_result({**RESULT, "final": {**RESULT["final"], "step": 3}})
             assert watcher.stdout.readline().startswith("busy: done, test MAE 0.2000 eV (2 done, 1 stopped early, ")
         heartbeat.end({}, "")
         (sweep / LOCK).unlink()  # the lock itself is held until this block ends

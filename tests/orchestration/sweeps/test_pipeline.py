@@ -171,7 +171,7 @@ def test_a_dry_run_lists_what_is_left(
     assert lines[-1].startswith("3 trials: ")
     for trial in (second, *others):
         with RunDirectory(folder / trial.name).attempt(trial.config, "data") as attempt:
-            attempt.write_result(RESULT)
+            attempt.write_result({**RESULT, "final": {**RESULT["final"], "step": 1}})
     assert main(arguments) == 0
     assert capsys.readouterr().out == "4 of 4 trials are done\n"
 
