@@ -1,10 +1,12 @@
 """Files replaced as a whole: a reader, a kill or a power cut finds the old or the new content. Hashes, locks."""
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -109,8 +111,19 @@ def writing(what: Path | str, option: str) -> Iterator[None]:
         raise UserError(f"cannot write {what}: {error.strerror}; choose another {option}") from error
 
 
+def require_regular(path: Path) -> None:
+    """Return where a path is that of a regular file: a pipe is waited for when it is opened, a device has no end.
+
+    Raises:
+        OSError: it is something else, or not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a regular file in hexadecimal digits."""
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

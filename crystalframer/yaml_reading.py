@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from crystalframer.atomic_files import require_regular
 from crystalframer.errors import UserError
 from crystalframer.resolving import SETTINGS, setting_value
 from crystalframer.validation import quote, unknown
@@ -74,6 +75,7 @@ def read_yaml(path: Path) -> Any:
         UserError: it cannot be read, is too large, is no text in UTF-8, or no YAML as `parse_yaml` wants it.
     """
     try:
+        require_regular(path)
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:

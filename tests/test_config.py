@@ -51,6 +51,7 @@ def test_a_text_stays_a_text_where_the_setting_is_one() -> None:
         ("data.dataset", None, "'data.dataset': got None, expected text"),
         ("data.dataset", LONG, "'data.dataset': got 'x+[.]{3}x+', expected text of at most 200 characters"),
         ("train.start_from", LONG, "cannot read 'x+[.]{3}x+'"),
+        ("train.start_from", "/dev/zero", "cannot read '/dev/zero' .it is no regular file."),
         (f"train.{LONG}", 1, "unknown setting 'train.x+[.]{3}x+'"),
         ("train.epochs", b"3", "'train.epochs': got \"b'3'\", expected a whole number"),
         ("data.dataset", "\ud800", "got .*, expected another value .json invalid."),

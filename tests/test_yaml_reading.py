@@ -1,5 +1,6 @@
 """YAML: values are text, sizes are bounded before anything is built, and each mistake is one short sentence."""
 
+import os
 import time
 from pathlib import Path
 
@@ -69,6 +70,13 @@ def test_a_file_is_bounded_and_in_utf_8(tmp_path: Path) -> None:
     assert read_yaml(path) == {"a": "Å"}
     with pytest.raises(UserError, match=r"cannot be read \(No such file or directory\)"):
         read_yaml(tmp_path / "none.yaml")
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(UserError, match=r"cannot be read \(it is no regular file\)"):
+            read_yaml(path)
 
 
 def test_one_long_line_takes_no_longer_than_many_short_ones() -> None:

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from crystalframer.atomic_files import flush_to_disk, locked, replace_text
+from crystalframer.atomic_files import flush_to_disk, locked, replace_text, require_regular
 from crystalframer.data.dataset import CrystalDataset, Task
 from crystalframer.data.disk import room
 from crystalframer.errors import UserError, require_damage, require_no_lack
@@ -229,6 +229,7 @@ def _to_dataset(batch: pa.RecordBatch, manifest: Mapping[str, Any]) -> CrystalDa
 
 def _read_batch(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
     """Return the table and its manifest, which is compared with its checksum where it has one."""
+    require_regular(path)
     with pa.memory_map(str(path), "rb") as source:
         reader = pa.ipc.open_file(source)
         if reader.num_record_batches != 1:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from crystalframer.atomic_files import require_regular
 from crystalframer.errors import UserError, require_no_lack
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ def read_json(path: Path, kind: type[T]) -> T | None:
         OSError: no open file or memory is left.
     """
     try:
+        require_regular(path)
         content = path.read_bytes()
     except FileNotFoundError:
         return None

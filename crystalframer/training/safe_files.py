@@ -61,6 +61,10 @@ def read_archive(path: Path) -> Any:
             if not zipfile.is_zipfile(file):
                 raise UserError(damaged)
             with zipfile.ZipFile(file) as archive:
+                entries, size = archive.infolist(), path.stat().st_size
+                packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+                if packed or sum(entry.file_size for entry in entries) > size:  # torch packs nothing
+                    raise UserError(damaged)
                 if archive.testzip() is not None:
                     raise UserError(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)

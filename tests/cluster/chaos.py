@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -24,10 +25,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crystalframer.errors import UserError
 from crystalframer.orchestration.sweeps.spec import load_sweep
 from crystalframer.orchestration.tracking.client import connect
 from crystalframer.orchestration.tracking.head import copy_database
-from tests.cluster.hosts import ROOT, Host, Lab, lab
+from crystalframer.runs.run_directory import RunDirectory
+from crystalframer.training.checkpoint import read_checkpoint
+from tests.cluster.hosts import ROOT, SHARED, Host, Lab, lab
 from tests.cluster.launching import QUIET, SMALL, wait_for
 from tests.cluster.sweeps import FRAMES, Metrics, undisturbed, write_sweep, written
 from tests.runs.memory_tracker import repeats
@@ -48,6 +52,8 @@ TRACKING = "crystalframer.orchestration.tracking.head"
 """Module that starts the head's MLflow server, and starts it again."""
 SERVER = "mlflow server", "uvicorn", "mlflow_gate", "multiprocessing"
 """Signs of its processes."""
+DAMAGED = ("done.json", "state.json", "config.json", "metrics.jsonl", "checkpoint.pt")
+"""Files of a run directory that are damaged while its sweep runs."""
 CLOCK = Path("/tmp/ray/clock")
 """Where each host keeps by how many seconds its clock is off (clock.c)."""
 
@@ -118,7 +124,9 @@ class Cluster:
             subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
             self.env |= {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(CLOCK)}
         self._driver: subprocess.Popen[bytes] | None = None
-        self._sweep = ""
+        self.sweep = ""
+        self.damaged: dict[Path, tuple[bytes, object]] = {}
+        """What was made of a file of the sweep, and what it said before."""
         for name in ADDRESSES:
             self.switch_on(name)
 
@@ -146,7 +154,7 @@ class Cluster:
             command = ["ray", "start", "--head", "--port=6379", "--include-dashboard=false", where, *small]
         else:
             command = ["ray", "start", f"--address={ADDRESSES['head']}:6379", where, *SMALL.split()]
-        wait_for(lambda: host.run(*command, env=self.env, check=False).returncode == 0, 60)
+        wait_for(lambda: host.run(*command, env=self.env, check=False).returncode == 0, 300)
 
     def start_tracking(self) -> None:
         """Start the head's MLflow server, which starts itself again."""
@@ -161,7 +169,7 @@ class Cluster:
         if self._driver is not None and self._driver.poll() is None:
             return
         self._driver = self._type(sweep, f"driver-{sweep}.log")
-        self._sweep = sweep
+        self.sweep = sweep
 
     def go_on(self) -> None:
         """Let nsenter go on, which stands still when the driver in it does, and does not notice that it goes on."""
@@ -170,7 +178,7 @@ class Cluster:
 
     def rival(self) -> int:
         """Type the command while it is running, and return the exit code of the second driver."""
-        return self._type(self._sweep, f"rival-{self._sweep}.log").wait(timeout=120)
+        return self._type(self.sweep, f"rival-{self.sweep}.log").wait(timeout=120)
 
     def _type(self, sweep: str, log_name: str) -> "subprocess.Popen[bytes]":
         program = [sys.executable, "pipelines/ablate_frames.py", f"/shared/{sweep}.yaml", "--checkpoint-seconds", "0.5"]
@@ -183,6 +191,28 @@ class Cluster:
         """Return the driver's exit code, None while it runs."""
         assert self._driver is not None
         return self._driver.poll()
+
+    def is_over(self) -> bool:
+        """Return whether the driver ended well, and no damage is left that the sweep's status says how to mend."""
+        return self.drivers_end() is not None and not self._follow_remedies() and self.drivers_end() == 0
+
+    def _follow_remedies(self) -> bool:
+        """Delete what sentences on damaged files say, and return whether any was; only what was damaged is named."""
+        if not self.damaged:
+            return False
+        program = [sys.executable, "pipelines/status.py", self.sweep, "--json"]
+        told = json.loads(self.network.hosts["head"].run(*program, env=self.env).stdout)
+        found = [*told["remarks"], *(trial["reason"] for trial in told["trials"] if "damaged" in trial["reason"])]
+        for sentence in found:
+            (named,) = re.findall(rf"({SHARED}/runs/[^\s,]+)(?:, .*)? is (?:not|damaged)", sentence)
+            path = self.network.shared_seen / Path(named).relative_to(SHARED)
+            assert path in self.damaged, f"nobody damaged what is told: {sentence}"
+            if f"delete {Path(named).parent} to run it again" in sentence:
+                shutil.rmtree(path.parent)
+            else:
+                assert "delete this file" in sentence or "delete it" in sentence, sentence
+                path.unlink(missing_ok=True)
+        return bool(found)
 
     def pids(self, *signs: str, hosts: Sequence[str] = tuple(ADDRESSES)) -> list[int]:
         """Return the processes whose command line holds one of the signs."""
@@ -326,6 +356,67 @@ def terminate_everything(cluster: Cluster) -> None:
     wait_for(lambda: cluster.drivers_end() is not None, 30)
 
 
+def damage_trial(cluster: Cluster) -> None:
+    """Damage a file of a trial that is done or one that runs; what trains is killed, and reads its files again."""
+    folder = cluster.network.shared_seen / "runs" / cluster.sweep
+    done = random.random() < 0.5
+    files = [
+        path
+        for path in folder.glob("*seed*/*")
+        if path.name in DAMAGED and path not in cluster.damaged and path.with_name("done.json").exists() == done
+    ]
+    if files:
+        path = random.choice(files)
+        sound = path.read_bytes()
+        content = _garbled(sound)
+        with tempfile.TemporaryDirectory() as copy:
+            (Path(copy) / path.name).write_bytes(sound)
+            cluster.damaged[path] = content, _said_by(Path(copy) / path.name)
+        path.write_bytes(content)
+    kill(cluster.pids("ray::ResourceTrainable"), signal.SIGKILL)
+
+
+def _garbled(content: bytes) -> bytes:
+    """Return other bytes: another digit, a flipped bit, nothing from some place on, or a block of zeros."""
+    place = random.randrange(len(content))
+    flipped = bytes([content[place] ^ 1 << random.randrange(8)])
+    digits = [digit.start() for digit in re.finditer(rb"\d", content)]
+    digit = random.choice(digits)
+    return random.choice(
+        (
+            content[:digit] + b"%d" % ((int(content[digit : digit + 1]) + 1) % 10) + content[digit + 1 :],
+            content[:place] + flipped + content[place + 1 :],
+            content[:place],
+            content[:place] + bytes(len(content[place : place + 200])) + content[place + 200 :],
+        )
+    )
+
+
+def _said_by(path: Path) -> object:
+    """Return what a file of a run directory says."""
+    directory = RunDirectory(path.parent)
+    if path == directory.checkpoint:
+        checkpoint = read_checkpoint(path)
+        return checkpoint.progress, checkpoint.history, [each.numpy().tobytes() for each in checkpoint.model.values()]
+    reads: dict[str, Callable[[], object]] = {
+        "done.json": directory.result,
+        "state.json": directory.state,
+        "config.json": directory.identity,
+        "metrics.jsonl": directory.records,
+    }
+    return reads[path.name]()
+
+
+def _is_silent(path: Path, content: bytes, sound: object) -> bool:
+    """Return whether a damaged file still lies there and is read as if it were sound, but says something else."""
+    if not path.exists() or path.read_bytes() != content:
+        return False
+    try:
+        return _said_by(path) != sound
+    except UserError as error:
+        return str(path) not in str(error)
+
+
 FAULTS: dict[str, Callable[[Cluster], None]] = {
     "trial worker, kill -9": kill_worker,
     "driver, kill -9": kill_driver,
@@ -338,6 +429,7 @@ FAULTS: dict[str, Callable[[Cluster], None]] = {
     "tracking server stands still for 5 to 40 s": stop_tracking,
     "tracking database locked for 60 s": lock_database,
     "shared storage full for 3 to 15 s": fill_storage,
+    "a file of a run directory damaged": damage_trial,
     "clock jumps by up to a day": jump_clock,
     "SIGTERM of everything": terminate_everything,
 }
@@ -368,7 +460,7 @@ def _run_one(cluster: Cluster, sweep: str, damage: Damage, times: int) -> None:
     total = SEEDS * len(FRAMES)
     began = time.monotonic()
     cluster.drive(sweep)
-    while time.monotonic() - began < SECONDS_PER_SWEEP and cluster.drivers_end() != 0:
+    while time.monotonic() - began < SECONDS_PER_SWEEP and not cluster.is_over():
         cluster.drive(sweep)
         running = _unfinished(folder)
         if damage.times >= times or not running or len(list(folder.glob("*/done.json"))) >= total - 3:
@@ -385,6 +477,8 @@ def _run_one(cluster: Cluster, sweep: str, damage: Damage, times: int) -> None:
             cluster.drive(sweep)
             time.sleep(0.2)
         damage.recovery.append(time.monotonic() - injected)
+    damage.different += sum(_is_silent(path, *was) for path, was in cluster.damaged.items())
+    cluster.damaged.clear()
 
 
 def _unfinished(folder: Path) -> dict[str, int]:
@@ -410,7 +504,8 @@ def _count(cluster: Cluster, sweep: str, damage: Damage, expected: Metrics) -> N
     client = connect(f"sqlite:///{copy}")
     experiment = client.get_experiment_by_name(sweep)
     every = [] if experiment is None else client.search_runs([experiment.experiment_id], max_results=1000)
-    runs = [run for run in every if "kind" not in run.data.tags]  # trials, not the summary
+    runs = [run for run in every if not {"kind", "earlier_run_of"} & run.data.tags.keys()]
+    # trials: neither the summary nor what a trial that was deleted had recorded
     names = Counter(run.data.tags["run_key"] for run in runs)
     damage.duplicated += sum(count - 1 for count in names.values()) + len(names.keys() - expected.keys())
     damage.lost += len(expected.keys() - {run.data.tags["run_key"] for run in runs if run.info.status == "FINISHED"})

@@ -1,6 +1,7 @@
 """A store gives back what was written, memory-mapped, and is replaced as a whole or not at all."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -125,6 +126,15 @@ def test_damaged_and_foreign_tables(dataset: CrystalDataset, tmp_path: Path, mon
     batch = pa.RecordBatch.from_pydict({"id": ["a"]})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
+    with pytest.raises(UserError, match="is not a prepared store"):
+        read_store(tmp_path / "toy")
+
+
+def test_a_pipe_is_no_table(dataset: CrystalDataset, tmp_path: Path) -> None:
+    write_store(tmp_path / "toy", dataset, {})
+    path = tmp_path / "toy" / "crystals.arrow"
+    path.unlink()
+    os.mkfifo(path)
     with pytest.raises(UserError, match="is not a prepared store"):
         read_store(tmp_path / "toy")
 

@@ -1,5 +1,6 @@
 """Run directories: what a kill can tear, and that only one attempt writes."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -96,6 +97,12 @@ def test_no_flipped_bit_becomes_another_number(tmp_path: Path) -> None:
                 continue
             assert found == sound, (name, place)
         path.write_bytes(whole)
+
+
+def test_a_pipe_is_no_result(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "done.json")
+    with pytest.raises(DamagedError, match=r"done\.json cannot be read: it is no regular file"):
+        RunDirectory(tmp_path).result()
 
 
 @pytest.mark.parametrize("tail", [False, True])

@@ -61,6 +61,21 @@ def test_a_flipped_bit_is_noticed(trained: Path, tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+def test_an_archive_that_would_grow_is_refused_before_it_does(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+        with packed.open(f"{name.partition('/')[0]}/data/zeros", "w") as zeros:
+            for _ in range(64):
+                zeros.write(bytes(2**22))
+    assert path.stat().st_size < 2**20
+    start = time.process_time()
+    with pytest.raises(UserError, match="is not a checkpoint, or it is damaged"):
+        read_checkpoint(path)
+    assert time.process_time() - start < 0.1
+
+
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     text, pickled, other = tmp_path / "a.txt", tmp_path / "b.pkl", tmp_path / "c.pt"
     text.write_text("epochs: 3\n")
