@@ -7,7 +7,8 @@ cookie. On a cluster it follows from Ray's token, which every node holds already
 a file, in no YAML and in no command line.
 
 Behind the gate, too, artifacts stay below the server's own folder: an experiment cannot name another place for them,
-and a link in the folder leads nowhere else.
+and a link in the folder leads nowhere else. MLflow's assistant, which lets a language model run commands on the host,
+is not there: its interface is refused, and its button hidden.
 
 `mlflow server --app-name crystalframer` finds `create_app` by the entry point in pyproject.toml. ``python -m
 crystalframer.orchestration.tracking.gate`` prints a cluster's password, for a browser at the other end of an SSH
@@ -59,6 +60,15 @@ _BROWSER_SETTINGS = {
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",  # or its assistant takes a quarter of the first screen
     "mlflow.workflowType_v1": '"machine_learning"',  # or it shows what language models need
 }
+_TIDY = b"""\
+<style>
+body [data-assistant-ui],
+body [data-component-id="mlflow.experiment_page.shared_view.banner"] { display: none !important }
+</style>
+"""
+"""What MLflow has no setting for: its assistant's button, and the banner over a shared view, whose two buttons are in
+the menu Views, too."""
+_ASSISTANT = "/mlflow/assistant"
 _CREDENTIALS = (_TOKEN, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 Scope = MutableMapping[str, Any]
@@ -120,6 +130,10 @@ class Gate:
             await _refuse(scope, send)
         elif self._leads_out(scope):
             await _answer(send, 403, b"this artifact is not below the server's own folder\n")
+        elif _asks_assistant(scope):
+            await _answer(send, 403, b"this server runs no assistant\n")
+        elif scope["type"] == "http" and scope["path"] == "/":
+            await self._inner(scope, receive, _tidying(send))
         elif _makes_experiment(scope):
             await self._make_experiment(scope, receive, send)
         else:
@@ -218,6 +232,33 @@ def _cookie_of(header: bytes, name: str) -> str:
     except CookieError:
         return ""
     return found.value if found is not None and found.value.isascii() else ""
+
+
+def _asks_assistant(scope: Scope) -> bool:
+    return scope["type"] == "http" and f"{_ASSISTANT}/" in f"{scope['path']}/"
+
+
+def _tidying(send: Send) -> Send:
+    """Return a `send` that hands MLflow's page on with a style sheet of ours, to be asked for anew each time."""
+    start: MutableMapping[str, Any] = {}
+    body = b""
+
+    async def tidied(message: MutableMapping[str, Any]) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
+        page = body.replace(b"</head>", _TIDY + b"</head>")
+        stale = (b"content-length", b"etag", b"last-modified")
+        headers = [(name, value) for name, value in start["headers"] if name.lower() not in stale]
+        headers.append((b"content-length", str(len(page)).encode()))
+        await send({**start, "headers": headers})
+        await send({"type": "http.response.body", "body": page})
+
+    return tidied
 
 
 def _makes_experiment(scope: Scope) -> bool:

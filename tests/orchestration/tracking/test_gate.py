@@ -147,6 +147,16 @@ def test_the_printed_link_signs_a_browser_in(server: LocalMlflowServer) -> None:
     assert word not in server.log.read_text()
 
 
+def test_no_assistant_runs_commands_here(server: LocalMlflowServer) -> None:
+    with urllib.request.urlopen(server.page("")) as answer:
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+    for path in ("config", "providers", "sessions/1/stream", "message"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+            urllib.request.urlopen(request_of(server, f"ajax-api/3.0/mlflow/assistant/{path}", Cookie=cookie))
+        with refused.value as answer:
+            assert answer.read() == b"this server runs no assistant\n"
+
+
 def test_artifacts_stay_in_the_servers_folder(server: LocalMlflowServer, tmp_path: Path) -> None:
     client = connect(server.uri)
     with pytest.raises(MlflowException, match="leave artifact_location out"):
