@@ -48,6 +48,8 @@ class Row:
     frame: FrameName
     variant: str
     """Other settings that tell it from the comparison's other rows, such as ``cutoff 6.0``: as few as do."""
+    shared: str
+    """What all rows of the comparison have in common and its title says, such as ``lightweight``."""
     unnamed: str
     """Settings that vary with those, such as ``learning_rate 0.0012``; no more is needed to tell the rows apart."""
     model: ModelConfig
@@ -56,8 +58,18 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What tables and figures call the row."""
-        return FRAME_LABELS[self.frame] + (f", {self.variant}" if self.variant else "")
+        """What the comparison's tables and figures call the row."""
+        return ", ".join(filter(None, (FRAME_LABELS[self.frame], self.variant)))
+
+    @property
+    def setting(self) -> str:
+        """What tells it from rows of other comparisons, too."""
+        return ", ".join(filter(None, (self.shared, self.variant)))
+
+    @property
+    def name(self) -> str:
+        """What it is called beside rows of other comparisons."""
+        return ", ".join(filter(None, (FRAME_LABELS[self.frame], self.setting)))
 
     @property
     def test_mae(self) -> Spread:
@@ -106,9 +118,15 @@ class Comparison:
     @property
     def title(self) -> str:
         """What tables call it."""
+        found = ", ".join(filter(None, (self.dataset, self.task, self.shared)))
         if self.transfer:
-            return f"{self.dataset}, {self.task}, trained on from other models: not comparable with a single task's"
-        return f"{self.dataset}, {self.task}" + (f": {self.coverage}" if self.is_part else "")
+            return f"{found}, trained on from other models: not comparable with a single task's"
+        return found + (f": {self.coverage}" if self.is_part else "")
+
+    @property
+    def shared(self) -> str:
+        """What all its rows have in common and so their labels do not say, such as ``lightweight``."""
+        return next((row.shared for row in self.rows), "")
 
     @property
     def is_part(self) -> bool:
@@ -137,7 +155,8 @@ class Comparison:
     @property
     def heading(self) -> str:
         """What figures call it."""
-        return for_figures(f"{self.dataset}, {self.quantity}" + ", trained on" * self.transfer)
+        words = (self.dataset, self.quantity, self.shared, "trained on" * self.transfer)
+        return for_figures(", ".join(filter(None, words)))
 
     @property
     def quantity(self) -> str:
@@ -225,16 +244,17 @@ def _comparison(
     for trial in trials:
         by_settings.setdefault((trial.config.model.frame, _settings(trial, varying)), []).append(trial)
     telling = _telling({settings for _, settings in by_settings}, varying)
+    shared = _shared([settings for _, settings in by_settings])
     rows: list[Row] = []
     for frame in FRAMES:
         rows_of_frame = [
-            Row(frame, *_named(settings, telling), found[0].config.model, _same_data(found))
+            Row(frame, *_named(settings, telling, shared), found[0].config.model, _same_data(found))
             for (other, settings), found in by_settings.items()
             if other == frame
         ]
         rows += sorted(rows_of_frame, key=lambda row: row.variant)
         if not rows_of_frame and frame in asked:
-            rows.append(Row(frame, "", "", replace(_typical(trials), frame=frame), ()))
+            rows.append(Row(frame, "", ", ".join(shared), "", replace(_typical(trials), frame=frame), ()))
     part_of = "" if transfer else _part_of(dataset, task, subsets)
     return Comparison(dataset, task, trials[0].unit, tuple(rows), part_of, transfer)
 
@@ -265,7 +285,7 @@ def _settings(trial: FinishedTrial, varying: Sequence[str]) -> tuple[str, ...]:
 
 
 def _telling(rows: Collection[tuple[str, ...]], varying: Sequence[str]) -> tuple[int, ...]:
-    """Return the fewest places of rows' settings that tell the rows apart, beside the last two, which are always named.
+    """Return the fewest places of rows' settings that tell the rows apart, beside the last two, which always are said.
 
     What is left unnamed follows from what is named.
     """
@@ -275,12 +295,18 @@ def _telling(rows: Collection[tuple[str, ...]], varying: Sequence[str]) -> tuple
     return next(few for few in subsets if len({tuple(row[n] for n in (*few, *always)) for row in rows}) == len(rows))
 
 
-def _named(settings: tuple[str, ...], telling: tuple[int, ...]) -> tuple[str, str]:
-    """Return the settings that name a row, and those that do not."""
+def _shared(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return what is said of all rows alike: of their encoding and of what they learned from before."""
+    return tuple(text for text in rows[0][-2:] if text and all(text in row[-2:] for row in rows))
+
+
+def _named(settings: tuple[str, ...], telling: tuple[int, ...], shared: tuple[str, ...]) -> tuple[str, str, str]:
+    """Return the settings that name a row in its comparison, those that all rows share, and those that are not named."""
     *varying, preset, start = settings
     named = [preset, *(varying[n] for n in telling), start]
     unnamed = [text for n, text in enumerate(varying) if n not in telling]
-    return ", ".join(filter(None, named)), ", ".join(filter(None, unnamed))
+    own = [text for text in named if text not in shared]
+    return ", ".join(filter(None, own)), ", ".join(shared), ", ".join(filter(None, unnamed))
 
 
 def encoding_preset(model: ModelConfig) -> str | None:

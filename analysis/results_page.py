@@ -136,7 +136,7 @@ def _found(study: _Study, comparison: Comparison) -> list[str]:
         study.content.record.sweep,
         str(len(comparison.trials)),
         _hours(study.content, comparison.trials)[1],
-        f"{best.label}: {best.test_mae} {comparison.unit}" if best else EMPTY,
+        f"{best.name}: {best.test_mae} {comparison.unit}" if best else EMPTY,
         f"{published[0].published_mae:.4f}" if published else EMPTY,
         f"{pairs.count('yes')} of {len(pairs)}" if pairs else EMPTY,
         f"{lead.label}: {float(lead.errors.absolute.mean()):.4f}" if lead else EMPTY,

@@ -79,7 +79,7 @@ def _record(comparison: Comparison, row: Row) -> dict[str, object]:
     return {
         **comparison.labels,
         "frame": row.frame,
-        "variant": row.variant,
+        "variant": row.setting,
         "seeds": len(row.trials),
         "test_mae_mean": row.test_mae.mean if found else None,
         "test_mae_std": row.test_mae.std if found else None,

@@ -72,7 +72,7 @@ def _records(comparison: Comparison) -> list[dict[str, object]]:
             named: dict[str, object] = {"dataset": comparison.dataset, "task": comparison.task, "figures": "ours"}
             if not rows:
                 records.append({**named, "model": label})
-            records += [{**named, "model": label if len(rows) == 1 else row.label, **_measured(row)} for row in rows]
+            records += [{**named, "model": label if len(rows) == 1 else row.name, **_measured(row)} for row in rows]
     return records
 
 

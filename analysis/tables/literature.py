@@ -59,11 +59,11 @@ def build(dataset: str, results: Results | None) -> Document:
         records += [_published_record(published, method, task) for task in published.tasks]
         if method.frame is not None:
             repeated = {task: _repeated(comparison, method) for task, comparison in ours.items()}
-            for variant in sorted({row.variant for found in repeated.values() for row in found if row.trials}) or [""]:
-                same = {task: row for task, found in repeated.items() for row in found if row.variant == variant}
-                show(f"{method.name}, {variant}" if variant and variant not in method.name else method.name, same)
-    for label in sorted({row.label for row in unshown}):
-        show(label, {task: row for row, task in unshown.items() if row.label == label})
+            for setting in sorted({row.setting for found in repeated.values() for row in found if row.trials}) or [""]:
+                same = {task: row for task, found in repeated.items() for row in found if row.setting == setting}
+                show(f"{method.name}, {setting}" if setting and setting not in method.name else method.name, same)
+    for label in sorted({row.name for row in unshown}):
+        show(label, {task: row for row, task in unshown.items() if row.name == label})
     headings = ["method", "figures", *(_heading(published, task, ours.get(task)) for task in published.tasks)]
     tables = [Table(published.source_dataset, headings, rows, _notes(ours.values()))]
     if transfer := [_published_row(published, method) for method in published.methods if method.transfer]:

@@ -178,6 +178,23 @@ def test_settings_that_vary_make_rows_of_their_own(store: Store) -> None:
     assert comparison.common("model.cutoff") == "varies"
 
 
+def test_what_all_rows_share_is_said_once(store: Store) -> None:
+    lightweight = {"model.preset": "lightweight"}
+    store.add("max", 0, settings=lightweight)
+    store.add("max", 0, settings={**lightweight, "model.cutoff": 6.0})
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
+    assert [row.label for row in comparison.finished] == ["max, cutoff 6.0", "max, cutoff 8.0"]
+    assert [row.name for row in comparison.finished] == ["max, lightweight, cutoff 6.0", "max, lightweight, cutoff 8.0"]
+    assert comparison.title.endswith(", formation_energy, lightweight")
+    assert comparison.heading.endswith(", formation energy, lightweight")
+    store.add("pca", 0)
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
+    assert "lightweight" not in comparison.title
+    assert {row.label: row.name for row in comparison.finished} == {
+        name: name for name in ("PCA, cutoff 8.0", "max, lightweight, cutoff 6.0", "max, lightweight, cutoff 8.0")
+    }
+
+
 def test_rows_are_named_by_the_fewest_settings_that_tell_them_apart(store: Store) -> None:
     published = {"train.learning_rate": 1.2e-3, "train.decay_steps": 1500}
     short = {"train.schedule": "one_cycle", "train.learning_rate": 1.5e-3, "train.average_epochs": 0}

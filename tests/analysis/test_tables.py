@@ -183,7 +183,7 @@ def test_a_part_of_a_published_split_has_published_errors_beside_it_if_its_test_
     results = replace(found, subsets={"jarvis_mbj": {"bandgap_mbj": "jarvis:bandgap_mbj"}})
     (table,) = ablation_table.build(results).tables
     part = f"14,439 of 14,537 training, {int(test):,} of 1,815 test crystals of jarvis:bandgap_mbj"
-    assert table.title == f"jarvis_mbj, bandgap_mbj: {part}"
+    assert table.title == f"jarvis_mbj, bandgap_mbj, lightweight: {part}"
     assert ("published MAE (eV)" in table.headings) == beside
     assert ("0.2620" in table.rows[-1]) == beside
     assert any("differs by more than 1 %" in note for note in table.notes) != beside
@@ -240,8 +240,8 @@ def test_transfer_shares_no_table_with_single_task_errors_and_its_seeds_one_row(
         read_sweep(store.tracking_uri, SWEEP), subsets={"jarvis_mbj": {"bandgap_mbj": "jarvis:bandgap_mbj"}}
     )
     alone, transfer = ablation_table.build(results).tables
-    assert [row[:3] for row in alone.rows if row[1]] == [["max, lightweight", "0.2700 ± 0.0000", "2"]]
-    labels = [f"max, lightweight, from {source}:bandgap_opt" for source in ("jarvis_union", "jarvis_without")]
+    assert [row[:3] for row in alone.rows if row[1]] == [["max", "0.2700 ± 0.0000", "2"]]
+    labels = [f"max, from {source}:bandgap_opt" for source in ("jarvis_union", "jarvis_without")]
     assert [row[:3] for row in transfer.rows if row[1]] == [[label, "0.2000 ± 0.0000", "2"] for label in labels]
     assert "published MAE (eV)" in alone.headings
     assert "published MAE (eV)" not in transfer.headings
