@@ -1,15 +1,21 @@
-"""`ray up` and what follows it, typed on the user's machine of a lab; and cluster files made to fit its hosts."""
+"""The commands of docs/clusters.md, typed on the user's machine of a lab; and cluster files made to fit its hosts."""
 
+import contextlib
+import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.cluster.hosts import ROOT, Lab
+from tests.cluster.page import NOT_TYPED, PAGE, lines
 
 SMALL = "--num-cpus=1 --object-store-memory=80000000"
 """What each `ray start` gets here: many hosts on few cores."""
@@ -23,47 +29,88 @@ QUIET = {
 
 
 class Launcher:
-    """The user, with a cluster file."""
+    """The user, with a cluster file of the repository, edited."""
 
-    def __init__(self, lab: Lab, config: dict[str, Any], env: dict[str, str] | None = None) -> None:
-        """Make the cluster's token and write the file."""
+    def __init__(self, lab: Lab, name: str, config: dict[str, Any], env: dict[str, str] | None = None) -> None:
+        """Write the file; `name` is what the page calls it."""
         self._lab = lab
+        self._name = name
         self._env = {**QUIET, **(env or {})}
         self.file = lab.folder / "cluster.yaml"
         self.file.write_text(yaml.safe_dump(config, sort_keys=False))
         self.log = lab.folder / "commands.log"
-        lab.run("ray", "get-auth-token", "--generate", env=self._env)
+        self.typed: dict[str, str] = {}
+        """What each line of the page said."""
+        self._exports: list[str] = []
 
     @property
     def token(self) -> str:
         """The cluster's token."""
         return (self._lab.folder / "home" / ".ray" / "auth_token").read_text().strip()
 
-    def ray(self, *arguments: str, timeout: float = 300.0, check: bool = True) -> str:
-        """Type a command, and return what it says."""
+    def type(self, line: str, more: str = "", folder: Path = ROOT) -> float:
+        """Type a line of the page, answering yes where it asks, and return how long it took.
+
+        Args:
+            line: as the page has it; its file stands for the edited one.
+            more: options of the program that it starts on the head, to make it short.
+            folder: where to type it.
+        """
+        assert line in PAGE, f"docs/clusters.md has no {line!r}"
         started = time.monotonic()
-        done = self._lab.run("ray", *arguments, env=self._env, timeout=timeout, check=False)
-        output = done.stdout + done.stderr
+        self.typed[line] = self._run(f"cd {folder} && {self._edited(line, more)}")
+        if line.startswith("export "):
+            self._exports.append(line)
+        return time.monotonic() - started
+
+    def type_section(self, title: str, until: str) -> float:
+        """Type the lines of a section up to one, and return how long that one took."""
+        before, _, _ = "\n".join(lines(title)).partition(f"\n{until}")
+        for line in before.splitlines():
+            if line not in NOT_TYPED:
+                self.type(line)
+        return self.type(until)
+
+    @contextmanager
+    def typing(self, line: str) -> Iterator[None]:
+        """Type a line of the page that goes on until Ctrl-C, for the duration of the block."""
+        assert line in PAGE, f"docs/clusters.md has no {line!r}"
+        script = "\n".join([*self._exports, f"exec {self._edited(line)}"])
+        command = self._lab.command("bash", "-c", script, env={**self._env, "CLUSTER": str(self.file)})
         with self.log.open("a") as log:
-            log.write(f"$ ray {' '.join(arguments)}    ({time.monotonic() - started:.0f} s)\n{output}\n")
-        assert not check or done.returncode == 0, output[-5000:]
-        return output
-
-    def up(self) -> float:
-        """Start the cluster and return how long that took."""
-        started = time.monotonic()
-        self.ray("up", "--yes", "--no-config-cache", str(self.file), timeout=400)
-        return time.monotonic() - started
-
-    def down(self) -> float:
-        """End the cluster and return how long that took."""
-        started = time.monotonic()
-        self.ray("down", "--yes", str(self.file))
-        return time.monotonic() - started
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self.typed[line] = ""
 
     def exec(self, command: str, *, check: bool = True) -> str:
-        """Run a command on the head."""
-        return self.ray("exec", str(self.file), command, check=check)
+        """Run a command on the head that the page does not have."""
+        return self._run(f'ray exec "$CLUSTER" {shlex.quote(command)}', check=check)
+
+    def _edited(self, line: str, more: str = "") -> str:
+        if more:
+            assert line.endswith('"')
+            line = f'{line[:-1]} {more}"'
+        line = line.replace(f" {self._name}", f" {self.file}")
+        if line.startswith(("ray up ", "ray down ")):
+            line += " --yes"  # without a terminal Ray does not ask
+        return line.replace("ray up ", "ray up --no-config-cache ")  # or it keeps notes in this machine's /tmp
+
+    def _run(self, script: str, *, check: bool = True) -> str:
+        started = time.monotonic()
+        command = ["bash", "-c", "\n".join([*self._exports, script])]
+        done = self._lab.run(*command, env={**self._env, "CLUSTER": str(self.file)}, timeout=1200, check=False)
+        output = done.stdout + done.stderr
+        with self.log.open("a") as log:
+            log.write(f"$ {script}    ({time.monotonic() - started:.0f} s)\n{output}\n")
+        assert not check or done.returncode == 0, output[-5000:]
+        return output
 
 
 def wait_for(what: Callable[[], bool], seconds: float, why: Callable[[], str] = str) -> float:

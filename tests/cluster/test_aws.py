@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import page
 from tests.cluster.hosts import Lab, lab, require_namespaces
 from tests.cluster.launching import Launcher, fitted, wait_for
 from tests.cluster.sweeps import SHORTER, Metrics, epochs_written, recorded, sample_ablation, states, written
@@ -122,7 +123,7 @@ def launcher(network: Lab, cloud: Cloud) -> Launcher:
         node_type["node_config"]["KeyName"] = "lab"
         del node_type["node_config"]["ImageId"]  # moto knows no images of AWS's
     (network.shared / "mlartifacts").mkdir()
-    return Launcher(network, config, CLOUD)
+    return Launcher(network, "cluster.yaml", config, CLOUD)
 
 
 def test_a_sweep_on_spot_workers(
@@ -133,7 +134,7 @@ def test_a_sweep_on_spot_workers(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    times = {"ray up": launcher.up()}
+    times = {"ray up": launcher.type_section(page.CLOUD, until="ray up cluster.yaml")}
     assert len(cloud.running(spot=False)) == 1
     assert cloud.running(spot=True) == []
     (head,) = cloud.running(spot=False)
@@ -141,10 +142,8 @@ def test_a_sweep_on_spot_workers(
     results = network.shared / "runs" / sweep.name
     started = time.monotonic()
     settings = " ".join(f"--set {setting}" for setting in SHORTER)
-    program = f"python ~/crystalframer/pipelines/ablate_frames.py {settings} --checkpoint-seconds 1"
-    launcher.exec(
-        f"ray job submit --no-wait --submission-id one -- {program} --set resources.gpus_per_trial=0.5 --device cpu"
-    )
+    options = f"{settings} --checkpoint-seconds 1 --set resources.gpus_per_trial=0.5 --device cpu"
+    launcher.type(page.jobs()["start, detached"][0], more=options)
 
     def log() -> str:
         monitor = network.folder.parent / head / "ray" / "session_latest" / "logs" / "monitor.log"
@@ -173,7 +172,7 @@ def test_a_sweep_on_spot_workers(
     database = network.folder.parent / head / "home" / "mlflow" / "mlflow.db"
     assert recorded(database, sweep.name, tmp_path / "copy.db") == undisturbed_ablation
     times["idle workers gone"] = wait_for(lambda: cloud.running(spot=True) == [], 300, log)
-    times["ray down"] = launcher.down()
+    times["ray down"] = launcher.type("ray down cluster.yaml")
     wait_for(lambda: cloud.running(spot=False) == [], 60)
     assert {i["state"] for i in cloud.instances.values()} == {"terminated"}
     assert {i["InstanceType"] for i in cloud.instances.values()} == {"m6i.xlarge", "g6.2xlarge"}

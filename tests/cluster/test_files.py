@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from crystalframer.commands.doctor import DRIVERS
+from tests.cluster import page
 
 ROOT = Path(__file__).parents[2]
 LAUNCHED = ["cluster.yaml", "clusters/onpremises.yaml", "clusters/gcp.yaml"]
@@ -250,3 +251,10 @@ def test_one_training_on_one_gpu(allocation: dict[str, str]) -> None:
 
 def test_nothing_in_clusters_is_executable() -> None:
     assert not [path for path in all_files() if path.stat().st_mode & stat.S_IXUSR]
+
+
+def test_what_is_not_typed_is_on_the_page() -> None:
+    found = [line for title in (page.OWN_MACHINES, page.SLURM, page.CLOUD) for line in page.lines(title)]
+    assert set(page.NOT_TYPED) <= set(found)
+    assert set(page.lines(page.SLURM)) <= set(page.NOT_TYPED)
+    assert page.jobs()["stop"] == ['ray exec $CLUSTER "ray job stop one"']

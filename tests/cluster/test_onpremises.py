@@ -1,5 +1,6 @@
-"""clusters/onpremises.yaml on three namespace hosts: up, a sweep, a host lost and back, the table, down."""
+"""docs/clusters.md on three namespace hosts: up, a sweep, a host lost and back, stop and resume, the table, down."""
 
+import base64
 import sys
 import time
 from collections.abc import Iterator
@@ -7,12 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import page
 from tests.cluster.hosts import Host, Lab, lab, require_namespaces
-from tests.cluster.launching import QUIET, Launcher, fitted, listening_beyond_loopback, wait_for
+from tests.cluster.launching import Launcher, fitted, listening_beyond_loopback, wait_for
 from tests.cluster.sweeps import SHORTER, Metrics, epochs_written, recorded, sample_ablation, states, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
+ASK = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers={"Authorization": sys.argv[2]})).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError:
+    print(0)
+"""
 ADDRESSES = {"head": "10.77.0.10", "one": "10.77.0.11", "two": "10.77.0.12"}
 
 
@@ -31,7 +42,7 @@ def launcher(network: Lab) -> Launcher:
     """The user with clusters/onpremises.yaml, edited in its three places."""
     config = fitted("clusters/onpremises.yaml", network)
     config["provider"] |= {"head_ip": ADDRESSES["head"], "worker_ips": [ADDRESSES["one"], ADDRESSES["two"]]}
-    return Launcher(network, config)
+    return Launcher(network, "clusters/onpremises.yaml", config)
 
 
 def nodes(network: Lab) -> set[str]:
@@ -55,18 +66,24 @@ def test_a_sweep_on_three_hosts(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    times = {"ray up": launcher.up()}
+    do = page.jobs()
+    times = {"ray up": launcher.type_section(page.OWN_MACHINES, until="ray up clusters/onpremises.yaml")}
     times["workers joined"] = wait_for(lambda: nodes(network) == set(ADDRESSES), 180)
+    for line in (page.lines(page.OWN_MACHINES)[-1], *do["see the machines"]):
+        launcher.type(line)
+        assert "3 local.cluster.node" in launcher.typed[line]
     sweep = sample_ablation()
     results = network.shared / "runs" / sweep.name
     started = time.monotonic()
     settings = " ".join(f"--set {setting}" for setting in SHORTER)
-    program = f"python ~/crystalframer/pipelines/ablate_frames.py {settings} --checkpoint-seconds 1"
+    options = f"{settings} --checkpoint-seconds 1"
+    program = f"python ~/crystalframer/pipelines/ablate_frames.py {options}"
     said = launcher.exec(f"{program} --runs /tmp/ray/own", check=False)  # each host has its own
     assert "error: the folder of results /tmp/ray/own is not shared with node" in said
     assert "name one on storage that every node mounts, with --runs or CRYSTALFRAMER_RUNS" in said
-    said = launcher.exec(f"ray job submit --no-wait --submission-id one -- {program}")
-    assert "Job 'one' submitted successfully" in said
+    (start,) = do["start, detached"]
+    launcher.type(start, options)
+    assert "Job 'one' submitted successfully" in launcher.typed[start]
 
     wait_for(lambda: epochs_written(results) > 20, 180, lambda: launcher.exec("ray job logs one", check=False))
     busy = next(name for name in ("one", "two") if trains(network.hosts[name]))
@@ -76,33 +93,68 @@ def test_a_sweep_on_three_hosts(
     network.add(busy, ADDRESSES[busy])  # somebody switches it on again
     times["the host was back in the cluster"] = wait_for(lambda: nodes(network) == set(ADDRESSES), 300)
 
+    assert_pages_open_with_their_words(network, launcher, do)
+    launcher.type(*do["stop"])
+    wait_for(lambda: "stopped" in launcher.exec("ray job status one", check=False).lower(), 120)
+    launcher.exec(f"ray job submit --no-wait --submission-id two -- {program}")  # "the same with another id"
+
     def ended() -> bool:
-        said = launcher.exec("ray job status one", check=False).lower()
-        assert "failed" not in said, launcher.exec("ray job logs one", check=False)
+        said = launcher.exec("ray job status two", check=False).lower()
+        assert "failed" not in said, launcher.exec("ray job logs two", check=False)
         return "succeeded" in said
 
     tables = network.shared / "analysis"
     wait_for(lambda: list(tables.rglob("learning_curves*.png")) != [], 400, lambda: str(states(results)))
     wait_for(ended, 120, lambda: str(states(results)))
     times["the sweep"] = time.monotonic() - started
-    assert list((network.shared / "analysis").rglob("ablation_table.md"))
+    (tmp_path / "analysis").mkdir()
+    launcher.type(*do["fetch the tables"], folder=tmp_path)
+    assert list((tmp_path / "analysis" / "output").rglob("ablation_table.md"))
     assert written(results) == undisturbed_ablation
     database = network.folder.parent / "head" / "home" / "mlflow" / "mlflow.db"
     assert recorded(database, sweep.name, tmp_path / "copy.db") == undisturbed_ablation
 
-    logs = launcher.exec("ray job logs one")
+    launcher.type(*do["watch its lines"])
+    logs = launcher.typed[do["watch its lines"][0]]
     assert "its machine was lost; it will resume from its last checkpoint" in logs, logs[-5000:]
     assert listening_beyond_loopback(network.hosts["head"].run) & {8265} == set()
-    times["ray down"] = launcher.down()
+    launcher.type(*do["bring edited code there"])
+    wait_for(lambda: nodes(network) == set(ADDRESSES), 180)
+    times["ray down"] = launcher.type("ray down clusters/onpremises.yaml")
     wait_for(lambda: nodes(network) == set(), 60)
     assert secrets_found(network, launcher) == []
+    of_the_page = {*page.lines(page.OWN_MACHINES), *(line for lines in do.values() for line in lines)}
+    assert of_the_page - set(page.NOT_TYPED) == set(launcher.typed) - {"ray down clusters/onpremises.yaml"}
     with capsys.disabled():
         print("\n" + "\n".join(f"{what}: {seconds:.0f} s" for what, seconds in times.items()))
 
 
+def assert_pages_open_with_their_words(network: Lab, launcher: Launcher, do: dict[str, list[str]]) -> None:
+    """Look at MLflow and at Ray's dashboard from the user's machine, with what each asks for and without."""
+    attach, ask_password = do["see it in MLflow"]
+    launcher.type(ask_password)
+    basic = base64.b64encode(f"anyone:{launcher.typed[ask_password].strip()}".encode()).decode()
+    dashboard, ask_token = do["see Ray's dashboard"]
+    launcher.type(ask_token)
+    assert launcher.token in launcher.typed[ask_token]
+    pages = (
+        (attach, "http://localhost:5000/", f"Basic {basic}"),
+        (dashboard, "http://localhost:8265/api/jobs/", f"Bearer {launcher.token}"),
+    )
+    for line, address, header in pages:
+        with launcher.typing(line):
+            wait_for(lambda: answer(network, address, header) == 200, 120, launcher.log.read_text)  # noqa: B023
+            assert answer(network, address, "") in (401, 403)
+
+
+def answer(network: Lab, address: str, header: str) -> int:
+    """The status with which an address answers the user's machine, 0 where nobody listens yet."""
+    return int(network.run(sys.executable, "-c", ASK, address, header).stdout)
+
+
 def secrets_found(network: Lab, launcher: Launcher) -> list[str]:
     """The files that hold the cluster's token or MLflow's password, but for the token's own."""
-    word = network.run(sys.executable, "-m", "crystalframer.orchestration.tracking.gate", env=QUIET).stdout.strip()
+    word = launcher.typed[page.jobs()["see it in MLflow"][1]].strip()
     assert len(launcher.token) > 20
     assert len(word) == 64
     found = []
