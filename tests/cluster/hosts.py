@@ -7,6 +7,7 @@ dies, by `close` or because the test did, the kernel ends all of it.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -27,6 +28,8 @@ BRIDGE = "bridge"
 HOME = Path("/root")
 """Where sshd looks for root's files; each host has its own folder there."""
 SHARED = Path("/shared")
+LOCK = Path("/run/lock/crystalframer-lab")
+"""Held, shared, by every lab of this machine."""
 MOUNT_POINTS = (Path("/tmp/ray"), Path("/run/sshd"), SHARED)
 PROGRAMS = ("unshare", "nsenter", "ip", "mount", "rsync", "ssh", "ssh-keygen", "/usr/sbin/sshd")
 SSHD = """\
@@ -192,16 +195,22 @@ class Lab(Namespaces):
 
 @contextmanager
 def lab(folder: Path, **settings: object) -> Iterator[Lab]:
-    """Make a lab for the duration of the block."""
+    """Make a lab for the duration of the block.
+
+    Its mount points stay while another lab uses them: to remove one would unmount it there.
+    """
     own = [path for path in MOUNT_POINTS if not path.exists()]
-    made = Lab(folder, **settings)  # type: ignore[arg-type]
-    try:
-        yield made
-    finally:
-        made.close()
-        for path in own:
-            with contextlib.suppress(OSError):  # someone else uses it by now
-                path.rmdir()
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        made = Lab(folder, **settings)  # type: ignore[arg-type]
+        try:
+            yield made
+        finally:
+            made.close()
+            with contextlib.suppress(OSError):  # someone else uses them by now
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for path in own:
+                    path.rmdir()
 
 
 def _inside_home(home: Path) -> list[str]:
