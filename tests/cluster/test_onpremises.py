@@ -153,13 +153,15 @@ def answer(network: Lab, address: str, header: str) -> int:
 
 
 def secrets_found(network: Lab, launcher: Launcher) -> list[str]:
-    """The files that hold the cluster's token or MLflow's password, but for the token's own."""
+    """The files that hold the cluster's token or MLflow's password, but for the token's own and what the user saw."""
     word = launcher.typed[page.jobs()["see it in MLflow"][1]].strip()
     assert len(launcher.token) > 20
     assert len(word) == 64
     found = []
     for path in network.folder.parent.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.name != "auth_token" and ".pyenv" not in path.parts:
+        if path == launcher.log or path.name == "auth_token" or ".pyenv" in path.parts:
+            continue
+        if path.is_file() and not path.is_symlink():
             content = path.read_bytes()
             if launcher.token.encode() in content or word.encode() in content:
                 found.append(str(path))
