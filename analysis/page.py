@@ -78,7 +78,8 @@ def _first_screen(context: Context, sections: Sequence[Section]) -> list[str]:
     products = [section.product for section in sections if section.product is not None]
     documents = [product.document for product in products if product.document is not None]
     for comparison in context.comparisons if documents else ():
-        of = f"<strong>{for_html(comparison.title)}.</strong> " if len(context.comparisons) > 1 or comparison.shared else ""
+        is_named = len(context.comparisons) > 1 or comparison.shared
+        of = f"<strong>{for_html(comparison.title)}.</strong> " if is_named else ""
         lines.append(f'<p class="answer">{of}{for_html(" ".join(answer(comparison)))}</p>')
     lines.append(f'<p class="quiet">{for_html(context.sweep)}: {for_html(context.results.progress())}.</p>')
     pictures = [line for section in sections for line in _pictures(section)]
