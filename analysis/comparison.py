@@ -1,5 +1,6 @@
 """Groups a sweep's trials into what is compared: per data set and task one row per frame, seeds averaged."""
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -252,11 +253,17 @@ def _comparison(
             for (other, settings), found in by_settings.items()
             if other == frame
         ]
-        rows += sorted(rows_of_frame, key=lambda row: row.variant)
+        rows += sorted(rows_of_frame, key=lambda row: _in_order(row.variant))
         if not rows_of_frame and frame in asked:
             rows.append(Row(frame, "", ", ".join(shared), "", replace(_typical(trials), frame=frame), ()))
     part_of = "" if transfer else _part_of(dataset, task, subsets)
     return Comparison(dataset, task, trials[0].unit, tuple(rows), part_of, transfer)
+
+
+def _in_order(variant: str) -> list[tuple[float, str]]:
+    """Return what sorts variants as people do: numbers by their value."""
+    parts = re.split(r"(\d+\.?\d*(?:e-?\d+)?)", variant)
+    return [(float(part), "") if place % 2 else (math.inf, part) for place, part in enumerate(parts)]
 
 
 def _typical(trials: Sequence[FinishedTrial]) -> ModelConfig:
@@ -278,10 +285,17 @@ def _settings(trial: FinishedTrial, varying: Sequence[str]) -> tuple[str, ...]:
     flat = config.to_flat_dict()
     started = config.train.start_from is not None
     return (
-        *("" if key in silent else f"{key.partition('.')[2]} {flat[key]}" for key in varying),
+        *("" if key in silent else _said(key, flat[key]) for key in varying),
         "" if preset in (None, "default") else preset,
         f"from {trial.tags.get('start_data') or config.train.start_hash}" if started else "",
     )
+
+
+def _said(key: str, value: Any) -> str:
+    """Return a setting in words: ``train_size 250``, ``train_size all``."""
+    if value is None:
+        value = "all" if key.endswith("_size") else "none"
+    return f"{key.partition('.')[2]} {value}"
 
 
 def _telling(rows: Collection[tuple[str, ...]], varying: Sequence[str]) -> tuple[int, ...]:

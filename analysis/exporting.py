@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.comparison import compare
 from analysis.exported import FORMAT, DatasetRecord, Exported, SweepRecord, TrialRecord, check, read, write
 from analysis.material_errors import material_errors
-from analysis.peers import Peer, read_peer
+from analysis.peers import TREES, Peer, read_peer, trees_name
 from crystalframer import __version__
 from crystalframer.config import DataConfig
 from crystalframer.data.dataset import TaskData
@@ -24,7 +24,6 @@ from crystalframer.runs.run_directory import FinishedRun, RunDirectory
 from crystalframer.runs.tracker import seconds_of
 
 Say = Callable[[str], None]
-TREES = "trees on composition"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.add:
         content = added(read(arguments.output), content, asked)
     if arguments.trees:
-        peers.append(trees_peer(content))
+        peers += tree_peers(content)
     content = with_peers(content, peers)
     paths = write(arguments.output, content)
     size = sum(path.stat().st_size for path in paths) / 1e6
@@ -168,20 +167,22 @@ def added(recorded: Exported, content: Exported, asked: Asked | None) -> Exporte
     return every
 
 
-def trees_peer(content: Exported) -> Peer:
-    """Return boosted trees on the composition as another method, fitted to the training crystals of the trials.
+def tree_peers(content: Exported) -> list[Peer]:
+    """Return boosted trees on the composition as other methods, one for each training set that the trials have.
 
     Raises:
-        UserError: the data are not at hand, or the trials are of several data sets, tasks or sizes.
+        UserError: the data are not at hand, or the trials are of several data sets or tasks.
     """
-    configs = {trial.config.data for trial in content.record.trials}
-    if len(configs) > 1:
-        raise UserError(
-            f"--trees: the results are of {len(configs)} data settings, expected one; export each by itself"
-        )
-    data = load_task(configs.pop())
-    predicted = trees_on_composition(data)["test"]
-    return Peer(TREES, pd.Series(predicted, index=[str(data.dataset.ids[row]) for row in data.rows["test"]]), None)
+    settings = {trial.config.data for trial in content.record.trials}
+    if len({(data.dataset, data.task) for data in settings}) > 1:
+        raise UserError(f"--trees: the results are of {len(settings)} data settings; export each task by itself")
+    found = {}
+    for data in map(load_task, {replace(one, val_size=None) for one in settings}):
+        crystals = len(data.rows["train"])
+        name = trees_name(crystals) if len({one.train_size for one in settings}) > 1 else TREES
+        ids = [str(data.dataset.ids[row]) for row in data.rows["test"]]
+        found[name] = Peer(name, pd.Series(trees_on_composition(data)["test"], index=ids), None)
+    return list(found.values())
 
 
 def with_peers(content: Exported, peers: Sequence[Peer]) -> Exported:

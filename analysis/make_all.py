@@ -30,6 +30,7 @@ ORDER = (
     "against_peers",
     "figures.learning_curves",
     "figures.error_against_time",
+    "figures.error_against_crystals",
     "figures.parity_plot",
     "figures.static_and_dynamic_frames",
     "figures.frame_gallery",

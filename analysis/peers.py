@@ -20,6 +20,8 @@ FEWEST = 30
 """Crystals that a group needs to be shown."""
 SHOWN_ELEMENTS = 6
 """Elements that are shown: those where two methods differ most."""
+TREES = "trees on composition"
+"""What boosted trees on the composition are called, fitted to the crystals that all trials learned from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,11 @@ class Peer:
                     "property or in another unit"
                 )
         return MaterialErrors(common.ids, common.target, self.predictions.loc[ids].to_numpy(dtype=float)[:, None])
+
+
+def trees_name(crystals: int) -> str:
+    """Return what boosted trees are called where trials learned from different numbers of crystals."""
+    return f"{TREES}, {crystals:,} training crystals"
 
 
 @dataclass(frozen=True, eq=False)
