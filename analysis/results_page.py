@@ -9,12 +9,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 from analysis import against_peers
 from analysis.comparison import FRAME_LABELS, Comparison, compare
 from analysis.documents import EMPTY, Document, Table, markdown_rows, to_markdown
 from analysis.exported import SWEEP, Exported, check, read
-from analysis.figures import error_against_time
+from analysis.figures import error_against_crystals, error_against_time
 from analysis.items import Context
 from analysis.pairs import find_pairs, lowest
 from analysis.peers import methods_of, recorded_peers
@@ -91,20 +92,28 @@ def page(results: Path, sweeps: Path) -> str:
 
 
 def draw(results: Path, folder: Path) -> list[Path]:
-    """Draw error against time of every study that other methods are recorded beside; return the pictures."""
+    """Draw the pictures of every study that other methods are recorded beside; return them."""
     drawn = []
     for content in map(read, _recorded(results)):
         if len(content.peers):
             context = Context(content.results(), content.record.sweep, folder)
+            comparison, peers = context.comparisons[0], recorded_peers(context.results)
             with context.style():
-                picture = error_against_time.draw(context.comparisons[0], recorded_peers(context.results))
-                drawn.append(context.save_picture(picture, _picture(content)))
+                drawn += [
+                    context.save_picture(item.draw(comparison, peers), _picture(content, item))
+                    for item in _pictures(comparison)
+                ]
     return drawn
 
 
-def _picture(content: Exported) -> str:
+def _pictures(comparison: Comparison) -> list[ModuleType]:
+    """Return the figures that the page shows of a study."""
+    return [error_against_time] + [error_against_crystals] * error_against_crystals.has_sizes(comparison)
+
+
+def _picture(content: Exported, item: ModuleType) -> str:
     """Return the name of a study's picture, without suffix."""
-    return f"{content.record.sweep}_error_against_time"
+    return f"{content.record.sweep}_{item.ITEM.name}"
 
 
 def _recorded(results: Path) -> list[Path]:
@@ -164,7 +173,8 @@ def _study(study: _Study, sweeps: Path) -> str:
     lines += [_section("### Beside published errors", table) for table in tables]
     if study.compared:
         (table, *_) = study.compared.tables
-        lines.append(f"![Error against core minutes, others' errors as lines]({IMAGES}/{_picture(content)}.png)")
+        for item in _pictures(study.context.comparisons[0]):
+            lines.append(f"![{item.ITEM.text}]({IMAGES}/{_picture(content, item)}.png)")
         lines.append(_section("### Beside other methods", table))
     commits = sorted({trial.tags.get("git_commit", "unknown")[:12] for trial in record.trials})
     lines.append(f"Hours are wall-clock time of the epochs. Trained at {', '.join(commits)}.")

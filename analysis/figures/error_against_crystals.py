@@ -30,11 +30,16 @@ LINE_STYLES = {"default": "-", "lightweight": "--"}
 
 def produce(context: Context) -> Product | Missing:
     """Draw every data set and task of the sweep whose trials learned from different numbers of crystals."""
-    found = [one for one in context.comparisons if len({learned_from(trial) for trial in one.trials}) > 1]
+    found = [one for one in context.comparisons if has_sizes(one)]
     if not found:
         return context.no_runs("no trials that differ by data.train_size")
     peers = recorded_peers(context.results)
     return context.draw_each(lambda comparison: draw(comparison, peers), "error_against_crystals", of=found)
+
+
+def has_sizes(comparison: Comparison) -> bool:
+    """Whether trials learned from different numbers of crystals."""
+    return len({learned_from(trial) for trial in comparison.trials}) > 1
 
 
 def learned_from(trial: FinishedTrial) -> int | None:
