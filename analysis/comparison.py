@@ -315,7 +315,7 @@ def _shared(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _named(settings: tuple[str, ...], telling: tuple[int, ...], shared: tuple[str, ...]) -> tuple[str, str, str]:
-    """Return the settings that name a row among its comparison's, those that all share, and those that are not named."""
+    """Return the settings that name a row among its comparison's, those that all share, and the unnamed ones."""
     *varying, preset, start = settings
     named = [preset, *(varying[n] for n in telling), start]
     unnamed = [text for n, text in enumerate(varying) if n not in telling]

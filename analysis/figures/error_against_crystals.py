@@ -7,13 +7,12 @@ trial, a line joins the means over seeds; grey squares are boosted trees on the 
 crystals, where they are recorded (`crystalframer export … --trees`).
 """
 
-import sys
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from analysis.comparison import FRAME_LABELS, Comparison, Row, encoding_preset
-from analysis.items import Context, Item, Missing, Product
+from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from analysis.peers import TREES, Peer, recorded_peers, trees_name
 from analysis.results import FinishedTrial
@@ -28,11 +27,11 @@ LINE_STYLES = {"default": "-", "lightweight": "--"}
 """By the preset of the encoding, where a frame has rows of both."""
 
 
-def produce(context: Context) -> Product | Missing:
+def produce(context: Context) -> Product:
     """Draw every data set and task of the sweep whose trials learned from different numbers of crystals."""
     found = [one for one in context.comparisons if has_sizes(one)]
     if not found:
-        return context.no_runs("no trials that differ by data.train_size")
+        raise context.no_runs("no trials that differ by data.train_size")
     peers = recorded_peers(context.results)
     return context.draw_each(lambda comparison: draw(comparison, peers), "error_against_crystals", of=found)
 
@@ -106,9 +105,8 @@ ITEM = Item(
     "Test error against the number of training crystals, with boosted trees on the composition beside.",
     "why",
     produce,
-    __doc__,
 )
 
 
 if __name__ == "__main__":
-    sys.exit(ITEM.main())
+    raise SystemExit(ITEM.main())
