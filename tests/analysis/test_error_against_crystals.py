@@ -8,9 +8,9 @@ import pytest
 
 from analysis.comparison import compare
 from analysis.figures import error_against_crystals
-from analysis.items import Context, MissingError
+from analysis.items import Context
 from analysis.peers import Peer, trees_name
-from analysis.results import read_sweep
+from analysis.results import MissingError, read_sweep
 from tests.analysis.conftest import SWEEP, Store
 
 ERRORS = {("none", 250): 0.9, ("none", 4000): 0.5, ("max", 250): 0.8, ("max", 4000): 0.3}
@@ -57,5 +57,5 @@ def test_trees_stand_beside_where_they_learned_from_as_many_crystals(store: Stor
 def test_equal_training_sets_have_nothing_to_draw(store: Store, tmp_path: Path) -> None:
     store.add("max", 0)
     context = Context(read_sweep(store.tracking_uri, SWEEP), SWEEP, tmp_path)
-    with pytest.raises(MissingError, match="no trials that differ by data.train_size"):
+    with pytest.raises(MissingError, match=r"no trials that differ by data\.train_size"):
         error_against_crystals.produce(context)

@@ -48,7 +48,7 @@ class Launcher:
         """The cluster's token."""
         return (self._lab.folder / "home" / ".ray" / "auth_token").read_text().strip()
 
-    def type(self, line: str, more: str = "", folder: Path = ROOT) -> float:
+    def type(self, line: str, more: str = "", *, folder: Path = ROOT) -> float:
         """Type a line of the page, answering yes where it asks, and return how long it took.
 
         Args:
