@@ -43,7 +43,7 @@ audit: $(TOOLS)  ## compare constraints.txt with the known advisories, package b
 	@$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 hashes: $(TOOLS)  ## write requirements-linux-x86_64.txt anew after a change of constraints.txt; needs the network
-	@$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-header \
+	@$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate -c constraints.txt --extra dev pyproject.toml -o $(TOOLS)/$(HASHED)
 	@sed -i '/^[^#]/,$$d' $(HASHED)
 	@sed -E 's/^([^ ]+) ;.* \\$$/\1 \\/' $(TOOLS)/$(HASHED) >> $(HASHED)

@@ -5,6 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}")
@@ -58,3 +59,14 @@ def test_nothing_that_a_checkout_needs_is_missing(root: Path) -> None:
     needed("crystalframer", frozenset({"dev"}), found)
     assert len(found) > 100
     assert found.keys() - {"crystalframer"} <= versions(root / "requirements-linux-x86_64.txt").keys()
+
+
+def test_every_package_runs_on_the_oldest_python(root: Path) -> None:
+    assert SpecifierSet(metadata.metadata("crystalframer")["Requires-Python"]).contains("3.11.0")
+    pinned = versions(root / "constraints.txt")
+    too_new = {}
+    for found in metadata.distributions():
+        wanted, name = found.metadata["Requires-Python"], canonicalize_name(found.metadata["Name"])
+        if wanted and pinned.get(name) == found.version and not SpecifierSet(wanted).contains("3.11.0"):
+            too_new[name] = wanted
+    assert too_new == {}, "these refuse to be installed by the Python of Debian 12, 3.11.2"

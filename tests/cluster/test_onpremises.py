@@ -4,6 +4,7 @@ import base64
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,7 @@ def test_a_sweep_on_three_hosts(
     times = {"ray up": launcher.type_section(page.OWN_MACHINES, until="ray up clusters/onpremises.yaml")}
     times["workers joined"] = wait_for(lambda: nodes(network) == set(ADDRESSES), 180)
     for line in (page.lines(page.OWN_MACHINES)[-1], *do["see the machines"]):
-        launcher.type(line)
-        assert "3 local.cluster.node" in launcher.typed[line]
+        wait_for(partial(shows_three, launcher, line), 60, partial(launcher.typed.__getitem__, line))
     sweep = sample_ablation()
     results = network.shared / "runs" / sweep.name
     started = time.monotonic()
@@ -127,6 +127,12 @@ def test_a_sweep_on_three_hosts(
     assert of_the_page - set(page.NOT_TYPED) == set(launcher.typed) - {"ray down clusters/onpremises.yaml"}
     with capsys.disabled():
         print("\n" + "\n".join(f"{what}: {seconds:.0f} s" for what, seconds in times.items()))
+
+
+def shows_three(launcher: Launcher, line: str) -> bool:
+    """Whether a line shows the three hosts; Ray's monitor counts them seconds after they have joined."""
+    launcher.type(line)
+    return "3 local.cluster.node" in launcher.typed[line]
 
 
 def assert_pages_open_with_their_words(network: Lab, launcher: Launcher, do: dict[str, list[str]]) -> None:
