@@ -132,6 +132,7 @@ class _Sites:
         occupancies = [_occupancy(value) for value in given] if given else [1.0] * count
         self.rows = [row for row in range(count) if flags[row] != "dum" and occupancies[row] > 0]
         self._drop_repeated(columns, types, labels, occupancies)
+        self._require_one_alternative(block, occupancies)
         if not self.rows:
             raise CifError("the CIF lists no atoms")
         if any(column[row].strip() == "." for column in columns for row in self.rows):
@@ -153,6 +154,24 @@ class _Sites:
             "elements": "type symbols" if types else "labels",
             "occupancies": "as listed" if given else "1, as none is listed",
         }
+
+    def _require_one_alternative(self, block: Block, occupancies: list[float]) -> None:
+        """Raise a `CifError` where atoms that stand for each other, groups of one disorder assembly, are all there."""
+        groups, assemblies = (block.texts(f"_atom_site_disorder_{what}") for what in ("group", "assembly"))
+        if len(groups) != len(occupancies):
+            return
+        full: dict[str, str] = {}
+        for row in self.rows:
+            group, assembly = groups[row], assemblies[row] if len(assemblies) == len(groups) else "."
+            if group in (".", "?", "0", "") or occupancies[row] < 1:
+                continue
+            other = full.setdefault(assembly, group)
+            if other != group:
+                within = "" if assembly in (".", "?", "") else f" of assembly {assembly[:20]!r}"
+                raise CifError(
+                    f"disorder groups {other[:20]!r} and {group[:20]!r}{within} are alternatives, but atoms of both "
+                    "have occupancy 1: state _atom_site_occupancy, or keep one group"
+                )
 
     def _drop_repeated(
         self, columns: list[list[str]], types: list[str], labels: list[str], occupancies: list[float]

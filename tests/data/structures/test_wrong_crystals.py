@@ -266,3 +266,15 @@ def test_half_occupied_atoms_beside_a_symmetry_element_stay_two(tmp_path: Path) 
     columns = "label type_symbol fract_x fract_y fract_z occupancy"
     text = cif_text(cubic(5), "Na1 Na 0.03 0 0 0.5\nCl1 Cl 0.5 0.5 0.5 1", "_space_group_IT_number 2", columns)
     assert contents(reading_of(tmp_path, text)) == {"Na": 1, "Cl": 1}
+
+
+def test_alternatives_are_not_all_there(tmp_path: Path) -> None:
+    columns = "label type_symbol fract_x fract_y fract_z disorder_assembly disorder_group"
+    sites = "Na1 Na 0 0 0 . .\nCl1 Cl 0.5 0.5 0.5 A 1\nCl2 Cl 0.5 0.5 0.7 A 2"
+    reading = reading_of(tmp_path, cif_text(cubic(5), sites, columns=columns))
+    assert "disorder groups '1' and '2' of assembly 'A' are alternatives" in str(reading.reason)
+    kept = reading_of(tmp_path, cif_text(cubic(5), sites.replace("0.7 A 2", "0.7 B 1"), columns=columns))
+    assert contents(kept) == {"Na": 1, "Cl": 2}
+    sites = "Na1 Na 0 0 0 . . 1\nCl1 Cl 0.5 0.5 0.5 A 1 0.6\nCl2 Cl 0.5 0.5 0.7 A 2 0.4"
+    reading = reading_of(tmp_path, cif_text(cubic(5), sites, columns=f"{columns} occupancy"))
+    assert contents(reading) == pytest.approx({"Na": 1, "Cl": 1})
