@@ -1,12 +1,13 @@
 """JSON files of a sweep: sealed by a checksum, and read so that damage is one sentence with the file's name."""
 
+import contextlib
 import functools
 import json
 import re
 import zlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -36,14 +37,31 @@ def read_json(path: Path, kind: type[T]) -> T | None:
         OSError: no open file or memory is left.
     """
     try:
-        require_regular(path)
-        content = path.read_bytes()
+        with opened(path) as file:
+            content = file.read()
     except FileNotFoundError:
         return None
+    return parse_json(content, kind, str(path), "delete this file to have it written anew")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedError: it cannot be read, or is a pipe or a device.
+        OSError: no open file or memory is left.
+    """
+    try:
+        require_regular(path)
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise
     except OSError as error:
         require_no_lack(error)
         raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
-    return parse_json(content, kind, str(path), "delete this file to have it written anew")
 
 
 def parse_json(content: bytes, kind: type[T], where: str, remedy: str) -> T:

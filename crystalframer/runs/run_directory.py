@@ -39,7 +39,7 @@ from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.resolving import trial_from_dict
 from crystalframer.runs.contents import EarlyStop, TrialIdentity, TrialResult, TrialState, TrialStateName
-from crystalframer.runs.json_files import DamagedError, parse_json, read_json, sealed
+from crystalframer.runs.json_files import DamagedError, opened, parse_json, read_json, sealed
 from crystalframer.runs.tracker import StepMetrics
 
 LOCK_SECONDS = 120.0
@@ -124,7 +124,7 @@ class RunDirectory:
         """
         result, path = self.result(), self.metrics  # in this order: a finished trial has written all its epochs
         try:
-            with path.open("rb") as file:
+            with opened(path) as file:
                 start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES) if tail else 0
                 file.seek(start)
                 lines = file.read().split(b"\n")[:-1]  # what follows the last newline is nothing, or torn

@@ -16,7 +16,7 @@ from crystalframer.atomic_files import append_line, is_file_name, replace_text
 from crystalframer.errors import UserError, near_matches
 from crystalframer.runs.budget import DriverState, read_driver
 from crystalframer.runs.contents import TrialResult
-from crystalframer.runs.json_files import DamagedError, parse_json, sealed
+from crystalframer.runs.json_files import DamagedError, opened, parse_json, sealed
 from crystalframer.runs.run_directory import RunDirectory
 from crystalframer.runs.tracker import StepMetrics, median_seconds
 
@@ -246,11 +246,12 @@ def read_plan(folder: Path) -> tuple[list[TrialStatus], list[str]]:
     """Return a sweep's trials as planned, and a sentence where lines of the plan are damaged.
 
     Raises:
-        UserError: there is no such sweep.
+        UserError: there is no such sweep, or its plan cannot be read.
     """
     path = folder / PLAN
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        with opened(path) as file:
+            lines = file.read().split(b"\n")[:-1]
     except FileNotFoundError:
         known = sorted(other.parent.name for other in folder.parent.glob(f"*/{PLAN}"))
         hint = near_matches(folder.name, known) if known else ""

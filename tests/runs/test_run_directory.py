@@ -99,10 +99,11 @@ def test_no_flipped_bit_becomes_another_number(tmp_path: Path) -> None:
         path.write_bytes(whole)
 
 
-def test_a_pipe_is_no_result(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "done.json")
-    with pytest.raises(DamagedError, match=r"done\.json cannot be read: it is no regular file"):
-        RunDirectory(tmp_path).result()
+@pytest.mark.parametrize("name", ["done.json", "metrics.jsonl"])
+def test_a_pipe_is_no_file_of_a_run(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DamagedError, match=rf"{name} cannot be read: it is no regular file"):
+        RunDirectory(tmp_path).records()
 
 
 @pytest.mark.parametrize("tail", [False, True])
