@@ -253,16 +253,16 @@ def _comparison(
             for (other, settings), found in by_settings.items()
             if other == frame
         ]
-        rows += sorted(rows_of_frame, key=lambda row: _in_order(row.variant))
+        rows += sorted(rows_of_frame, key=lambda row: in_order(row.variant))
         if not rows_of_frame and frame in asked:
             rows.append(Row(frame, "", ", ".join(shared), "", replace(_typical(trials), frame=frame), ()))
     part_of = "" if transfer else _part_of(dataset, task, subsets)
     return Comparison(dataset, task, trials[0].unit, tuple(rows), part_of, transfer)
 
 
-def _in_order(variant: str) -> list[tuple[float, str]]:
-    """Return what sorts variants as people do: numbers by their value."""
-    parts = re.split(r"(\d+\.?\d*(?:e-?\d+)?)", variant)
+def in_order(name: str) -> list[tuple[float, str]]:
+    """Return what sorts names as people do: numbers by their value."""
+    parts = re.split(r"(\d+\.?\d*(?:e-?\d+)?)", re.sub(r"(?<=\d),(?=\d{3})", "", name))
     return [(float(part), "") if place % 2 else (math.inf, part) for place, part in enumerate(parts)]
 
 

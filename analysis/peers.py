@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.comparison import Comparison
+from analysis.comparison import Comparison, in_order
 from analysis.material_errors import MaterialErrors, rows_with_errors
 from analysis.pairs import difference
 from analysis.results import Results
@@ -120,7 +120,8 @@ def read_peer(text: str) -> Peer:
 
 def recorded_peers(results: Results) -> list[Peer]:
     """Return the peers that results bring along."""
-    return [Peer(name, predictions, None) for name, predictions in results.peers.items()]
+    named = sorted(results.peers.items(), key=lambda peer: in_order(peer[0]))
+    return [Peer(name, predictions, None) for name, predictions in named]
 
 
 def methods_of(comparison: Comparison) -> list[Method]:

@@ -10,7 +10,7 @@ import pydantic
 import yaml
 from pydantic.dataclasses import dataclass
 
-from analysis.comparison import Comparison, paper_setting
+from analysis.comparison import VARIES, Comparison, Row, paper_setting
 from crystalframer.config import FrameName, ModelConfig
 from crystalframer.published import PUBLISHED, PublishedTask
 
@@ -89,6 +89,19 @@ def published_beside(comparison: Comparison) -> tuple[Published, str] | None:
     dataset, _, task = comparison.part_of.partition(":")
     published = load_published(dataset) if comparison.same_test_set else None
     return (published, task) if published and task in published.tasks else None
+
+
+def published_mae(comparison: Comparison, row: Row) -> float | None:
+    """Return the published error of a row's model, None where none may stand beside it.
+
+    Where rows learned from different numbers of crystals it stands beside those that learned from all.
+    """
+    beside = published_beside(comparison)
+    fewer = comparison.common("data.train_size") is VARIES and any(t.config.data.train_size for t in row.trials)
+    if beside is None or fewer:
+        return None
+    published, task = beside
+    return published.mae(task, row.model)
 
 
 def load_efficiency() -> Efficiency:

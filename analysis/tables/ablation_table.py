@@ -13,7 +13,7 @@ from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Product
 from analysis.material_errors import interval_ends
 from analysis.pairs import answer, winner
-from analysis.published_errors import published_beside
+from analysis.published_errors import published_beside, published_mae
 from analysis.results import Results
 
 NAME = "ablation_table"
@@ -65,7 +65,7 @@ def _table(comparison: Comparison) -> Table:
             counts = str(len(row.trials)), str(row.val_mae), f"{row.baseline_ratio:.2f}", f"{row.num_parameters:,}"
             cells = [str(row.test_mae), *counts, f"{row.seconds_per_epoch:.2f}"]
         if beside:
-            mae = beside[0].mae(beside[1], row.model)
+            mae = published_mae(comparison, row)
             cells.append(EMPTY if mae is None else f"{mae:.4f}")
         rows.append([row.label, *cells])
     bold = {(n, 1) for n, row in enumerate(comparison.rows) if row is best}
@@ -73,7 +73,6 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _record(comparison: Comparison, row: Row) -> dict[str, object]:
-    beside = published_beside(comparison)
     found = bool(row.trials)
     ends = interval_ends(row)
     return {
@@ -91,7 +90,7 @@ def _record(comparison: Comparison, row: Row) -> dict[str, object]:
         "baseline_ratio": row.baseline_ratio if found else None,
         "parameters": str(row.num_parameters) if found else None,
         "seconds_per_epoch": row.seconds_per_epoch if found else None,
-        "published_mae": beside[0].mae(beside[1], row.model) if beside else None,
+        "published_mae": published_mae(comparison, row),
     }
 
 

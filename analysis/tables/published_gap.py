@@ -18,7 +18,7 @@ from analysis.documents import EMPTY, Document, Table
 from analysis.figures.learning_curves import over_seeds
 from analysis.items import Context, Item, Product
 from analysis.material_errors import interval_ends
-from analysis.published_errors import published_beside
+from analysis.published_errors import published_beside, published_mae
 from analysis.results import MissingError
 from crystalframer.published import PUBLISHED
 
@@ -74,9 +74,8 @@ def gaps(comparison: Comparison) -> list[Gap]:
     beside = published_beside(comparison)
     if beside is None:
         return []
-    published, task = beside
-    epochs = PUBLISHED[published.dataset].training.get("epochs")
-    found = ((row, published.mae(task, row.model)) for row in comparison.finished)
+    epochs = PUBLISHED[beside[0].dataset].training.get("epochs")
+    found = ((row, published_mae(comparison, row)) for row in comparison.finished)
     return [_gap(row, mae, epochs) for row, mae in found if mae is not None]
 
 

@@ -10,6 +10,7 @@ from analysis.comparison import compare
 from analysis.figures import error_against_crystals
 from analysis.items import Context
 from analysis.peers import Peer, trees_name
+from analysis.published_errors import published_mae
 from analysis.results import MissingError, read_sweep
 from tests.analysis.conftest import SWEEP, Store
 
@@ -59,3 +60,13 @@ def test_equal_training_sets_have_nothing_to_draw(store: Store, tmp_path: Path) 
     context = Context(read_sweep(store.tracking_uri, SWEEP), SWEEP, tmp_path)
     with pytest.raises(MissingError, match=r"no trials that differ by data\.train_size"):
         error_against_crystals.produce(context)
+
+
+def test_published_errors_stand_beside_the_rows_that_learned_from_all(store: Store) -> None:
+    settings = {"data.dataset": "jarvis", "data.task": "bandgap_mbj", "model.preset": "lightweight"}
+    for size, crystals in ((250, "250"), (None, "14537")):
+        tags = {"num_train": crystals, "num_val": "1817", "num_test": "1815"}
+        store.add("max", 0, unit="eV", settings={**settings, "data.train_size": size}, tags=tags)
+    (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
+    beside = {row.label: published_mae(comparison, row) for row in comparison.finished}
+    assert beside == {"max, train_size 250": None, "max, train_size all": pytest.approx(0.262)}
