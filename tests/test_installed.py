@@ -32,7 +32,8 @@ class Installed:
         subprocess.run(sdist, cwd=ROOT, check=True, capture_output=True)
         (archive,) = folder.glob("*.tar.gz")
         with tarfile.open(archive) as content:
-            content.extractall(folder / "source", filter="data")
+            content.extraction_filter = getattr(tarfile, "data_filter", None)  # not before 3.11.4
+            content.extractall(folder / "source")
         (self.source,) = (folder / "source").iterdir()
         pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(self.source))
         (self.wheel,) = folder.glob("*.whl")

@@ -34,7 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with what version 0.1 left in its working directory."""
     folder = tmp_path_factory.mktemp("version_0_1")
     with tarfile.open(RECORDED) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not before 3.11.4
+        archive.extractall(folder)
     return folder
 
 

@@ -31,6 +31,7 @@ def test_every_item_whose_runs_exist_is_made(made: Path) -> None:
     assert {item.name for item in make_all.items_of()} - set(shown) <= {
         "search",
         "speed",
+        "error_against_crystals",
         "against_peers",
         "published_gap",
     }

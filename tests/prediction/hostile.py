@@ -147,7 +147,7 @@ def _binaries(folder: Path) -> list[Path]:
         "noise.db": noise,
         "zeros.cif": bytes(100_000),
         "null_inside.cif": GOOD.encode().replace(b"Mg1", b"M\0g"),
-        "utf16.cif": GOOD.encode("utf-16"),
+        "utf16_cut.cif": GOOD.encode("utf-16")[:-1],
         "picture.cif": b"\x89PNG\r\n\x1a\n" + noise,
         "program.cif": b"\x7fELF" + noise,
         "pickle.json": b"\x80\x04cos\nsystem\n(S'touch owned'\ntR.",

@@ -61,9 +61,9 @@ def test_a_flipped_bit_is_noticed(trained: Path, tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-def test_an_archive_that_would_grow_is_refused_before_it_does(saved: Path, tmp_path: Path) -> None:
+def test_an_archive_that_would_grow_is_refused_before_it_does(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "packed.pt"
-    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(trained) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for name in archive.namelist():
             packed.writestr(name, archive.read(name))
         with packed.open(f"{name.partition('/')[0]}/data/zeros", "w") as zeros:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from crystalframer.beside import HOME
 from crystalframer.config import CHECKPOINT_SECONDS
-from crystalframer.orchestration.cluster.surroundings import default_runs, runs_folder, surroundings
 
 if TYPE_CHECKING:
     from crystalframer.orchestration.sweeps.driver import SweepOptions
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
 
 def add_runs_argument(parser: argparse.ArgumentParser, of_what: str = "folder of the results") -> None:
     """Add ``--runs``."""
+    from crystalframer.orchestration.cluster.surroundings import default_runs, runs_folder  # slow, not for all helps
+
     parser.add_argument(
         "--runs",
         type=runs_folder,
@@ -92,6 +93,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, *, example: str, dry_ru
 @contextmanager
 def sweep_options(options: argparse.Namespace, **further: Any) -> "Iterator[SweepOptions]":
     """Yield where a sweep or search runs and records, as the command line and its `surroundings` say."""
+    from crystalframer.orchestration.cluster.surroundings import surroundings
     from crystalframer.orchestration.sweeps.driver import SweepOptions
 
     with surroundings(options.address, options.runs, options.tracking_uri) as (address, tracking_uri):
