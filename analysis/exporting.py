@@ -176,10 +176,9 @@ def tree_peers(content: Exported) -> list[Peer]:
     settings = {trial.config.data for trial in content.record.trials}
     if len({(data.dataset, data.task) for data in settings}) > 1:
         raise UserError(f"--trees: the results are of {len(settings)} data settings; export each task by itself")
-    found = {}
+    several, found = len({data.train_size for data in settings}) > 1, {}
     for data in map(load_task, {replace(one, val_size=None) for one in settings}):
-        crystals = len(data.rows["train"])
-        name = trees_name(crystals) if len({one.train_size for one in settings}) > 1 else TREES
+        name = trees_name(len(data.rows["train"])) if several else TREES
         ids = [str(data.dataset.ids[row]) for row in data.rows["test"]]
         found[name] = Peer(name, pd.Series(trees_on_composition(data)["test"], index=ids), None)
     return list(found.values())

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from tests.fixtures.own_data import cif, energy, small_crystals
+from tests.fixtures.pages import Page
 from tests.orchestration.conftest import TINY
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "first_steps.md").read_text(encoding="utf-8")
+PAGE = Page("first_steps.md")
 MODEL = [f"--set=model.{key}={value}" for key, value in TINY["model"].items()]
 SMALL = {
     "train": [*MODEL, "--set=train.epochs=6", "--set=train.average_epochs=1"],
@@ -26,15 +27,10 @@ SMALL = {
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("crystals")]
 
 
-def section(title: str) -> str:
-    """Return the text below a heading of the page."""
-    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
-
-
 def commands(title: str) -> list[str]:
-    """Return the commands of a section, in order."""
-    found = re.findall(r"^    (crystalframer .*)", section(title), re.MULTILINE)
-    assert found, f"{title!r} has no commands"
+    """Return the commands of a section that are ours, in order."""
+    found = [line for line in PAGE.commands(title) if line.startswith("crystalframer ")]
+    assert found, f"{title!r} has none"
     return found
 
 
@@ -85,7 +81,7 @@ def test_a_model_of_the_package_is_fine_tuned(tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_ones_own(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", section("A question of your own"), re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE.section("A question of your own"), re.DOTALL)
     content = yaml.safe_load(block)
     content["base"]["train"] = {"epochs": 2, "batch_size": 16, "average_epochs": 1}
     content["grid"] |= {"train.learning_rate": [0.0005], "train.seed": [0]}

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from analysis.comparison import FRAME_LABELS, Comparison, Row, encoding_preset
+from analysis.figures.learning_curves import plain_log_ticks
 from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors
 from analysis.peers import TREES, Peer, recorded_peers, trees_name
@@ -60,7 +61,7 @@ def lines_of(comparison: Comparison) -> dict[tuple[FrameName, str | None], dict[
 def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     """Return the figure of one task, with boosted trees on the same crystals if there are any."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -81,10 +82,8 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     axes.legend(frameon=False, fontsize=7)
     axes.set_xticks(sorted({crystals for line in lines.values() for crystals in line}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.yaxis, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
     return figure
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.comparison import Comparison, Row
-from analysis.figures.learning_curves import LineStyle, line_style, over_seeds, spread_out
+from analysis.figures.learning_curves import LineStyle, line_style, over_seeds, plain_log_ticks, spread_out
 from analysis.items import Context, Item, Product
 from analysis.material_errors import material_errors, rows_with_errors
 from analysis.peers import Peer, recorded_peers
@@ -51,7 +51,6 @@ def cores_of(trial: FinishedTrial) -> int | None:
 def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     """Return the figure of one task, beside peers' errors on its test crystals if there are any."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     columns = 1 if max((len(row.label) for row in comparison.finished), default=0) > LONG_LABEL else 2
     lines = -(-len(comparison.finished) // columns)
@@ -66,9 +65,7 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=6.5)
     _draw_others(axes, _measured(comparison, peers) or _published(comparison))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        plain_log_ticks(axis, (1.0, 2.0, 3.0, 5.0))
     return figure
 
 

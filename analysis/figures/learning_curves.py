@@ -18,6 +18,7 @@ from crystalframer.pictures.palette import COLOURS, QUIET, SHADE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 LineStyle = str | tuple[int, tuple[float, ...]]
@@ -82,6 +83,15 @@ def spread_out(positions: Sequence[float], gap: float, low: float) -> NDArray[np
     return result
 
 
+def plain_log_ticks(axis: "Axis", subs: Sequence[float]) -> None:
+    """Label a logarithmic axis with plain numbers, at these multiples of each power of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def line_style(row: Row, rows: Sequence[Row]) -> LineStyle:
     """Return solid for a frame's first variant, other styles for the next ones."""
     variants = [other.variant for other in rows if other.frame == row.frame]
@@ -128,14 +138,12 @@ def _baseline(axes: "Axes", comparison: Comparison) -> None:
 
 def _plain_ticks(axes: "Axes") -> None:
     """Label whole epochs, and the logarithmic axis with plain numbers, more of them where it spans under a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_ylim()
     subs = (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.yaxis, subs)
 
 
 def _label_ends(axes: "Axes", rows: Sequence[Row]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.hosts import ROOT, Lab
-from tests.cluster.page import NOT_TYPED, PAGE, lines
+from tests.cluster.page import NOT_TYPED, PAGE
 
 SMALL = "--num-cpus=1 --object-store-memory=80000000"
 """What each `ray start` gets here: many hosts on few cores."""
@@ -56,7 +56,7 @@ class Launcher:
             more: options of the program that it starts on the head, to make it short.
             folder: where to type it.
         """
-        assert line in PAGE, f"docs/clusters.md has no {line!r}"
+        assert line in PAGE.text, f"docs/clusters.md has no {line!r}"
         started = time.monotonic()
         self.typed[line] = self._run(f"cd {folder} && {self._edited(line, more)}")
         if line.startswith("export "):
@@ -65,7 +65,7 @@ class Launcher:
 
     def type_section(self, title: str, until: str) -> float:
         """Type the lines of a section up to one, and return how long that one took."""
-        before, _, _ = "\n".join(lines(title)).partition(f"\n{until}")
+        before, _, _ = "\n".join(PAGE.commands(title)).partition(f"\n{until}")
         for line in before.splitlines():
             if line not in NOT_TYPED:
                 self.type(line)
@@ -74,7 +74,7 @@ class Launcher:
     @contextmanager
     def typing(self, line: str) -> Iterator[None]:
         """Type a line of the page that goes on until Ctrl-C, for the duration of the block."""
-        assert line in PAGE, f"docs/clusters.md has no {line!r}"
+        assert line in PAGE.text, f"docs/clusters.md has no {line!r}"
         script = "\n".join([*self._exports, f"exec {self._edited(line)}"])
         command = self._lab.command("bash", "-c", script, env={**self._env, "CLUSTER": str(self.file)})
         with self.log.open("a") as log:

@@ -2,9 +2,9 @@
 
 import re
 
-from tests.cluster.hosts import ROOT
+from tests.fixtures.pages import Page
 
-PAGE = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+PAGE = Page("clusters.md")
 OWN_MACHINES = "2. Machines of your own"
 SLURM = "3. Slurm"
 CLOUD = "4. A cloud"
@@ -18,19 +18,7 @@ NOT_TYPED = {
 """Lines that no test types, and why."""
 
 
-def section(title: str) -> str:
-    """Return the text below a heading of the page."""
-    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
-
-
-def lines(title: str) -> list[str]:
-    """Return the indented command lines of a section, in order, without what is said beside them."""
-    found = re.findall(r"^    (\S.*?)(?: +#.*)?$", section(title), re.MULTILINE)
-    assert found, f"{title!r} has no commands"
-    return found
-
-
 def jobs() -> dict[str, list[str]]:
     """Return the commands to start, watch, stop … a sweep, by what they are for."""
-    rows = re.findall(r"^\| ([^|]+) \| (.+) \|$", section(JOBS), re.MULTILINE)
+    rows = re.findall(r"^\| ([^|]+) \| (.+) \|$", PAGE.section(JOBS), re.MULTILINE)
     return {purpose: re.findall(r"`((?:ray|python) [^`]+)`", cell) for purpose, cell in rows}

@@ -254,7 +254,7 @@ def test_nothing_in_clusters_is_executable() -> None:
 
 
 def test_what_is_not_typed_is_on_the_page() -> None:
-    found = [line for title in (page.OWN_MACHINES, page.SLURM, page.CLOUD) for line in page.lines(title)]
+    found = [line for title in (page.OWN_MACHINES, page.SLURM, page.CLOUD) for line in page.PAGE.commands(title)]
     assert set(page.NOT_TYPED) <= set(found)
-    assert set(page.lines(page.SLURM)) <= set(page.NOT_TYPED)
+    assert set(page.PAGE.commands(page.SLURM)) <= set(page.NOT_TYPED)
     assert page.jobs()["stop"] == ['ray exec $CLUSTER "ray job stop one"']

@@ -70,7 +70,7 @@ def test_a_sweep_on_three_hosts(
     do = page.jobs()
     times = {"ray up": launcher.type_section(page.OWN_MACHINES, until="ray up clusters/onpremises.yaml")}
     times["workers joined"] = wait_for(lambda: nodes(network) == set(ADDRESSES), 180)
-    for line in (page.lines(page.OWN_MACHINES)[-1], *do["see the machines"]):
+    for line in (page.PAGE.commands(page.OWN_MACHINES)[-1], *do["see the machines"]):
         wait_for(partial(shows_three, launcher, line), 60, partial(launcher.typed.__getitem__, line))
     sweep = sample_ablation()
     results = network.shared / "runs" / sweep.name
@@ -123,7 +123,7 @@ def test_a_sweep_on_three_hosts(
     times["ray down"] = launcher.type("ray down clusters/onpremises.yaml")
     wait_for(lambda: nodes(network) == set(), 60)
     assert secrets_found(network, launcher) == []
-    of_the_page = {*page.lines(page.OWN_MACHINES), *(line for lines in do.values() for line in lines)}
+    of_the_page = {*page.PAGE.commands(page.OWN_MACHINES), *(line for lines in do.values() for line in lines)}
     assert of_the_page - set(page.NOT_TYPED) == set(launcher.typed) - {"ray down clusters/onpremises.yaml"}
     with capsys.disabled():
         print("\n" + "\n".join(f"{what}: {seconds:.0f} s" for what, seconds in times.items()))
