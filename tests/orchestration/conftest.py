@@ -92,11 +92,12 @@ def start_driver(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str
     environment = dict(os.environ)
     environment.pop("MLFLOW_TRACKING_URI", None)
 
-    def start(sweep: Path, *arguments: str) -> "subprocess.Popen[str]":
+    def start(sweep: Path, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
         command = [sys.executable, str(PIPELINE), str(sweep), "--checkpoint-seconds", "0.3"]
         command += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "output"), *arguments]
+        options = {"stdout": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.STDOUT, **options
         )
         started.append(process)
         return process

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from crystalframer.commands.prepare import training_settings
-from crystalframer.data import store
+from crystalframer.data import progress, store
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.data.preparation.pickles import read_pickle
 from crystalframer.data.preparation.targets import read_targets
@@ -23,7 +23,7 @@ from crystalframer.errors import UserError
 from crystalframer.prediction.structures import expand
 from crystalframer.training.trained_model import load_model
 from pipelines import prepare_data, train
-from tests.fixtures.own_data import alignn_folder, cif, energy, poscar, small_crystals, structure
+from tests.fixtures.own_data import alignn_folder, cif, energy, extxyz, poscar, small_crystals, structure
 
 CRYSTALS = small_crystals(6)
 TARGETS = [energy(crystal) for crystal in CRYSTALS]
@@ -182,6 +182,19 @@ def test_other_files_in_a_folder_are_passed_over(tmp_path: Path, capsys: pytest.
     assert notes == ["3 files hold no structure and were passed over: Thumbs.db, atom_init.json, config.json"]
     assert prepare_data.main([str(folder)]) == 0
     assert notes[0] in capsys.readouterr().out
+
+
+def test_structures_are_counted_not_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crystals = small_crystals(30)
+    source = tmp_path / "all.extxyz"
+    source.write_text(extxyz(crystals, [{"id": crystal.id, "e": energy(crystal)} for crystal in crystals]))
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    assert prepare_data.main([str(source)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == "reading structures: 30 structures"
+    assert printed.out.startswith("data set all: 30 crystals")
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_what_no_node_has_is_refused_on_a_fixed_cluster_and_waited_for_on_one_th
             rest = driver.stdout.read()
             assert driver.wait(100) == waiting.code, rest
             assert waiting.says not in rest, "said once"
+            assert rest.splitlines()[-1] == "Stopped by SIGINT; the same command resumes it."
         finally:
             driver.kill()
 
