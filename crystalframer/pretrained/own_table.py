@@ -182,7 +182,8 @@ def conclude(own: OwnTable, data: TaskData, folder: Path) -> Path:
 def _task(table: Path, found: TargetTable, task: str | None) -> str:
     """Return the name of the property that is meant."""
     if not found.names:
-        raise UserError(f"{table} has no column of numbers, expected a column of ids and one of values")
+        seen = "".join(f"; {text}" for text in (found.sample, *found.notes) if text)
+        raise UserError(f"{table} has no column of numbers, expected a column of ids and one of values{seen}")
     if task is None:
         if len(found.names) > 1:
             raise UserError(f"{table} holds {', '.join(found.names)}: say with --task which one is meant")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crystalframer.data.preparation.cell_values import number_of
+from crystalframer.data.preparation.cell_values import DECIMAL_COMMA, is_empty, number_of, passed_over, titles
 from crystalframer.data.structures.records import ARCHIVE_DAMAGE
 from crystalframer.errors import UserError, require_damage
 
@@ -21,7 +21,6 @@ MAX_BYTES = 2**27
 """Most bytes of an unpacked file; as objects, cells take some ten times as much."""
 MAX_CELLS = 2_000_000
 """Most cells between the first and the last one of a sheet."""
-_DECIMAL_COMMA = re.compile(r"[-+−]?\d+,\d+([eE][-+]?\d+)?")
 _NEVER_COMPUTED = re.compile(rb"<f(?:\s[^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
 """A formula without the value that a spreadsheet program saves beside it."""
 _CELL = re.compile(rb'<c\s[^>]*?r="([A-Z]+\d+)"')
@@ -45,14 +44,13 @@ def read_sheet(path: Path) -> Sheet:
             formulas were never computed, or a number is text with a decimal comma.
     """
     cells, notes = _cells(path)
-    rows = [(number, row) for number, row in cells if any(not _is_empty(value) for value in row)]
-    width = max(max(place for place, value in enumerate(row) if not _is_empty(value)) + 1 for _, row in rows)
-    texts = [(number, [_text(value) for value in row[:width]]) for number, row in rows]
-    return Sheet(texts, [*notes, *_numbers_as_text(path, rows[1:], width)])
+    width = max(max(place for place, value in enumerate(row) if not is_empty(value)) + 1 for _, row in cells)
+    texts = [(number, [_text(value) for value in row[:width]]) for number, row in cells]
+    return Sheet(texts, [*notes, *_numbers_as_text(path, cells[1:], width)])
 
 
 def _cells(path: Path) -> tuple[list[tuple[int, Sequence[Any]]], list[str]]:
-    """Return the numbered rows of the sheet with their values, and notes."""
+    """Return the numbered rows of the sheet that hold values, from the header on, and notes."""
     import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException
 
@@ -81,21 +79,30 @@ def _cells(path: Path) -> tuple[list[tuple[int, Sequence[Any]]], list[str]]:
                     f"{path}: the sheet {sheet.title!r} reaches to {sheet.dimensions.rpartition(':')[2]}, at most "
                     f"{MAX_CELLS:,} cells are read: delete rows and columns beyond the table, or save it as .csv"
                 )
-        filled = [sheet for sheet in book.worksheets if any(not _is_empty(v) for row in sheet.values for v in row)]
+        filled = [sheet for sheet in book.worksheets if any(not is_empty(v) for row in sheet.values for v in row)]
         shown = [sheet for sheet in filled if sheet.sheet_state == "visible"]
         if len(shown) != 1:
             names = ", ".join(repr(sheet.title) for sheet in shown[:6])
             found = f"{len(shown)} sheets that hold something ({names})" if shown else "no visible sheet with content"
             raise UserError(f"{path} has {found}, expected one: save the table of targets as a file of its own")
         (sheet,) = shown
-        if merged := sorted(str(cells) for cells in sheet.merged_cells.ranges):
+        numbered: Iterator[tuple[int, Sequence[Any]]] = enumerate(sheet.values, start=1)
+        rows = [(number, row) for number, row in numbered if any(not is_empty(value) for value in row)]
+        above = titles([row for _, row in rows])
+        if merged := sorted(str(cells) for cells in sheet.merged_cells.ranges if cells.max_row >= rows[above][0]):
             raise UserError(
                 f"{path}: the cells {', '.join(merged[:3])}{', …' if len(merged) > 3 else ''} are merged, expected a "
                 "value in each cell: unmerge them and fill in what each row needs"
             )
         hidden = [repr(sheet.title) for sheet in filled if sheet.sheet_state != "visible"]
         notes = [f"{path.name}: hidden sheets are passed over: {', '.join(hidden)}"] if hidden else []
-        return list(enumerate(sheet.values, start=1)), notes
+        notes += passed_over(path.name, [row for _, row in rows[:above]])
+        unseen = [str(number) for number, _ in rows if sheet.row_dimensions[number].hidden]
+        unseen += sorted(letter for letter, column in sheet.column_dimensions.items() if column.hidden)
+        if unseen:
+            some = ", ".join(unseen[:3]) + (", …" if len(unseen) > 3 else "")
+            notes.append(f"{path.name}: hidden rows and columns count like the others: {some}")
+        return rows[above:], notes
     finally:
         book.close()
 
@@ -135,10 +142,6 @@ def _uncomputed(content: bytes) -> str:
     return f"{len(found):,} formulas without a value{f' (first {cells[-1].decode()})' if cells else ''}"
 
 
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
 def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
@@ -152,10 +155,10 @@ def _numbers_as_text(path: Path, rows: Sequence[tuple[int, Sequence[Any]]], widt
     from openpyxl.utils import get_column_letter
 
     for place in range(1, width):
-        values = [(number, row[place]) for number, row in rows if not _is_empty(row[place])]
+        values = [(number, row[place]) for number, row in rows if not is_empty(row[place])]
         texts = [(number, value.strip()) for number, value in values if isinstance(value, str)]
         letter = get_column_letter(place + 1)
-        if comma := [(number, text) for number, text in texts if _DECIMAL_COMMA.fullmatch(text)]:
+        if comma := [(number, text) for number, text in texts if DECIMAL_COMMA.fullmatch(text)]:
             number, text = comma[0]
             raise UserError(
                 f"{path}, cell {letter}{number}: {text!r} is text with a comma, expected a number: let the spreadsheet "

@@ -6,13 +6,14 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crystalframer.data.preparation.cell_values import number_of
+from crystalframer.data.preparation.cell_values import ABSENT, DECIMAL_COMMA, number_of, passed_over, titles
 from crystalframer.data.preparation.spreadsheet import OLD, SPREADSHEET, read_sheet
+from crystalframer.data.structures.content import decode
 from crystalframer.data.structures.files import format_of
 from crystalframer.data.structures.formats import ID_KEYS
 from crystalframer.errors import UserError, require_no_lack
@@ -44,7 +45,6 @@ LONGEST_IN_BRACKETS = 60
 """Characters behind a column's name that are still taken for a unit."""
 MAX_LIST = 32
 """Most targets in one cell, ``"0.1, 0.2"`` or ``[0.1, 0.2]``."""
-_ABSENT = ("", "na", "n/a", "nan", "none", "null", "-")
 _UNNAMED = re.compile(r"(Unnamed_[\d.]+(_level_\d+)?)?")
 _THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d*)?")
 Line = tuple[int, list[str], str]
@@ -74,6 +74,8 @@ class TargetTable:
     """What was understood in a way that should be said, a sentence each."""
     key: str = ""
     """The column that says which structure a row is of, empty where there is no header."""
+    sample: str = ""
+    """What the first row holds, to show where there is no number."""
 
 
 def read_targets(path: Path) -> TargetTable:
@@ -113,12 +115,15 @@ def read_targets(path: Path) -> TargetTable:
         lowered = [column.lower() for column in columns]
     split = lowered.index(SPLIT_COLUMN) if SPLIT_COLUMN in lowered else None
     names = [column for place, column in enumerate(columns) if place not in (key, split)]
-    if len(set(columns)) != len(columns):
+    twice = [place for place, column in enumerate(columns) if columns.count(column) > 1]
+    if any(place in (key, split) or _holds_numbers(table, place) for place in twice):  # else none of them is a target
         raise UserError(f"{path}: a column's name occurs twice in {columns}: rename one")
     rows = [_row(cells, number, problem, columns, key, split) for number, cells, problem in table]
     numeric = [name for name in names if any(math.isfinite(row.targets.get(name, math.nan)) for row in rows)]
     units = {name: unit for name, unit in units.items() if name in numeric}
-    return TargetTable(rows, numeric, units, notes, columns[key] if header else "")
+    notes += _commas(path.name, columns, table)
+    sample = f"row {table[0][0]} holds {', '.join(repr(cell[:40]) for cell in table[0][1][:6])}" if table else ""
+    return TargetTable(rows, numeric, units, notes, columns[key] if header else "", sample)
 
 
 def read_splits(path: Path) -> dict[str, int]:
@@ -169,11 +174,14 @@ def _lines(path: Path, what: str) -> tuple[list[Line], str, list[str]]:
         sheet = read_sheet(path)
         return [(number, cells, "") for number, cells in sheet.lines], ",", sheet.notes
     text = _text(path, what)
-    separator = next((mark for mark in (",", ";", "\t") if mark in text.lstrip().partition("\n")[0]), ",")
+    first = next((line for line in text.splitlines()[:10] if re.search("[,;\t]", line)), "")  # titles may have none
+    separator = next((mark for mark in (",", ";", "\t") if mark in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells], "") for cells in reader]
-        return [line for line in lines if any(line[1])], separator, []
+        lines = [line for line in lines if any(line[1])]
+        above = titles([cells for _, cells, _ in lines])
+        return lines[above:], separator, passed_over(path.name, [cells for _, cells, _ in lines[:above]])
     except csv.Error:  # found line by line
         numbered = enumerate(text.splitlines(), start=1)
         return [_line(number, line, separator) for number, line in numbered if line.strip()], separator, []
@@ -189,7 +197,7 @@ def _line(number: int, line: str, separator: str) -> Line:
 
 
 def _text(path: Path, what: str) -> str:
-    """Return the text of a table in UTF-8, or in UTF-16 where its first bytes say so."""
+    """Return the text of a table in UTF-8, in UTF-16 where its first bytes say so, or in Latin-1."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is not a file, expected a table")
     try:
@@ -199,7 +207,10 @@ def _text(path: Path, what: str) -> str:
     except OSError as error:
         require_no_lack(error)
         raise UserError(f"cannot read the {what} in {path} ({error.strerror})") from error
-    return content.decode(encoding_of(content), errors="replace")
+    if content.startswith(b"PK\3\4"):
+        raise UserError(f"{path} is a spreadsheet or another archive, expected text: call it {path.stem}{SPREADSHEET}")
+    encoding = encoding_of(content)
+    return content.decode(encoding, errors="replace") if encoding == "utf-16" else decode(content)
 
 
 def encoding_of(content: bytes) -> str:
@@ -214,7 +225,7 @@ def _header(path: Path, table: Sequence[Line]) -> tuple[list[str], dict[str, str
     if (path.name == ALIGNN and not named) or len(cells) < 2:
         return None
     words = [cell for cell in cells[1:] if cell != "Na"]  # sodium
-    if not named and any(word.lower() in _ABSENT or not math.isnan(number_of(word)) for word in words):
+    if not named and any(word.lower() in ABSENT or not math.isnan(number_of(word)) for word in words):
         return None
     parsed = [task_name(cell) if cell else ("", "") for cell in cells]
     return [name for name, _ in parsed], {name: unit for name, unit in parsed if unit}
@@ -267,8 +278,22 @@ def _numbers(cell: str) -> list[str]:
     inner = cell.strip("[]() ")
     if _THOUSANDS.fullmatch(cell) or (inner == cell and "," not in cell):
         return []
-    parts = re.split(r"\s*,\s*|\s+", inner)
+    parts = re.split(r"\s*,\s*" if "," in inner else r"\s+", inner)  # "1 234,5" is one number, of other lands
     return parts if len(parts) > 1 and not any(math.isnan(number_of(part)) for part in parts) else []
+
+
+def _commas(name: str, columns: Sequence[str], table: Sequence[Line]) -> Iterator[str]:
+    """Yield a note for each column with decimal commas, which make no number of a cell."""
+    for place, column in enumerate(columns):
+        cells = [(number, cells[place]) for number, cells, problem in table if not problem and place < len(cells)]
+        if commas := [(number, cell) for number, cell in cells if DECIMAL_COMMA.fullmatch(cell)]:
+            first = "row {}: {!r}".format(*commas[0])
+            yield f"{name}: {len(commas):,} cells of {column!r} have a comma, no point ({first}): no numbers"
+
+
+def _holds_numbers(table: Sequence[Line], place: int) -> bool:
+    cells = (cells[place] for _, cells, problem in table if not problem and place < len(cells))
+    return any(not math.isnan(number_of(cell)) for cell in cells)
 
 
 def _row(

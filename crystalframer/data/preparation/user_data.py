@@ -245,7 +245,9 @@ def _nothing_left(directory: Path, rejects: Sequence[Mapping[str, str]], table: 
     first = f", first {rejects[0]['id']!r}: {rejects[0]['reason']}" if rejects else ""
     if table is None and any(reject["reason"] == NO_TARGET for reject in rejects):
         first += "; no table of targets lies beside the crystals: name one with --targets FILE"
-    if table is not None and table.key and table.rows:
+    if table is not None and not table.names and table.sample:
+        first += f"; its table has no column of numbers: {table.sample}"
+    elif table is not None and table.key and table.rows:
         first += f"; names are read from its column {table.key!r}, such as {table.rows[0].id!r}"
     return f"none of the {len(rejects)} entries can be used{first}; all reasons are in {path}"
 

@@ -74,11 +74,13 @@ TWO = {"target_1": TARGETS, "target_2": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}
         (rows(NAMES, ['"first\nsecond"'] * 6, TARGETS, header="id,note,e"), {"e": TARGETS}),
         (rows(NAMES, [True, False] * 3, header="id,is_metal"), {"is_metal": [1.0, 0.0] * 3}),
         (rows(NAMES, [f'"{t}, {k}"' for k, t in enumerate(TARGETS)], header="id,target"), TWO),
+        (rows(NAMES, TARGETS, header="My data\nid,e"), {"e": TARGETS}),
+        (rows(NAMES, list("abcdef"), list("ghijkl"), TARGETS, header="id,note,note,e"), {"e": TARGETS}),
         (rows(NAMES, [f'"[{t} {k}]"' for k, t in enumerate(TARGETS)], header="id,target"), TWO),
     ],
     ids=[
         "index", "two-indices", "named-index", "shuffled-index", "index-of-ids", "numbers", "element", "minus",
-        "utf-16", "line-break", "booleans", "list", "bracketed-list",
+        "utf-16", "line-break", "booleans", "list", "title", "notes", "bracketed-list",
     ],
 )  # fmt: skip
 def test_tables_of_targets(tmp_path: Path, table: str | bytes, expected: dict[str, list[float]]) -> None:
@@ -95,8 +97,24 @@ def test_what_looks_like_a_list_and_may_be_none_is_no_target(tmp_path: Path) -> 
     path = tmp_path / "t.csv"
     path.write_text('id,thousands,words\nm0,"1,234","1 2"\nm1,"5,678.5","3 4"\n')
     assert list(read_targets(path).names) == []
-    path.write_text("id;e\nm0;0,5\nm1;0,7\n")  # a decimal comma
+    path.write_text('id,e\nm0,"1 234,5"\nm1,"5 678,5"\n')  # one number, as French has it
     assert list(read_targets(path).names) == []
+    path.write_text("id;e\nm0;0,5\nm1;0,7\n")  # a decimal comma
+    found = read_targets(path)
+    assert list(found.names) == []
+    assert found.notes == ["t.csv: 2 cells of 'e' have a comma, no point (row 2: '0,5'): no numbers"]
+    (tmp_path / "m0.vasp").write_text(poscar(CRYSTALS[0]))
+    with pytest.raises(UserError, match="no column of numbers: row 2 holds 'm0', '0,5'; all reasons"):
+        prepare_own(OwnData(tmp_path, name="x", targets=path))
+
+
+def test_units_of_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("id,e (µeV)\nm0,1\n".encode("latin-1"))
+    assert read_targets(path).units == {"e": "µeV"}
+    path.write_bytes(b"PK\3\4rest")
+    with pytest.raises(UserError, match=r"t\.csv is a spreadsheet or another archive, expected text: call it t\.xlsx"):
+        read_targets(path)
 
 
 def test_ids_that_a_program_read_as_numbers(tmp_path: Path) -> None:

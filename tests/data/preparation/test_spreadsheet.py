@@ -129,6 +129,7 @@ def test_a_table_as_chemists_keep_it_names_files_by_their_paths(
             "holds 1 formulas without a value (first B2): open it",
         ),
         (lambda book: setattr(first(book)["B2"], "value", "3,5"), "cell B2: '3,5' is text with a comma"),
+        (lambda book: setattr(first(book)["B2"], "value", "1 234,5"), "cell B2: '1 234,5' is text with a comma"),
         (lambda book: setattr(first(book)["XFD1048576"], "value", 1), "reaches to XFD1048576, at most 2,000,000 cells"),
     ],
 )
@@ -155,6 +156,22 @@ def test_hidden_sheets_and_dates_do_not_count(tmp_path: Path) -> None:
     table = read_targets(path)
     assert [row.id for row in table.rows] == ["a", "2024-01-02 00:00:00"]
     assert table.notes == ["t.xlsx: hidden sheets are passed over: 'notes'"]
+
+
+def test_titles_are_passed_over_and_what_is_hidden_is_said(tmp_path: Path) -> None:
+    def change(book: openpyxl.Workbook) -> None:
+        page = first(book)
+        page.merge_cells("A1:B1")
+        page.row_dimensions[5].hidden = True
+        page.column_dimensions["B"].hidden = True
+
+    rows: list[list[object]] = [["My crystals"], [None], ["id", "hardness"], ["a", 1.5], ["b", 2.5]]
+    table = read_targets(sheet(tmp_path / "t.xlsx", *rows, change=change))
+    assert [(row.id, row.targets) for row in table.rows] == [("a", {"hardness": 1.5}), ("b", {"hardness": 2.5})]
+    assert table.notes == [
+        "t.xlsx: passed over as a title: 'My crystals'",
+        "t.xlsx: hidden rows and columns count like the others: 5, B",
+    ]
 
 
 def test_files_that_are_no_spreadsheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
