@@ -31,9 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = _beside(path)
     try:
-        yield temporary
-        flush_to_disk(temporary)
-        temporary.replace(path)
+        with _naming(path, temporary):
+            yield temporary
+            flush_to_disk(temporary)
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -78,7 +79,7 @@ def append_line(path: Path, line: str) -> None:
         OSError: the file cannot be written.
     """
     new = not path.exists()
-    with locked(path, math.inf), path.open("r+b") as file:
+    with _naming(path), locked(path, math.inf), path.open("r+b") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         if file.read(1) not in (b"", b"\n"):
@@ -91,6 +92,17 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
     if new:
         flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Have the system's error say what could not be written: a full disk's names nothing, or what is temporary."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename2 or error.filename) in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextlib.contextmanager

@@ -79,7 +79,8 @@ def reports_user_errors(main: Callable[P, int]) -> Callable[P, int]:
             remedy = _REMEDY.get(error.errno or 0)
             if remedy is None or (error.filename is None and error.errno in _CLOSED):
                 raise
-            place = "" if error.filename is None else f"{error.filename}: "
+            named = error.filename2 or error.filename  # of a copy, the second one is written
+            place = "" if named is None else f"{named}: "
             print(f"error: {place}{error.strerror}; {remedy}", file=sys.stderr)
             return EXIT_USER_ERROR
         except UserError as error:

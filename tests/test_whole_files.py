@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from analysis.documents import Document, Table, write
 from analysis.items import Context
-from crystalframer.atomic_files import new_folder
+from crystalframer.atomic_files import append_line, new_folder, replace_text
+from crystalframer.cli import main
 from crystalframer.errors import UserError
 from crystalframer.pictures.attention_drawing import Surroundings, write_picture
 from crystalframer.prediction.predictions import Predictions
@@ -126,3 +127,21 @@ def test_a_full_disk_costs_no_old_file(name: str, produce: Callable[[Path], None
     assert path.read_text() == "as it was"
     produce(path)
     assert path.stat().st_size > ROOM
+
+
+@pytest.mark.parametrize("write", [append_line, replace_text])
+def test_a_full_disk_names_what_could_not_be_written(
+    write: Callable[[Path, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "x"
+    with full_disk(), pytest.raises(OSError, match="File too large") as failed:
+        write(path, "x" * 10_000)
+    assert failed.value.filename == str(path)
+    monkeypatch.chdir(tmp_path)
+    with full_disk():
+        code = main(["files", "sweeps.md"])
+    assert code == 2
+    assert capsys.readouterr().err == "error: sweeps.md: File too large; make room, or name another place\n"

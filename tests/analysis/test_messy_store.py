@@ -16,6 +16,7 @@ from analysis.results import MissingError, read_sweep
 from analysis.tables import ablation_table, significance_table
 from analysis.tables.ablation_table import produce as ablation
 from analysis.tables.significance_table import produce as significance
+from crystalframer.commands.sweep import _analyse
 from crystalframer.config import FRAMES, FrameName
 from tests.analysis.conftest import SWEEP, Store
 
@@ -141,3 +142,13 @@ def written(store: Store, folder: Path) -> dict[str, str]:
     for script in (ablation_table, significance_table):
         assert script.ITEM.main(arguments) == 0
     return {name: (folder / SWEEP / f"{name}.csv").read_text() for name in ("ablation_table", "significance_table")}
+
+
+def test_a_figure_that_cannot_be_made_is_no_success_of_the_table(store: Store, tmp_path: Path) -> None:
+    store.add("none")
+    store.add("max")
+    assert len(_analyse(SWEEP, store.runs, None, tmp_path)) > 4
+    figure = next((tmp_path / SWEEP).glob("learning_curves_*.png"))
+    figure.unlink()
+    figure.mkdir()
+    assert _analyse(SWEEP, store.runs, None, tmp_path) == []
