@@ -270,7 +270,11 @@ class Item:
         Raises:
             UserError: there are no results to make it of, or they are damaged.
         """
-        context = context_of(parse_arguments(sys.modules[self.produce.__module__].__doc__, argv, sweep=self.sweep))
+        described = sys.modules[self.produce.__module__].__doc__
+        return self.made_of(context_of(parse_arguments(described, argv, sweep=self.sweep)))
+
+    def made_of(self, context: Context) -> Product:
+        """Make the item, say what was written, and return it; see `run`."""
         product = self.produce(context)
         if product.document:
             print(to_markdown(product.document))
