@@ -179,6 +179,13 @@ class Comparison:
         """The rows that have trials."""
         return [row for row in self.rows if row.trials]
 
+    def of_lowest(self, most: int) -> "Comparison":
+        """Return it with so many rows at most, those with the lowest test MAE; itself where it has no more."""
+        if len(self.finished) <= most:
+            return self
+        kept = {id(row) for row in sorted(self.finished, key=lambda row: row.test_mae.mean)[:most]}
+        return replace(self, rows=tuple(row for row in self.rows if id(row) in kept))
+
     @property
     def trials(self) -> list[FinishedTrial]:
         """Every trial that counts here."""

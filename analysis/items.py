@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 Group = Literal["answer", "how sure", "why", "details", "published"]
 """Parts of the page, in its order."""
 
-
 FULL_HEIGHT = "<style>html, body, body > div { height: 100%; margin: 0; }</style>"
+MOST_DRAWN = 100
+"""Rows of one figure; more are no picture, and take hours."""
 
 
 @dataclass
@@ -174,17 +175,32 @@ class Context:
             yield
 
     def draw_each(
-        self, draw: "Callable[[Comparison], Figure]", name: str, of: Sequence[Comparison] | None = None
+        self,
+        draw: "Callable[[Comparison], Figure]",
+        name: str,
+        of: Sequence[Comparison] | None = None,
+        *,
+        most: int | None = MOST_DRAWN,
     ) -> Product:
         """Draw and save a figure for every data set and task of the sweep, or for some.
+
+        Args:
+            draw: returns it.
+            name: what its file's name begins with.
+            of: those to draw.
+            most: rows of one figure, the ones with the lowest test error, which is said; None for all.
 
         Raises:
             MissingError: there are no results.
         """
         product = Product()
         for comparison in compare(self.results) if of is None else of:
+            drawn = comparison if most is None else comparison.of_lowest(most)
             with self.style():
-                product.pictures.append(self.save(draw(comparison), f"{name}_{comparison.file_name}"))
+                product.pictures.append(self.save(draw(drawn), f"{name}_{comparison.file_name}"))
+            if drawn is not comparison:
+                rows = f"{len(drawn.rows)} of {len(comparison.finished):,} rows"
+                product.text += f"{comparison.title}: the {rows} with the lowest test errors are drawn.\n"
         return product
 
     def save(self, figure: "Figure", name: str) -> Path:
@@ -254,7 +270,11 @@ class Item:
         Raises:
             UserError: there are no results to make it of, or they are damaged.
         """
-        context = context_of(parse_arguments(sys.modules[self.produce.__module__].__doc__, argv, sweep=self.sweep))
+        described = sys.modules[self.produce.__module__].__doc__
+        return self.made_of(context_of(parse_arguments(described, argv, sweep=self.sweep)))
+
+    def made_of(self, context: Context) -> Product:
+        """Make the item, say what was written, and return it; see `run`."""
         product = self.produce(context)
         if product.document:
             print(to_markdown(product.document))

@@ -9,6 +9,9 @@ from analysis.comparison import Comparison, Row
 from analysis.material_errors import MaterialErrors, material_errors, on_same_materials
 from analysis.uncertainty import Difference, Verdict, compare_errors, holm, verdict
 
+MOST_ROWS = 40
+"""Rows whose pairs are compared: their number grows with the square of the rows', and each draws thousands of times."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -39,13 +42,21 @@ class Pair:
 
 @lru_cache(maxsize=64)
 def find_pairs(comparison: Comparison) -> tuple[Pair, ...]:
-    """Compare every two rows, in the table's order."""
+    """Compare every two rows, in the table's order; none where there are more than `MOST_ROWS`."""
+    if unjudged(comparison):
+        return ()
     couples = list(itertools.combinations(comparison.rows, 2))
     found = [difference(material_errors(first), material_errors(second)) for first, second in couples]
     adjusted = iter(holm([each.p_bootstrap for each in found if each]))
     return tuple(
         Pair(*couple, each, next(adjusted) if each else None) for couple, each in zip(couples, found, strict=True)
     )
+
+
+def unjudged(comparison: Comparison) -> str:
+    """Return why the differences of a comparison are not judged, "" where they are."""
+    count = len(comparison.finished)
+    return f"differences are judged among at most {MOST_ROWS} rows, here are {count:,}" if count > MOST_ROWS else ""
 
 
 def lowest(comparison: Comparison) -> Row | None:
@@ -72,6 +83,8 @@ def answer(comparison: Comparison) -> list[str]:
     if not rivals:
         others = "the other" if len(rows) == 2 else f"each of the other {len(rows) - 1}"
         said.append(f"{lowest_is}, really less than that of {others}.")
+    elif many := unjudged(comparison):
+        said.append(f"The lowest error is that of {lowest_is}; it may be chance: {many}.")
     elif all(pair.found is None for pair in find_pairs(comparison)):
         unknown = "without test predictions nothing says whether it is real"
         said.append(f"The lowest error is that of {lowest_is}; {unknown}.")

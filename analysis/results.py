@@ -23,7 +23,7 @@ from crystalframer.data.dataset import unit_token
 from crystalframer.data.registry import subset_of
 from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.tracking.addresses import tracking_address
-from crystalframer.orchestration.tracking.client import all_runs, connect
+from crystalframer.orchestration.tracking.client import all_experiments, all_runs, connect
 from crystalframer.orchestration.tracking.experiment import FRAMES_TAG, NOTE_TAG
 from crystalframer.resolving import build_trial
 
@@ -202,7 +202,7 @@ def read_sweep(tracking_uri: str, sweep: str, runs_folder: Path | None = None) -
     try:
         experiment = client.get_experiment_by_name(sweep)
         if experiment is None:
-            names = [other.name for other in client.search_experiments() if other.name != "Default"]
+            names = [other.name for other in all_experiments(client) if other.name != "Default"]
             raise _no_results(sweep, tracking_uri, near_matches(sweep, names) if names else "")
         files = _files_of(tracking_uri, sweep, runs_folder)
         runs = list(all_runs(client, experiment.experiment_id))

@@ -34,7 +34,7 @@ def produce(context: Context) -> Product:
     if not found:
         raise context.no_runs("no trials that differ by data.train_size")
     peers = recorded_peers(context.results)
-    return context.draw_each(lambda comparison: draw(comparison, peers), "error_against_crystals", of=found)
+    return context.draw_each(lambda comparison: draw(comparison, peers), "error_against_crystals", of=found, most=None)
 
 
 def has_sizes(comparison: Comparison) -> bool:

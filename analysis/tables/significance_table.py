@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.comparison import Comparison, compare
 from analysis.documents import EMPTY, Document, Table
 from analysis.items import Context, Item, Product
-from analysis.pairs import Pair, find_pairs
+from analysis.pairs import Pair, find_pairs, unjudged
 from analysis.results import Results
 from analysis.uncertainty import ALPHA, smallest_detectable
 
@@ -52,6 +52,8 @@ def _table(comparison: Comparison) -> Table:
     tested = [pair.found for pair in pairs if pair.found]
     materials = sorted({found.materials for found in tested})
     counted = " or ".join(map(str, materials)) or "No"
+    if many := unjudged(comparison):
+        return Table(comparison.title, HEADINGS, [], [f"Not judged: {many}."])
     notes = [f"{counted} test materials, {len(tested)} comparisons, {comparison.unit}."]
     real = {(n, len(HEADINGS) - 1) for n, pair in enumerate(pairs) if pair.real == "yes"}
     rows = [[f"{pair.first.label} − {pair.second.label}", *_cells(pair, len(tested))] for pair in pairs]
@@ -102,7 +104,7 @@ def p_text(p: float) -> str:
 def produce(context: Context) -> Product:
     """Make the table of pairs."""
     results = context.ablation()
-    if not any(pair.found for comparison in context.comparisons for pair in find_pairs(comparison)):
+    if not any(unjudged(one) or any(pair.found for pair in find_pairs(one)) for one in context.comparisons):
         raise context.no_runs("no two frames with test predictions")
     return context.table(build(results), NAME)
 

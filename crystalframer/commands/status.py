@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print("\n".join(_heading(options.name, summary)))
     if summary.alive:
-        left = " if every trial runs to its last epoch" if summary.rate() else ""
-        print(f"{summary.speed()}{left}")
+        left = " if every trial runs to its last epoch" if summary.tally.rate() else ""
+        print(f"{summary.tally.speed()}{left}")
     for trial in summary.best():
         print(f"best of {trial.task}, {trial.row}: validation MAE {trial.val_mae:.4f} {trial.unit} ({trial.name})")
     for trial in summary.trials:
@@ -103,7 +103,7 @@ def _watch(folder: Path) -> None:
         if not before:
             print("\n".join(_heading(folder.name, summary)), flush=True)
         for trial in summary.trials:
-            for line in event(before.get(trial.name, trial), trial, summary):
+            for line in event(before.get(trial.name, trial), trial, summary.tally):
                 print(line, flush=True)
             before[trial.name] = trial
 

@@ -101,10 +101,12 @@ def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path) -> 
     """Draw the table and the learning curves; return their files, none where one of them could not be made."""
     source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
     scripts = map(load, ("analysis.tables.ablation_table", "analysis.figures.learning_curves"))
+    arguments = load("analysis.results").parse_arguments(None, ["--sweep", sweep, *source, "--output", str(output)])
+    context = functools.cache(lambda: load("analysis.items").context_of(arguments))  # read once: thousands take minutes
     files: list[Path] = []
 
     def make(script: Any) -> int:
-        product = script.ITEM.run(["--sweep", sweep, *source, "--output", str(output)])
+        product = script.ITEM.made_of(context())
         files.extend([*product.tables, *product.pictures])
         return 0
 

@@ -16,6 +16,8 @@ from crystalframer.training.metrics import Target
 Floats = NDArray[np.float64]
 COVERAGE = 0.9
 """Share of true values that an interval holds unless another is asked for."""
+SCALES = 1e-100, 1e100
+"""Spreads of targets that a file may have, in any unit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +114,25 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Calibration":
-        """Return what `to_dict` described."""
-        return cls(
+        """Return what `to_dict` described.
+
+        Raises:
+            ValueError: a value is none that `fit` finds.
+        """
+        found = cls(
             TrainingDomain.from_dict(content["domain"]),
             tuple(Intervals.from_dict(interval) for interval in content["intervals"]),
             tuple(map(float, content["scales"])),
             LocalErrors.from_dict(content["local"]),
         )
+        if not all(SCALES[0] <= scale <= SCALES[1] for scale in found.scales):
+            raise ValueError(f"scales {found.scales}, expected {SCALES[0]:g} to {SCALES[1]:g}")
+        if found.local.places.shape[1] != found.domain.points.shape[1]:
+            raise ValueError("places of validation and training crystals have different numbers of axes")
+        return found
+
+    def suits(self, members: int, targets: int, width: int) -> bool:
+        """Return whether it is of so many models together, with so many targets and embeddings (width,)."""
+        counts = {len(self.intervals), len(self.scales), self.local.errors.shape[1]}
+        slopes = {len(interval.slopes) for interval in self.intervals}
+        return counts == {targets} and slopes == {3 + (members > 1)} and len(self.domain.centre) == width

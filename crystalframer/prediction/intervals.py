@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from crystalframer.errors import UserError
+from crystalframer.training.safe_files import numbers_of
 
 Floats = NDArray[np.float64]
 FOLDS = 5
@@ -32,6 +33,10 @@ HARD = 0.05
 """Share of the validation crystals that are as hard as crystals unlike the training crystals are taken to be."""
 FEWEST = 20
 """Validation crystals without which no interval is made."""
+STEEPEST = 5.0
+"""Largest slope."""
+LARGEST = 600.0
+"""Logarithm of the largest difficulty: keeps intervals finite, however far a crystal is from all others."""
 _TINY = 1e-6
 """Of the errors' scale: keeps logarithms finite."""
 
@@ -89,7 +94,7 @@ class Intervals:
 
     def difficulty(self, features: Floats) -> Floats:
         """Return s, (S,) in the target's unit, of features (S, F)."""
-        return np.asarray(np.exp(self.offset + (features - self.centre) @ self.slopes))
+        return np.asarray(np.exp(np.minimum(self.offset + (features - self.centre) @ self.slopes, LARGEST)))
 
     def half_widths(self, features: Floats, coverage: float, strange: NDArray[np.bool_] | None = None) -> Floats:
         """Return half the width of each interval, (S,), infinite where there are too few crystals for a coverage.
@@ -117,10 +122,22 @@ class Intervals:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Intervals":
-        """Return what `to_dict` described."""
-        arrays = {name: content[name].numpy() for name in ("slopes", "centre", "edges")}
-        scores = tuple(scores.numpy() for scores in content["scores"])
-        return cls(offset=float(content["offset"]), hard=float(content["hard"]), **arrays, scores=scores)
+        """Return what `to_dict` described.
+
+        Raises:
+            ValueError: a value is none that `fit` finds.
+        """
+        offset, hard = float(content["offset"]), float(content["hard"])
+        slopes = numbers_of(content, "slopes", np.float64, 1, 0.0, STEEPEST)
+        centre = numbers_of(content, "centre", np.float64, 1, -1e3, 1e3)
+        edges = numbers_of(content, "edges", np.float64, 1, 0.0, math.exp(LARGEST))
+        most = float(np.finfo(np.float32).max)
+        scores = tuple(numbers_of({"scores": group}, "scores", np.float32, 1, 0.0, most) for group in content["scores"])
+        if not (abs(offset) <= 1e3 and 0 <= hard <= math.exp(LARGEST)) or len(slopes) != len(centre):
+            raise ValueError(f"offset {offset:g}, hard {hard:g}, {len(slopes)} slopes, {len(centre)} means")
+        if len(scores) != len(edges) + 1 or any(np.any(np.diff(values) < 0) for values in (edges, *scores)):
+            raise ValueError(f"{len(scores)} groups with {len(edges)} edges, expected one more, all ascending")
+        return cls(offset, slopes, centre, hard, edges, scores)
 
 
 def features(distances: Floats, around: Floats, rarity: Floats, spread: Floats | None, scale: float) -> Floats:
@@ -162,6 +179,6 @@ def _fit_difficulty(errors: Floats, features: Floats) -> tuple[float, Floats, Fl
         gradient = 1 - excess
         return float((excess + logarithm).mean()), np.append(gradient.mean(), gradient @ shifted / len(errors))
 
-    bounds = [(-20.0, 20.0), *[(0.0, 5.0)] * features.shape[1]]
+    bounds = [(-20.0, 20.0), *[(0.0, STEEPEST)] * features.shape[1]]
     found = minimize(cost, np.zeros(1 + features.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
     return float(found[0] + math.log(unit)), found[1:], centre

@@ -8,9 +8,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from crystalframer.training.safe_files import numbers_of
+
 Floats = NDArray[np.float64]
 NEIGHBOURS = 15
 """Validation crystals whose errors count."""
+LARGEST = 1e37
+"""Error that no file may exceed, in a target's unit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,5 +51,15 @@ class LocalErrors:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "LocalErrors":
-        """Return what `to_dict` described."""
-        return cls(content["places"].numpy(), content["errors"].numpy())
+        """Return what `to_dict` described.
+
+        Raises:
+            ValueError: a value is none that can have been measured.
+        """
+        most = float(np.finfo(np.float16).max)
+        places = numbers_of(content, "places", np.float16, 2, -most, most)
+        numbers_of({"errors": torch.nan_to_num(content["errors"], nan=0.0)}, "errors", np.float32, 2, 0.0, LARGEST)
+        errors = content["errors"].numpy()
+        if len(errors) != len(places) or bool((np.isfinite(errors).sum(axis=0) < NEIGHBOURS).any()):
+            raise ValueError(f"errors of {len(errors)} crystals at {len(places)} places, or of fewer than {NEIGHBOURS}")
+        return cls(places, errors)

@@ -98,9 +98,14 @@ def packed_of(path: Path, content: Mapping[str, Any], device: str | torch.device
         )
     with whole(f"packed model {path}"):
         members = [{**member, "model": _unpacked(member["model"])} for member in content["members"]]
+        models = tuple(from_content(path, member, device) for member in members)
+        calibration = None if content["calibration"] is None else Calibration.from_dict(content["calibration"])
+        first = models[0].trial.model
+        if calibration is not None and not calibration.suits(len(models), first.num_targets, first.width):
+            raise ValueError("its intervals are of other models")
         return PackedModel(
-            members=tuple(from_content(path, member, device) for member in members),
-            calibration=None if content["calibration"] is None else Calibration.from_dict(content["calibration"]),
+            members=models,
+            calibration=calibration,
             example=None if content["example"] is None else _example(content["example"]),
             about=content["about"],
             curves=content["curves"],

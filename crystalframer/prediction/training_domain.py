@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from crystalframer.data.dataset import CrystalDataset
 from crystalframer.geometry.crystal import ELEMENTS, Crystal
+from crystalframer.training.safe_files import numbers_of
 
 POINTS = 2048
 """Training crystals whose embeddings are kept."""
@@ -132,11 +133,22 @@ class TrainingDomain:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "TrainingDomain":
-        """Return what `to_dict` described."""
-        values: dict[str, Any] = {
-            name: value.numpy() if torch.is_tensor(value) else value for name, value in content.items()
-        }
-        return cls(**values)
+        """Return what `to_dict` described.
+
+        Raises:
+            ValueError: a value is none that training crystals can have.
+        """
+        crystals = numbers_of(content, "crystals", np.int64, 1, 0, 2**53)
+        centre = numbers_of(content, "centre", np.float32, 1, -1e30, 1e30)
+        axes = numbers_of(content, "axes", np.float32, 2, -1e30, 1e30)
+        most = float(np.finfo(np.float16).max)
+        points = numbers_of(content, "points", np.float16, 2, -most, most)
+        (low, high), far, most_atoms = map(float, content["volumes"]), float(content["far"]), int(content["most_atoms"])
+        if len(crystals) != len(ELEMENTS) or axes.shape != (len(centre), points.shape[1]) or not points.size:
+            raise ValueError(f"{len(crystals)} elements, axes {axes.shape}, points {points.shape}")
+        if not (0 < low <= high < np.inf and far > 0 and most_atoms > 0):
+            raise ValueError(f"{low:g} to {high:g} Å³ per atom, far {far:g}, {most_atoms} atoms at most")
+        return cls(crystals, most_atoms, (low, high), centre, axes, points, far)
 
 
 def _crystals_by_element(dataset: CrystalDataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from crystalframer.runs.tracker import StepMetrics, median_seconds
 PLAN = "plan.jsonl"
 Standing = Literal["done", "stopped early", "failed", "running", "interrupted", "not started"]
 STANDINGS: tuple[Standing, ...] = ("done", "stopped early", "failed", "running", "interrupted", "not started")
+_UNFINISHED = ("running", "interrupted", "not started")
 _PLANNED = ("name", "task", "frame", "unit", "epochs")
 """What the plan says of a trial."""
 
@@ -155,6 +157,65 @@ def _val_mae(values: Mapping[str, float]) -> float | None:
     return next((value for key, value in values.items() if key.startswith("val/mae_")), None)
 
 
+class Tally:
+    """What is counted over a sweep's trials, kept while they change: no more work for a change where there are many."""
+
+    def __init__(self, trials: Iterable[TrialStatus] = ()) -> None:
+        """Count trials."""
+        self.size = 0
+        self.running: dict[str, TrialStatus] = {}
+        """Those that run, by name."""
+        self._counts: Counter[Standing] = Counter()
+        self._begun = self._endless = self._epochs_left = 0
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: TrialStatus) -> None:
+        """Count one more."""
+        self.size += 1
+        self._count(trial, 1)
+
+    def change(self, before: TrialStatus, after: TrialStatus) -> None:
+        """Count a trial as it is now, and no longer as it was."""
+        self._count(before, -1)
+        self._count(after, 1)
+
+    def _count(self, trial: TrialStatus, times: int) -> None:
+        self._counts[trial.standing] += times
+        self._begun += times * bool(trial.epoch)
+        if trial.standing in _UNFINISHED:
+            self._endless += times * (not trial.epochs)
+            self._epochs_left += times * (trial.epochs - trial.epoch)
+        if times > 0 and trial.standing == "running":
+            self.running[trial.name] = trial
+        elif times > 0:
+            self.running.pop(trial.name, None)
+
+    def counts(self) -> str:
+        """Return how many trials stand where, e.g. ``3 done, 1 failed``."""
+        return ", ".join(f"{self._counts[standing]} {standing}" for standing in STANDINGS if self._counts[standing])
+
+    def rate(self) -> float:
+        """Return the epochs per second of the running trials together, 0 while that is unknown."""
+        return sum(1 / trial.seconds_per_epoch for trial in self.running.values() if trial.seconds_per_epoch)
+
+    def seconds_left(self) -> float | None:
+        """Estimate the time until every trial has run to its last epoch; None while the rate is unknown."""
+        rate = self.rate()
+        return None if not rate or self._endless else self._epochs_left / rate
+
+    def speed(self) -> str:
+        """Return rate and time left in words; a first epoch may have waited for the attention to be compiled."""
+        left = self.seconds_left()
+        first = any(trial.epoch <= 1 and trial.seconds_per_epoch for trial in self.running.values())
+        about = "at most" if first else "about"
+        return "no rate yet" if left is None else f"{self.rate():.2f} epochs/s, {about} {duration(left)} left"
+
+    def waits_for_its_first_epoch(self) -> bool:
+        """Return whether trials run, and none has ever ended an epoch."""
+        return bool(self.running) and not self._begun
+
+
 @dataclass(frozen=True)
 class Summary:
     """Where a sweep stands."""
@@ -166,10 +227,14 @@ class Summary:
     remarks: tuple[str, ...] = ()
     """Sentences about files that could not be read."""
 
+    @cached_property
+    def tally(self) -> Tally:
+        """What is counted over the trials."""
+        return Tally(self.trials)
+
     def counts(self) -> str:
-        """Return how many trials stand where, e.g. ``3 done, 1 failed``."""
-        counted = Counter(trial.standing for trial in self.trials)
-        return ", ".join(f"{counted[standing]} {standing}" for standing in STANDINGS if counted[standing])
+        """See `Tally.counts`."""
+        return self.tally.counts()
 
     def of(self, *standings: Standing) -> list[TrialStatus]:
         """Return the trials that stand there."""
@@ -183,24 +248,6 @@ class Summary:
                 key = trial.task, trial.row
                 best[key] = min(best.get(key, trial), trial, key=lambda one: one.val_mae or 0.0)
         return [best[key] for key in sorted(best)]
-
-    def rate(self) -> float:
-        """Return the epochs per second of the running trials together, 0 while that is unknown."""
-        return sum(1 / trial.seconds_per_epoch for trial in self.of("running") if trial.seconds_per_epoch)
-
-    def seconds_left(self) -> float | None:
-        """Estimate the time until every trial has run to its last epoch; None while the rate is unknown."""
-        rate, unfinished = self.rate(), self.of("running", "interrupted", "not started")
-        if not rate or not all(trial.epochs for trial in unfinished):
-            return None
-        return sum(trial.epochs - trial.epoch for trial in unfinished) / rate
-
-    def speed(self) -> str:
-        """Return rate and time left in words; a first epoch may have waited for the attention to be compiled."""
-        left = self.seconds_left()
-        first = any(trial.epoch <= 1 and trial.seconds_per_epoch for trial in self.of("running"))
-        about = "at most" if first else "about"
-        return "no rate yet" if left is None else f"{self.rate():.2f} epochs/s, {about} {duration(left)} left"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, under the names that ``report.json`` has always had."""

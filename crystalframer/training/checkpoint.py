@@ -14,7 +14,7 @@ import torch
 from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.resolving import trial_from_dict
-from crystalframer.training.metrics import Target
+from crystalframer.training.metrics import Target, target_of
 from crystalframer.training.safe_files import read_archive, whole, write_archive
 
 FORMAT = "crystalframer checkpoint"
@@ -133,7 +133,7 @@ def _as_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     elements = content.get("elements")
     known["elements"] = None if elements is None else tuple(elements)
     known["trial"] = trial_from_dict(content["trial"], path)
-    known["targets"] = tuple(Target(**target) for target in content["targets"])
+    known["targets"] = tuple(target_of(target) for target in content["targets"])
     known["progress"] = Progress(**content["progress"])
     return Checkpoint(**known)
 

@@ -1,7 +1,8 @@
 """Errors in the target's unit, and the records that training and evaluation return."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from crystalframer.data.dataset import SplitName, TaskData
 from crystalframer.errors import UserError
 from crystalframer.statistics import mean_absolute, root_mean_square
+
+LARGEST = 1e100
+"""Mean or spread that targets of a file may have, in any unit."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,19 @@ class Target:
                 "choose a larger data.train_size or another data.task"
             )
         return cls(name, unit, mean, std)
+
+
+def target_of(content: Mapping[str, Any]) -> Target:
+    """Return the target that a file describes.
+
+    Raises:
+        ValueError: a scale is none that targets can have.
+        TypeError: a field is missing, or none of a target's.
+    """
+    target = Target(**content)
+    if not (abs(target.mean) <= LARGEST and 0 < target.std <= LARGEST):
+        raise ValueError(f"target {target.name!r}: mean {target.mean:g}, standard deviation {target.std:g}")
+    return target
 
 
 def measure_targets(data: TaskData) -> tuple[Target, ...]:

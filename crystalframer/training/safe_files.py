@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crystalframer.atomic_files import replacing
 from crystalframer.errors import UserError, require_damage
@@ -91,6 +93,28 @@ def whole(what: str) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError) as error:
         reason = " ".join(repr(error).split())[:200]
         raise UserError(f"{what} lacks a part or has a wrong one ({reason}); use another copy") from error
+
+
+def numbers_of(
+    content: Mapping[str, Any], name: str, like: type[np.number[Any]], ndim: int, low: float, high: float
+) -> NDArray[Any]:
+    """Return an array out of what `read_archive` read.
+
+    Args:
+        content: holds it as a tensor.
+        name: its key.
+        like: type of its numbers.
+        ndim: number of its axes.
+        low: least value that is none of a damaged file.
+        high: largest one.
+
+    Raises:
+        ValueError: it is another one, or a value is none or beyond these.
+    """
+    found: NDArray[Any] = content[name].numpy()
+    if found.dtype != like or found.ndim != ndim or not bool(((found >= low) & (found <= high)).all()):
+        raise ValueError(f"{name}: expected {ndim} axes of {like.__name__} from {low:g} to {high:g}")
+    return found
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -19,7 +19,7 @@ from crystalframer.nn.model import CrystalFramer
 from crystalframer.resolving import trial_from_dict
 from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from crystalframer.training.checkpoint import Checkpoint, checkpoint_of, evaluated_weights
-from crystalframer.training.metrics import Target, restore
+from crystalframer.training.metrics import Target, restore, target_of
 from crystalframer.training.safe_files import read_archive, whole, write_archive
 
 FORMAT = "crystalframer model"
@@ -163,7 +163,7 @@ def from_content(path: Path, content: dict[str, Any], device: str | torch.device
         )
     with whole(f"model file {path}"):
         trial = trial_from_dict(content["trial"], path)
-        targets = tuple(Target(**target) for target in content["targets"])
+        targets = tuple(target_of(target) for target in content["targets"])
         elements: Sequence[int] | None = content["elements"]
         trained = TrainedModel(
             model=build_model(path, trial, content["model"], device),

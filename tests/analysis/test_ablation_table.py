@@ -5,8 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from analysis.tables import ablation_table
+from analysis import pairs
+from analysis.comparison import Comparison, compare
+from analysis.figures import learning_curves
+from analysis.items import Context
+from analysis.results import read_sweep
+from analysis.tables import ablation_table, significance_table
 from crystalframer.config import FRAMES
 from tests.analysis.conftest import SWEEP, Store
 
@@ -143,3 +149,32 @@ def test_without_results_it_says_how_to_make_them(tmp_path: Path, capsys: pytest
     assert error.count("\n") == 1
     assert "run `crystalframer sweep ablation_sample` first" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_pairs_of_many_rows_are_not_judged_and_this_is_said(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = {"a": (0.0, 0.4), "b": (1.0, 1.6)}
+    for seed, rate in enumerate((1e-4, 2e-4, 3e-4)):
+        store.add("max", seed, test_mae=0.5, settings={"train.learning_rate": rate}, predictions=tested)
+    monkeypatch.setattr(pairs, "MOST_ROWS", 2)
+    many = "differences are judged among at most 2 rows, here are 3"
+    assert f"it may be chance: {many}." in write(store, tmp_path)["md"]
+    results = read_sweep(store.tracking_uri, SWEEP, store.runs)
+    assert pairs.find_pairs(compare(results)[0]) == ()
+    assert significance_table.build(results).tables[0].notes == [f"Not judged: {many}."]
+
+
+def test_a_figure_of_many_rows_shows_the_best_and_says_so(store: Store, tmp_path: Path) -> None:
+    for rate, mae in ((1e-4, 0.3), (2e-4, 0.9), (3e-4, 0.2)):
+        store.add("max", test_mae=mae, settings={"train.learning_rate": rate})
+    results = read_sweep(store.tracking_uri, SWEEP, store.runs)
+    drawn: list[Comparison] = []
+
+    def draw(comparison: Comparison) -> Figure:
+        drawn.append(comparison)
+        return learning_curves.draw(comparison)
+
+    product = Context(results, SWEEP, tmp_path).draw_each(draw, "curves", most=2)
+    assert [row.variant for row in drawn[0].finished] == ["learning_rate 0.0001", "learning_rate 0.0003"]
+    assert product.text.endswith("the 2 of 3 rows with the lowest test errors are drawn.\n")

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from analysis.comparison import Row, compare
-from analysis.results import parse_arguments, read_results, read_sweep
+from analysis.results import HISTORY, parse_arguments, read_results, read_sweep
+from crystalframer.commands.sweep import _analyse
 from crystalframer.config import FRAMES
 from crystalframer.errors import UserError
 from crystalframer.orchestration.tracking.experiment import MlflowExperiment
@@ -227,3 +230,21 @@ def test_only_frames_that_the_sweep_asks_for_have_empty_rows(store: Store) -> No
     MlflowExperiment(store.tracking_uri, SWEEP).mark_current({"a", "b"}, "Why?", frames={"max", "none"})
     (comparison,) = compare(read_sweep(store.tracking_uri, SWEEP))
     assert [(row.frame, len(row.trials)) for row in comparison.rows] == [("none", 0), ("max", 1)]
+
+
+def test_the_table_and_the_curves_of_a_sweep_read_its_results_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        store.add("max", seed)
+    asked: list[str] = []
+    ask = MlflowClient.get_metric_history
+
+    def counted(client: MlflowClient, run_id: str, key: str) -> list[Metric]:
+        asked.append(run_id)
+        return ask(client, run_id, key)
+
+    monkeypatch.setattr(MlflowClient, "get_metric_history", counted)
+    files = _analyse(SWEEP, store.runs, None, tmp_path / "output")
+    assert {path.suffix for path in files} == {".md", ".csv", ".tex", ".html", ".png"}
+    assert len(asked) == 3 * len(HISTORY)

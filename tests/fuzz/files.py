@@ -114,7 +114,7 @@ def _read_runs(folder: Path) -> object:
     """Return all that a sweep's folder says, once its page and each of its files have been read without a sentence."""
     summary = read_summary(folder)
     said = json.dumps(summary.to_dict())
-    summary.counts(), summary.best(), summary.speed()
+    summary.counts(), summary.best(), summary.tally.speed()
     directory = RunDirectory(folder / TRIAL)
     found = [
         _or_sentence(read)

@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -29,7 +30,8 @@ def attempted(call: Callable[[], Value], sentences: type[Exception] | tuple[()] 
     """Call; return the value, and what is wrong, an empty string for nothing. An error of `sentences` is nothing."""
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        with _timed():
+        with _timed(), warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # numbers that are none, or too large
             value = call()
     except sentences:
         return None, ""

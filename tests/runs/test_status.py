@@ -96,9 +96,9 @@ def test_a_half_written_line_is_left_out(sweep: Path) -> None:
 
 def test_after_a_first_epoch_the_time_left_is_a_bound() -> None:
     trial = TrialStatus("one", "formation_energy", "max", "eV", 4, "running", 1, seconds_per_epoch=400.0)
-    assert Summary((trial,), DriverState(), alive=True).speed().endswith(", at most 20 min left")
+    assert Summary((trial,), DriverState(), alive=True).tally.speed().endswith(", at most 20 min left")
     later = replace(trial, epoch=2, seconds_per_epoch=1.0)
-    assert Summary((later,), DriverState(), alive=True).speed().endswith(", about 2 s left")
+    assert Summary((later,), DriverState(), alive=True).tally.speed().endswith(", about 2 s left")
 
 
 def test_status_says_it_from_another_shell(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

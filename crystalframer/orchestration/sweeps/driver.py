@@ -19,7 +19,7 @@ from crystalframer.orchestration.cluster.jobs import JobSource
 from crystalframer.orchestration.sweeps.screen import Screen, closing_view
 from crystalframer.orchestration.sweeps.spec import Experiment
 from crystalframer.orchestration.tracking.client import is_away
-from crystalframer.orchestration.tracking.experiment import NOTE_TAG, MlflowExperiment
+from crystalframer.orchestration.tracking.experiment import NOTE_TAG, MlflowExperiment, RecordedRun
 from crystalframer.orchestration.tracking.server import Tracking
 from crystalframer.runs.budget import LOCK, Heartbeat
 from crystalframer.runs.json_files import DamagedError
@@ -270,9 +270,9 @@ class Driver:
         self._experiment = tracking.experiment(self.sweep.name)
         targets = {trial.config.data.task: self.statuses[name].unit for name, trial in self.trials.items()}
         frames = {trial.config.model.frame for trial in self.trials.values()}
-        self._experiment.mark_current(set(self.trials), self.sweep.description, targets, frames)
+        recorded = self._experiment.mark_current(set(self.trials), self.sweep.description, targets, frames)
         self.say(f"MLflow at {tracking.link(self._experiment)}")
-        self._record_what_is_missing(self._experiment)
+        self._record_what_is_missing(self._experiment, recorded)
         return self._experiment
 
     def _close_experiment(self, outcome: Outcome) -> bool:
@@ -284,8 +284,9 @@ class Driver:
 
         def close() -> None:
             experiment.set_num_trials(len(self.trials))
-            self._record_what_is_missing(experiment)
-            experiment.end_abandoned(failed)
+            runs = experiment.runs()
+            completed = self._record_what_is_missing(experiment, runs)
+            experiment.end_abandoned(failed, {key: run for key, run in runs.items() if key not in completed})
 
         while not _reached(close):
             if time.monotonic() > deadline or outcome.interrupted is not None:
@@ -293,9 +294,9 @@ class Driver:
             time.sleep(TRACKING_WAIT_SECONDS)
         return True
 
-    def _record_what_is_missing(self, experiment: MlflowExperiment) -> None:
-        """Record finished trials that MLflow does not hold as such, from their run directories."""
-        recorded = experiment.runs()
+    def _record_what_is_missing(self, experiment: MlflowExperiment, recorded: Mapping[str, RecordedRun]) -> set[str]:
+        """Record finished trials that MLflow does not hold as such, from their run directories; return their names."""
+        completed = set()
         for trial in self.trials.values():
             if trial.name in recorded and recorded[trial.name].status == "FINISHED":
                 continue
@@ -303,8 +304,10 @@ class Driver:
             try:
                 if directory.result() is not None:
                     record_finished(experiment.tracker(), trial.name, trial.config, directory)
+                    completed.add(trial.name)
             except DamagedError as error:
                 self._unrecorded.add(str(error))
+        return completed
 
 
 def _reached(call: Callable[[], Any]) -> bool:

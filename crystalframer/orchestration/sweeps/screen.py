@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crystalframer.runs.budget import DriverState
-from crystalframer.runs.status import Standing, Summary, TrialStatus
+from crystalframer.runs.status import Standing, Summary, Tally, TrialStatus
 from crystalframer.runs.trial import TrialProgress
 from crystalframer.statistics import Spread
 
@@ -32,6 +33,7 @@ class Screen:
         self.trials = trials
         self.driver = DriverState()
         """What the sweep has used so far."""
+        self._tally = Tally(trials.values())
         self._console = console
         self._live: Live | None = None
 
@@ -58,6 +60,9 @@ class Screen:
 
     def change(self, name: str, standing: Standing, progress: TrialProgress | None = None, reason: str = "") -> None:
         """Note how a trial stands from now on, what it reported, and why it failed or is interrupted."""
+        if len(self.trials) > self._tally.size:
+            for added in [*islice(self.trials.values(), self._tally.size, None)]:
+                self._tally.add(added)
         before = self.trials[name]
         after = replace(before, standing=standing, reason=reason)
         if progress is not None:
@@ -72,35 +77,36 @@ class Screen:
             if progress.result is not None:
                 after = after.finished(progress.result)
         self.trials[name] = after
+        self._tally.change(before, after)
         if self._live is None or after.standing in ("stopped early", "failed") or after.reason:
-            for line in event(before, after, self.summary()):
+            for line in event(before, after, self._tally):
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _patience(summary: Summary) -> str:
+def _patience(tally: Tally) -> str:
     """Say why nothing moves at first."""
-    if any(trial.epoch for trial in summary.trials) or not summary.of("running"):
+    if not tally.waits_for_its_first_epoch():
         return ""
     return " (where this program is new, it compiles the attention first: a minute of a free core)"
 
 
-def event(before: TrialStatus, after: TrialStatus, summary: Summary) -> list[str]:
+def event(before: TrialStatus, after: TrialStatus, tally: Tally) -> list[str]:
     """Return the line, if any, that says what happened to a trial between two looks at it."""
-    left = summary.seconds_left()
-    speed = "" if left is None else f", {summary.speed().partition(', ')[2]}"
+    left = tally.seconds_left()
+    speed = "" if left is None else f", {tally.speed().partition(', ')[2]}"
     name, unit, at = after.name, after.unit, f"{after.epoch}/{after.epochs}"
     val_mae = "" if after.val_mae is None else f", val MAE {after.val_mae:.4f} {unit}"
     tenths = [one.epoch * LINES_PER_TRIAL // max(1, one.epochs) for one in (before, after)]
     if (before.standing, before.reason) != (after.standing, after.reason):
         if after.standing == "done":
-            return [f"{name}: done, test MAE {after.test_mae:.4f} {unit} ({summary.counts()}{speed})"]
+            return [f"{name}: done, test MAE {after.test_mae:.4f} {unit} ({tally.counts()}{speed})"]
         if after.standing == "stopped early":
             return [f"{name}: stopped early after epoch {at}{val_mae}"]
         if after.standing == "failed":
             return [f"{name}: failed: {after.reason}"]
         if after.standing == "interrupted":
             return [f"{name}: {after.reason or f'interrupted after epoch {at}'}"]
-        return [f"{name}: resumed after epoch {after.epoch}" if after.epoch else f"{name}: started{_patience(summary)}"]
+        return [f"{name}: resumed after epoch {after.epoch}" if after.epoch else f"{name}: started{_patience(tally)}"]
     if after.standing == "running" and tenths[0] != tenths[1]:
         return [f"{name}: epoch {at}{val_mae}{speed}"]
     return []
@@ -110,9 +116,10 @@ def live_view(summary: Summary, console: Console) -> RenderableType:
     """Return counts, the running trials and the best error of each row, as many as a terminal of any size shows."""
     driver, narrow = summary.driver, console.width < _NARROW
     cost = f", cost {driver.cost:.2f}" if driver.cost_per_hour else ""
-    speed = f"; {summary.speed()}" if summary.rate() else ""
+    tally = summary.tally
+    speed = f"; {tally.speed()}" if tally.rate() else ""
     waiting = f"; waiting for {driver.waiting}" if driver.waiting else ""
-    heading = Text(f"{len(summary.trials)} trials: {summary.counts()}{speed}{waiting}{cost}{_patience(summary)}")
+    heading = Text(f"{len(summary.trials)} trials: {summary.counts()}{speed}{waiting}{cost}{_patience(tally)}")
     running, best = summary.of("running"), summary.best()
     lines = console.height - len(heading.wrap(console, console.width)) - 7  # headings, blanks, two times "and more"
     shown_best = max(_FEWEST_ROWS, min(len(best), lines // 2))

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from crystalframer.environment import holding, reach_directly
@@ -11,7 +11,7 @@ from crystalframer.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -24,7 +24,7 @@ ENVIRONMENT = {
 }
 """Set in every process of ours that talks to MLflow, unless the user set them otherwise."""
 PAGE = 1000
-"""Runs per request."""
+"""Runs or experiments per request."""
 STARTED_FIRST = "attributes.start_time ASC"
 """Order of runs in which the earliest comes first."""
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -58,9 +58,19 @@ def connect(tracking_uri: str) -> "MlflowClient":
 
 def all_runs(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
     """Return every run of an experiment, in the order in which they were started."""
+    return _every(client.search_runs, experiment_ids=[experiment_id], order_by=[STARTED_FIRST])
+
+
+def all_experiments(client: "MlflowClient") -> "Iterator[Experiment]":
+    """Return every experiment, the one that was changed last first."""
+    return _every(client.search_experiments, order_by=["last_update_time DESC"])
+
+
+def _every(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
+    """Return all that a search finds, page after page."""
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], max_results=PAGE, order_by=[STARTED_FIRST], page_token=token)
+        page = search(**arguments, max_results=PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:

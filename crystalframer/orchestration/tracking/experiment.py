@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from crystalframer.config import FrameName
 from crystalframer.environment import variable
 from crystalframer.errors import UserError
-from crystalframer.orchestration.tracking.client import STARTED_FIRST, all_runs, cannot_use, connect
+from crystalframer.orchestration.tracking.client import STARTED_FIRST, all_experiments, all_runs, cannot_use, connect
 from crystalframer.orchestration.tracking.first_screen import (
     CHARTS_TAG,
     VIEW_TAG,
@@ -168,8 +168,6 @@ class RecordedRun:
     status: str
     current: bool
     """Whether it is tagged as belonging to the sweep as the file reads now."""
-    metrics: Mapping[str, float]
-    """The latest value of each metric."""
 
 
 class MlflowExperiment:
@@ -212,7 +210,7 @@ class MlflowExperiment:
         for run in all_runs(self._client, self.id):
             current = run.data.tags.get("current") == "true"
             if "kind" not in run.data.tags and (key := run.data.tags.get("run_key")):
-                found.setdefault(key, RecordedRun(run.info.run_id, run.info.status, current, run.data.metrics))
+                found.setdefault(key, RecordedRun(run.info.run_id, run.info.status, current))
         return found
 
     def mark_current(
@@ -221,7 +219,7 @@ class MlflowExperiment:
         description: str,
         targets: Mapping[str, str] | None = None,
         frames: Collection[FrameName] = (),
-    ) -> None:
+    ) -> dict[str, RecordedRun]:
         """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows.
 
         Args:
@@ -229,6 +227,9 @@ class MlflowExperiment:
             description: of the sweep.
             targets: the unit of each task.
             frames: that the sweep asks for; not tagged where none are named.
+
+        Returns:
+            The trials' runs by key, as they were before: to ask for thousands takes a minute.
         """
         self._client.set_experiment_tag(self.id, VIEW_TAG, overview(targets or {}))
         self._client.set_experiment_tag(self.id, CHARTS_TAG, charts(targets or {}))
@@ -236,9 +237,11 @@ class MlflowExperiment:
         self._client.set_experiment_tag(self.id, NOTE_TAG, description)
         if frames:
             self._client.set_experiment_tag(self.id, FRAMES_TAG, ",".join(sorted(frames)))
-        for key, run in self.runs().items():
+        found = self.runs()
+        for key, run in found.items():
             if run.current != (key in keys):
                 self._client.set_tag(run.run_id, "current", "true" if key in keys else "false")
+        return found
 
     def set_num_trials(self, number: int) -> None:
         """Tag how many trials the sweep asks for."""
@@ -254,9 +257,9 @@ class MlflowExperiment:
             tracker.log_artifact(path, "")
         return tracker
 
-    def end_abandoned(self, status_by_key: Mapping[str, RunStatus]) -> None:
+    def end_abandoned(self, status_by_key: Mapping[str, RunStatus], runs: Mapping[str, RecordedRun]) -> None:
         """Set the status of runs that still say RUNNING though nobody runs them: KILLED, or as `status_by_key` says."""
-        for key, run in self.runs().items():
+        for key, run in runs.items():
             status = status_by_key.get(key, "KILLED")
             if run.status == "RUNNING" or (status == "FAILED" and run.status != "FAILED"):
                 self._client.set_terminated(run.run_id, status)
@@ -264,8 +267,7 @@ class MlflowExperiment:
 
 def described(tracking_uri: str) -> dict[str, str]:
     """Return the id of each experiment of ours that has pages to open with, by its name, the latest first."""
-    experiments = connect(tracking_uri).search_experiments(order_by=["last_update_time DESC"])
-    return {one.name: one.experiment_id for one in experiments if VIEW_TAG in one.tags}
+    return {one.name: one.experiment_id for one in all_experiments(connect(tracking_uri)) if VIEW_TAG in one.tags}
 
 
 def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

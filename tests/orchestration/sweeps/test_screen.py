@@ -1,14 +1,18 @@
 """What a user sees: lines in a file, a table on a terminal, the closing summary."""
 
 import io
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from types import FrameType
 
 import pytest
 from rich.console import Console
 
 from crystalframer.orchestration.sweeps.screen import Screen, closing_view, live_view
 from crystalframer.runs.contents import TrialResult
-from crystalframer.runs.status import TrialStatus, duration
+from crystalframer.runs.status import Tally, TrialStatus, duration
 from crystalframer.runs.trial import TrialProgress
 
 
@@ -36,6 +40,22 @@ def trials() -> dict[str, TrialStatus]:
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
     text = io.StringIO()
     return Console(file=text, force_terminal=terminal, width=100, color_system=None), text
+
+
+def calls_of(action: Callable[[], object]) -> int:
+    """Return how many Python functions an action calls, generators' steps included."""
+    count = 0
+
+    def heard(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(heard)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
 
 
 def test_lines_say_start_tenths_end_and_failure(trials: dict[str, TrialStatus]) -> None:
@@ -132,11 +152,11 @@ def test_each_setting_that_varies_has_a_row() -> None:
 def test_a_resumed_trial_does_not_count_the_epochs_of_its_past(trials: dict[str, TrialStatus]) -> None:
     trials["max-0"] = replace(trials["max-0"], standing="interrupted", epoch=90)
     screen = Screen(Console(quiet=True), trials)
-    assert screen.summary().seconds_left() is None
+    assert screen.summary().tally.seconds_left() is None
     for epoch in (91, 95, 92):  # killed, and back at its checkpoint
         screen.change("max-0", "running", TrialProgress(epoch, 100, 0.1, 0.5))
-    assert screen.summary().rate() == 2.0
-    assert screen.summary().seconds_left() == pytest.approx(308 / 2.0)
+    assert screen.summary().tally.rate() == 2.0
+    assert screen.summary().tally.seconds_left() == pytest.approx(308 / 2.0)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +165,36 @@ def test_a_resumed_trial_does_not_count_the_epochs_of_its_past(trials: dict[str,
 )
 def test_durations_are_said_as_a_person_would(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_what_a_change_costs_does_not_grow_with_the_trials() -> None:
+    steps = {}
+    for size in (200, 2000):
+        names = [f"trial-{number}" for number in range(size)]
+        screen = Screen(
+            Console(quiet=True), {name: TrialStatus(name, "sample", "max", "eV", 100) for name in names[:-1]}
+        )
+        screen.trials[names[-1]] = TrialStatus(names[-1], "sample", "max", "eV", 100)  # a search adds some
+        screen.change("trial-0", "running")
+        steps[size] = calls_of(partial(screen.change, "trial-0", "running", TrialProgress(10, 100, 0.5, 1.0)))
+    assert steps[2000] == steps[200]
+
+
+def test_what_is_kept_while_trials_change_is_what_is_counted_anew(trials: dict[str, TrialStatus]) -> None:
+    screen = Screen(Console(quiet=True), trials)
+    kept = Tally(trials.values())
+    for name, progress in (("none-0", TrialProgress(3, 100, 0.5, 2.0)), ("max-1", TrialProgress(7, 100, 0.4, 4.0))):
+        for change in (
+            (name, "running"),
+            (name, "running", progress),
+            (name, "interrupted"),
+            (name, "running", progress),
+        ):
+            before = screen.trials[name]
+            screen.change(*change)
+            kept.change(before, screen.trials[name])
+            anew = screen.summary().tally
+            assert (kept.counts(), kept.speed(), kept.running) == (anew.counts(), anew.speed(), anew.running)
+            assert kept.waits_for_its_first_epoch() == anew.waits_for_its_first_epoch()
+    screen.change("none-0", "running", result(0.4))
+    assert screen.summary().counts() == "1 done, 1 running, 2 not started"

@@ -13,8 +13,9 @@ import pytest
 from mlflow.entities import Run
 
 from crystalframer.errors import UserError
+from crystalframer.orchestration.tracking import client as tracking_client
 from crystalframer.orchestration.tracking.client import connect
-from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker
+from crystalframer.orchestration.tracking.experiment import MlflowExperiment, MlflowTracker, described
 from crystalframer.orchestration.tracking.first_screen import EPOCH_TAG, ERROR_TAG, run_title
 from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.tracker import StepMetrics, Tracker
@@ -238,7 +239,7 @@ def test_the_driver_keeps_the_experiment_in_order(mlflow_runs: tuple[Path, str])
     again = MlflowExperiment(mlflow_runs[1], name)
     assert again.id == experiment.id
     again.mark_current({"a", "b", "e"}, "What for?")
-    again.end_abandoned({"c": "FAILED", "d": "FAILED"})
+    again.end_abandoned({"c": "FAILED", "d": "FAILED"}, again.runs())
     runs = again.runs()
     assert {key: run.current for key, run in runs.items()} == {"a": True, "b": True, "c": False, "d": False}
     assert {key: run.status for key, run in runs.items()} == {
@@ -249,6 +250,21 @@ def test_the_driver_keeps_the_experiment_in_order(mlflow_runs: tuple[Path, str])
     }
     tags = connect(mlflow_runs[1]).get_experiment(again.id).tags
     assert (tags["num_trials"], tags["mlflow.note.content"]) == ("3", "What for?")
+
+
+def test_more_runs_and_experiments_than_one_answer_holds_are_all_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_client, "PAGE", 2)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    names = [f"sweep-{number}" for number in range(5)]
+    for name in names:
+        MlflowExperiment(uri, name).mark_current({}, "")
+    experiment = MlflowExperiment(uri, names[0])
+    for number in range(5):
+        experiment.tracker().start(f"trial-{number}", {}, {"current": "true"})
+    assert list(experiment.runs()) == [f"trial-{number}" for number in range(5)]
+    assert sorted(described(uri)) == names
 
 
 def test_a_deleted_experiment_is_the_users_to_restore(mlflow_runs: tuple[Path, str]) -> None:
