@@ -46,7 +46,8 @@ LONGEST_IN_BRACKETS = 60
 MAX_LIST = 32
 """Most targets in one cell, ``"0.1, 0.2"`` or ``[0.1, 0.2]``."""
 _UNNAMED = re.compile(r"(Unnamed_[\d.]+(_level_\d+)?)?")
-_THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d*)?")
+_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+_COMMA = re.compile(r"[-+−]?\d+,\d+([eE][-+]?\d+)?")
 Line = tuple[int, list[str], str]
 """The number of a line, its cells, and what is wrong with it."""
 
@@ -110,6 +111,13 @@ def read_targets(path: Path) -> TargetTable:
     lowered = [column.lower() for column in columns]
     key = next((lowered.index(name) for name in ID_KEYS if name in lowered), None)
     key = (_column_of_files(len(columns), table) if header else 0) if key is None else key
+    if separator != "," and (commas := _decimal_commas(table, key)):
+        table = [
+            (number, [cell.replace(",", ".") if cell in commas else cell for cell in cells], problem)
+            for number, cells, problem in table
+        ]
+        example = min(commas)
+        notes.append(f"{path.name}: commas are decimal ones, {example!r} is {example.replace(',', '.')}")
     if separator != ";":  # where a comma may be a decimal one
         columns, table = _with_lists_apart(columns, table, key)
         lowered = [column.lower() for column in columns]
@@ -227,6 +235,8 @@ def _header(path: Path, table: Sequence[Line]) -> tuple[list[str], dict[str, str
     words = [cell for cell in cells[1:] if cell != "Na"]  # sodium
     if not named and any(word.lower() in ABSENT or not math.isnan(number_of(word)) for word in words):
         return None
+    if not named and any(DECIMAL_COMMA.fullmatch(word) for word in words):
+        return None
     parsed = [task_name(cell) if cell else ("", "") for cell in cells]
     return [name for name, _ in parsed], {name: unit for name, unit in parsed if unit}
 
@@ -254,6 +264,17 @@ def _column_of_files(width: int, table: Sequence[Line]) -> int:
         if cells and all(format_of(Path(cell)) for cell in cells):
             return place
     return 0
+
+
+def _decimal_commas(table: Sequence[Line], key: int) -> set[str]:
+    """Return the cells whose comma is a decimal one, as in what a spreadsheet of many lands saves; `key` is no number.
+
+    There are none where another cell has a decimal point, or where each comma might group thousands.
+    """
+    cells = {cell for _, row, problem in table if not problem for place, cell in enumerate(row) if place != key}
+    commas = {cell for cell in cells if _COMMA.fullmatch(cell)}
+    points = any("." in cell and not math.isnan(number_of(cell)) for cell in cells)
+    return set() if points or all(_THOUSANDS.fullmatch(cell) for cell in commas) else commas
 
 
 def _with_lists_apart(columns: Sequence[str], table: Sequence[Line], key: int) -> tuple[list[str], list[Line]]:

@@ -99,13 +99,27 @@ def test_what_looks_like_a_list_and_may_be_none_is_no_target(tmp_path: Path) -> 
     assert list(read_targets(path).names) == []
     path.write_text('id,e\nm0,"1 234,5"\nm1,"5 678,5"\n')  # one number, as French has it
     assert list(read_targets(path).names) == []
-    path.write_text("id;e\nm0;0,5\nm1;0,7\n")  # a decimal comma
+    path.write_text("id;e\nm0;1,500\nm1;2,700\n")  # thousands, or decimals
     found = read_targets(path)
     assert list(found.names) == []
-    assert found.notes == ["t.csv: 2 cells of 'e' have a comma, no point (row 2: '0,5'): no numbers"]
+    assert found.notes == ["t.csv: 2 cells of 'e' have a comma, no point (row 2: '1,500'): no numbers"]
     (tmp_path / "m0.vasp").write_text(poscar(CRYSTALS[0]))
-    with pytest.raises(UserError, match="no column of numbers: row 2 holds 'm0', '0,5'; all reasons"):
+    with pytest.raises(UserError, match="no column of numbers: row 2 holds 'm0', '1,500'; all reasons"):
         prepare_own(OwnData(tmp_path, name="x", targets=path))
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_decimal_commas_are_read_where_a_comma_separates_nothing(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"id{mark}E (eV){mark}gap\n1,5{mark}-0,25{mark}1\nm1{mark}1,500{mark}2,0e-1\n")
+    found = read_targets(path)
+    assert [row.id for row in found.rows] == ["1,5", "m1"]  # a name stays what it is
+    assert [dict(row.targets) for row in found.rows] == [{"E": -0.25, "gap": 1.0}, {"E": 1.5, "gap": 0.2}]
+    assert found.notes[0] == "t.csv: commas are decimal ones, '-0,25' is -0.25"
+    path.write_text(f"m0{mark}0,5\nm1{mark}0,7\n")
+    assert [row.targets["target"] for row in read_targets(path).rows] == [0.5, 0.7]
+    path.write_text("id;e;f\nm0;0,5;0.5\nm1;0,7;0.7\n")  # which of them is the decimal one?
+    assert list(read_targets(path).names) == ["f"]
 
 
 def test_units_of_other_encodings(tmp_path: Path) -> None:
