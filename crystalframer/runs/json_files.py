@@ -73,6 +73,8 @@ def parse_json(content: bytes, kind: type[T], where: str, remedy: str) -> T:
         content = b"{" + seal[2]
         if seal[1] is None or int(seal[1], 16) != zlib.crc32(seal[2].rstrip()):
             raise DamagedError(f"{where} is damaged; {remedy} (its checksum is another)")
+    elif not content.strip(b"{} \t\r\n"):
+        raise DamagedError(f"{where} is damaged; {remedy} (it holds nothing)")
     try:
         parsed: T = _adapter(cast("Hashable", kind)).validate_json(content)
     except ValidationError as error:
