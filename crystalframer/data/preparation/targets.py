@@ -183,7 +183,7 @@ def _lines(path: Path, what: str) -> tuple[list[Line], str, list[str]]:
         return [(number, cells, "") for number, cells in sheet.lines], ",", sheet.notes
     text = _text(path, what)
     first = next((line for line in text.splitlines()[:10] if re.search("[,;\t]", line)), "")  # titles may have none
-    separator = next((mark for mark in (",", ";", "\t") if mark in first), ",")
+    separator = _separator(first)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells], "") for cells in reader]
@@ -193,6 +193,15 @@ def _lines(path: Path, what: str) -> tuple[list[Line], str, list[str]]:
     except csv.Error:  # found line by line
         numbered = enumerate(text.splitlines(), start=1)
         return [_line(number, line, separator) for number, line in numbered if line.strip()], separator, []
+
+
+def _separator(line: str) -> str:
+    """Return what separates the cells of a line; a comma in a number does not, where something else may."""
+    for mark in (";", "\t"):
+        with_commas = [cell for cell in line.split(mark) if "," in cell]
+        if mark in line and all(_COMMA.fullmatch(cell.strip()) for cell in with_commas):
+            return mark
+    return ","
 
 
 def _line(number: int, line: str, separator: str) -> Line:
