@@ -80,26 +80,30 @@ def items_of(scripts: Sequence[str] = ORDER) -> list[Item]:
 
 
 def make(context: Context, items: Sequence[Item]) -> list[Section]:
-    """Make the items, showing progress."""
+    """Make the items, showing progress; the page has those that are made already."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     context.folder.mkdir(parents=True, exist_ok=True)
-    sections = []
-    with Progress(*columns, console=Console(), transient=True) as progress:
+    sections: list[Section] = []
+    console = Console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(items))
-        for item in items:
+        for number, item in enumerate(items, start=1):
             progress.update(bar, description=item.title)
+            if not console.is_terminal:
+                print(f"{number} of {len(items)}: {item.title}", flush=True)
             sections.append(_make_one(context, item))
+            write_page(context, sections, to_come=len(items) - number)
             progress.advance(bar)
     return sections
 
 
-def write_page(context: Context, sections: Sequence[Section]) -> Path:
-    """Write index.html and return its path."""
+def write_page(context: Context, sections: Sequence[Section], to_come: int = 0) -> Path:
+    """Write index.html, which says how many sections are still to come, and return its path."""
     path = context.folder / "index.html"
-    replace_text(path, render(context, sections))
+    replace_text(path, render(context, sections, to_come))
     return path
 
 

@@ -34,8 +34,8 @@ class Section:
     """Why it could not be made of what is there."""
 
 
-def render(context: Context, sections: Sequence[Section]) -> str:
-    """Return the page's HTML."""
+def render(context: Context, sections: Sequence[Section], to_come: int = 0) -> str:
+    """Return the page's HTML, with a line on the sections still to come."""
     shown = [section for section in sections if section.product is not None]
     groups = {group: [section for section in shown if section.item.group == group] for group in HEADINGS}
     lines = [
@@ -53,6 +53,8 @@ def render(context: Context, sections: Sequence[Section]) -> str:
         if members:
             lines.append(f'<h2 id="{_anchor(group)}">{HEADINGS[group]}</h2>')
             lines += [line for section in members for line in _section(section)]
+    if to_come:
+        lines.append(f"<p><strong>{to_come} more sections are being made: look again in a minute.</strong></p>")
     lines += _missing(sections)
     lines += _left_out(context)
     return "\n".join([*lines, "</main></body></html>"]) + "\n"

@@ -94,6 +94,9 @@ def answer(comparison: Comparison) -> list[str]:
             f"{_list([row.label for row in rivals])} may be chance."
         )
     said.append(_real_ones(comparison))
+    if single := sum(len(row.trials) == 1 for row in rows):
+        which = "Every row is" if single == len(rows) else f"{single} of the {len(rows)} rows are"
+        said.append(f"{which} of one seed: what another one would change is not known.")
     ratios = [row.baseline_ratio for row in rows]
     said.append(f"Predicting the training mean errs {min(ratios):.1f} to {max(ratios):.1f} times as much.")
     return [sentence for sentence in said if sentence]

@@ -150,8 +150,9 @@ class TrainConfig:
     epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 2000
     """Passes over the training set."""
     minutes: Annotated[Positive, Field(le=1e6)] | None = None
-    """Minutes that training may take by the clock of this machine. How many epochs fit is found in the first steps and
-    then stays; `decay_steps` and `average_epochs` grow or shrink as `epochs` does. None: `epochs` are trained."""
+    """Minutes that training may take by the clock of this machine, without compiling the attention, which happens once
+    on a machine. How many epochs fit is found in the first steps and then stays; `decay_steps` and `average_epochs`
+    grow or shrink as `epochs` does. None: `epochs` are trained."""
     batch_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 256
     """Crystals per optimiser step; the incomplete last batch of an epoch is dropped."""
     learning_rate: Positive = 5e-4

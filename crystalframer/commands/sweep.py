@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         analyse = functools.partial(_analyse, spec.name, options.runs, where.tracking_uri, output)
         code = run_sweep(spec, where, console, analyse)
     if code <= EXIT_FAILED:
-        _say_where(where.tracking_uri, options.runs)
+        _say_where(spec.name, where.tracking_uri, options.runs)
     return code
 
 
@@ -114,10 +114,12 @@ def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path) -> 
     return [] if any(codes) else files
 
 
-def _say_where(tracking_uri: str | None, runs: Path) -> None:
+def _say_where(sweep: str, tracking_uri: str | None, runs: Path) -> None:
     from crystalframer.orchestration.tracking.server import ui_command
 
     program = Path(sys.executable).with_name("crystalframer")
+    source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
+    print(f"every table and figure: {shlex.join([str(program), 'figures', '--sweep', sweep, *source])}")
     print(f"MLflow UI: {tracking_uri or shlex.join([str(program), 'ui', '--runs', str(runs)])}")
     if not tracking_uri:
         print(f"     or: {ui_command(runs)}")

@@ -52,7 +52,8 @@ class Announcement(event.Listener):
         if not self._said and event.data["dispatcher"].py_func.__module__.startswith("crystalframer.kernels."):
             self._said = True
             _log.warning(
-                "compiling the attention for this processor: 20 to 60 s, this once; the code is kept for later programs"
+                "compiling the attention for this processor: up to a minute of a free core; the code is kept, and "
+                "compiled again only for another kind of frame or use"
             )
 
     def on_end(self, event: Any) -> None:

@@ -16,7 +16,7 @@ from crystalframer.prediction.calibration import COVERAGE
 from crystalframer.prediction.intervals import check_coverage
 from crystalframer.prediction.loading import load_predictor
 from crystalframer.prediction.predictions import Predictions, require_suffix
-from crystalframer.prediction.predictor import Predictor
+from crystalframer.prediction.predictor import UNLIKE, Predictor
 from crystalframer.prediction.structures import expand, from_files
 from crystalframer.training.devices import check_device
 
@@ -66,6 +66,8 @@ def predict_files(
     check_device(device)
     check_coverage(coverage)
     predictor = load_predictor(*models, device=device, coverage=coverage, ties=ties)
+    if not any(path.exists() for path in paths):
+        raise UserError(f"{', '.join(map(str, paths))}: no such file or folder, expected structures to predict")
     files = expand(paths)
     if all(path.is_dir() for path in files):
         raise UserError(
@@ -107,7 +109,13 @@ def _report(predictor: Predictor, predictions: Predictions, reading: _Watched, s
     if failed:
         label, reason = failed[0]
         _say(f"{len(failed):,} could not be predicted (column error), the first: {label}: {reason}")
-    for line in by_kind((i, text) for i, text in zip(predictions.ids, predictions.warnings, strict=True) if text):
+    doubts = (
+        (label, doubt.removeprefix(UNLIKE))
+        for label, text in zip(predictions.ids, predictions.warnings, strict=True)
+        for doubt in text.split("; ")
+        if text
+    )
+    for line in by_kind(doubts):
         _say(f"doubtful (column warnings): {line}")
     if warning := _guesses(predictor, reading.elements):
         _say(f"warning: {warning}")

@@ -23,6 +23,8 @@ from crystalframer.training.inference import EVALUATION_ATOMS
 from crystalframer.training.out_of_memory import FAILED_ALLOCATION, is_out_of_memory, release
 from crystalframer.training.trained_model import TrainedModel
 
+UNLIKE = "unlike the training crystals: "
+"""What begins a warning of a crystal that the model cannot be trusted with; the ways follow, with semicolons."""
 CHUNK_ATOMS = 4 * EVALUATION_ATOMS
 """Atoms of the structures that are held at once; within them, batches are packed by size."""
 
@@ -176,7 +178,7 @@ class Predictor:
             embeddings, own = outcome.embeddings[rows], None if spread is None else spread[rows]
             half_widths[rows], found = self.calibration.judge(crystals, embeddings, own, self.coverage)
             for row, strange in zip(rows, found, strict=True):
-                words[row] = f"unlike the training crystals: {', '.join(strange)}" if strange else ""
+                words[row] = f"{UNLIKE}{'; '.join(strange)}" if strange else ""
         return half_widths, words
 
     def _predict_chunk(self, chunk: Sequence[Reading]) -> _Outcome:

@@ -30,13 +30,16 @@ class Amounts:
 class Clock:
     """Takes the time of a training's first steps, and says how many epochs its minutes are enough for.
 
-    Preparing a crystal happens once, in the first epoch; it is timed apart and counted for those still to come.
+    Preparing a crystal happens once, in the first epoch; it is timed apart and counted for those still to come. What
+    the first step takes beyond the others is not counted: it compiles, once on a machine. A training that is resumed
+    before its pace was known has all of its minutes.
     """
 
     def __init__(self, minutes: float, amounts: Amounts) -> None:
         self.minutes = minutes
         self._amounts = amounts
         self._steps: list[float] = []
+        self._preparing = 0.0
 
     @classmethod
     def of(cls, config: TrainConfig, steps_per_epoch: int, data: TaskData) -> "Clock | None":
@@ -50,17 +53,20 @@ class Clock:
         """Note what a step took, without preparing crystals seen for the first time."""
         self._steps.append(seconds)
 
-    def epochs(self, step: int, elapsed: float, ahead: float = 0.0) -> int:
+    def note_preparing(self, seconds: float) -> None:
+        """Note what preparing crystals seen for the first time took."""
+        self._preparing += seconds
+
+    def epochs(self, ahead: float = 0.0) -> int:
         """Return how many epochs the training is to have, 0 while too little is known.
 
         Args:
-            step: steps done since the start.
-            elapsed: seconds since the start, those of compiling and preparing included.
             ahead: seconds that preparing crystals will still take.
 
         Raises:
             UserError: not even one epoch fits.
         """
+        elapsed = sum(self._steps[1:]) + self._preparing
         share = elapsed / (60 * self.minutes)
         enough = len(self._steps) >= ENOUGH_STEPS and share >= ENOUGH_TIME
         if len(self._steps) < LEAST_STEPS or not (enough or share >= MOST_TIME):
@@ -68,11 +74,12 @@ class Clock:
         amounts, pace = self._amounts, statistics.median(self._steps[len(self._steps) // 3 :])
         to_predict = EVALUATION_SHARE * pace / amounts.batch_size
         epoch = amounts.steps_per_epoch * pace + to_predict * amounts.val
-        once = elapsed - step * pace + ahead + to_predict * amounts.test
+        once = elapsed - (len(self._steps) - 1) * pace + ahead + to_predict * amounts.test
         epochs = int((60 * self.minutes - once) / epoch)
         if epochs < 1:
             raise UserError(
-                f"setting 'train.minutes': got {self.minutes:g}, but one epoch takes {(once + epoch) / 60:.2g} minutes "
-                "on this machine; give at least as many, or fewer crystals (data.train_size)"
+                f"setting 'train.minutes': got {self.minutes:g}, but preparing the crystals, one epoch and the test "
+                f"take {(once + epoch) / 60:.2g} minutes on this machine; give at least as many, or fewer crystals "
+                "(data.train_size)"
             )
         return epochs

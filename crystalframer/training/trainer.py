@@ -259,6 +259,8 @@ class Trainer:
         batches = self._epoch_batches()[self.progress.position :]
         started = time.perf_counter()
         self._device_steps.begin(batches)
+        if self._clock is not None:
+            self._clock.note_preparing(time.perf_counter() - started)
         self._count(started)
         for place, rows in enumerate(batches):
             if self._all_stopping or (self.processes.size == 1 and self._stopping):
@@ -305,9 +307,9 @@ class Trainer:
         """Note the step just done and, once the pace is known, fix the number of epochs for good."""
         self._settle()
         clock.note(time.perf_counter() - started - preparing)
-        elapsed = sum(epoch.seconds for epoch in self.history) + self.progress.seconds
+        clock.note_preparing(preparing)
         ahead = 0.0 if self.resident is not None else self._loader.seconds_ahead
-        if epochs := self.processes.from_first(lambda: clock.epochs(self.progress.step, elapsed, ahead)):
+        if epochs := self.processes.from_first(lambda: clock.epochs(ahead)):
             self._fix_epochs(max(epochs, self.progress.epoch + 1))
 
     def _fix_epochs(self, epochs: int) -> None:

@@ -79,6 +79,7 @@ def test_what_is_doubtful_has_a_warning_and_a_prediction(
 
 
 def test_nothing_predicted_is_exit_code_2(model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none.cif").write_text("no crystal")
     assert cli.main(["predict", str(model_file), str(tmp_path / "none.cif")]) == 2
     assert "predicted 0 of 1 structures" in capsys.readouterr().err
 
@@ -89,13 +90,15 @@ def test_nothing_predicted_is_exit_code_2(model_file: Path, tmp_path: Path, caps
         (["{model}", "{folder}/empty"], "found no structure files in"),
         (["{folder}/none.pt", "x.cif"], "there is no model"),
         (["{model}", "x.cif", "--output", "out.xlsx"], "expected one of .csv, .parquet, .json"),
-        (["{model}", "x.cif", "--processes", "0"], "--processes: got 0, expected at least 1"),
+        (["{model}", "{folder}/empty.cif", "--processes", "0"], "--processes: got 0, expected at least 1"),
+        (["{model}", "nowhere"], "nowhere: no such file or folder, expected structures to predict"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.cif").touch()
     filled = [argument.format(model=model_file, folder=tmp_path) for argument in arguments]
     assert cli.main(["predict", *filled]) == 2
     captured = capsys.readouterr()

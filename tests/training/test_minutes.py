@@ -37,32 +37,44 @@ def after(clock: Clock, *seconds: float) -> Clock:
 
 
 def test_as_many_epochs_as_fit() -> None:
-    clock = after(Clock(1.0, AMOUNTS), 20.0, *[0.5] * 11)  # the first step compiled
-    assert clock.epochs(12, 20 + 11 * 0.5) == 8  # 19.5 s once, 5 s an epoch
-    assert clock.epochs(12, 20 + 11 * 0.5, ahead=5.0) == 7
+    clock = after(Clock(1.0, AMOUNTS), *[0.5] * 12)
+    assert clock.epochs() == 12  # 5 s an epoch
+    assert clock.epochs(ahead=5.0) == 11
+    clock.note_preparing(10.0)
+    assert clock.epochs() == 10
+
+
+def test_compiling_costs_no_minutes() -> None:
+    clock = after(Clock(1.0, AMOUNTS), 300.0, *[0.5] * 11)  # five minutes in the first step
+    assert clock.epochs() == 12
 
 
 def test_predictions_are_counted() -> None:
     amounts = replace(AMOUNTS, val=50, test=100)
     clock = after(Clock(1.0, amounts), *[0.5] * 12)
     each, once = 5 + 50 / 5 * 0.5 * EVALUATION_SHARE, 100 / 5 * 0.5 * EVALUATION_SHARE
-    assert clock.epochs(12, 6.0) == int((60 - once) / each) == 8
+    assert clock.epochs() == int((60 - once) / each) == 8
 
 
 def test_the_pace_is_taken_after_enough_steps_and_time_or_at_a_fifth_of_the_time() -> None:
-    clock = Clock(10.0, AMOUNTS)
-    assert after(clock, *[0.1] * 11).epochs(11, 100.0) == 0
-    assert after(clock, 0.1).epochs(12, 11.9) == 0
-    assert clock.epochs(12, 12.0) > 0
+    clock = after(Clock(10.0, AMOUNTS), *[0.1] * 11)
+    clock.note_preparing(100.0)
+    assert clock.epochs() == 0
+    assert after(clock, 0.1).epochs() > 0
+    clock = after(Clock(10.0, AMOUNTS), *[0.1] * 12)
+    assert clock.epochs() == 0
+    clock.note_preparing(11.0)
+    assert clock.epochs() > 0
     slow = after(Clock(10.0, AMOUNTS), *[40.0] * 3)
-    assert slow.epochs(3, 120.0) == 0
-    assert after(slow, 40.0).epochs(4, 160.0) == 1
+    assert slow.epochs() == 0
+    assert after(slow, 40.0).epochs() == 1
 
 
 def test_a_time_too_short_for_an_epoch_is_refused() -> None:
     clock = after(Clock(0.5, AMOUNTS), *[4.0] * 4)
-    with pytest.raises(UserError, match=r"got 0.5, but one epoch takes 0.67 minutes on this machine; give at least"):
-        clock.epochs(4, 16.0)
+    sentence = r"got 0.5, but preparing the crystals, one epoch and the test take 0.67 minutes on this machine; give at"
+    with pytest.raises(UserError, match=sentence):
+        clock.epochs()
 
 
 def test_decay_and_averaging_scale_with_the_epochs() -> None:

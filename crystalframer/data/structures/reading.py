@@ -8,7 +8,7 @@ from typing import Any
 
 from crystalframer.geometry.crystal import Crystal
 
-_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.,]*(e[-+]?\d+)?")
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.,]*(e[-+]?\d+)?|\b[A-Z][a-z]?\b(, )?")
 """What differs between warnings of one kind."""
 
 
@@ -46,7 +46,7 @@ def by_kind(warned: Iterable[tuple[str, str]], most: int = 10) -> list[str]:
     """Return a sentence for each kind of warning, the most frequent first: how many structures, the first, its text.
 
     Args:
-        warned: ids and warnings; those that differ in numbers and quoted words alone are of one kind.
+        warned: ids and warnings; those that differ in numbers, elements and quoted words alone are of one kind.
         most: kinds to tell; a last sentence counts the others.
     """
     counts: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def by_kind(warned: Iterable[tuple[str, str]], most: int = 10) -> list[str]:
         id, text = first[kind]
         lines.append(f"{count:,} structures, the first {id!r}: {text}" if count > 1 else f"1 structure, {id!r}: {text}")
     further = sum(counts.values()) - sum(count for _, count in counts.most_common(most))
-    return [*lines, f"{further:,} structures have warnings of {len(counts) - most} further kinds"] if further else lines
+    return [*lines, f"{further:,} more, of {len(counts) - most} further kinds"] if further else lines
 
 
 def numbered(id: str, taken: Counter[str]) -> str:

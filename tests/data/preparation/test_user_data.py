@@ -388,5 +388,7 @@ def test_kinds_of_warnings() -> None:
     ]
     many = [("a", f"kind {letter}") for letter in "abcdefghijkl"]
     assert len(by_kind(many)) == 11
-    assert by_kind(many)[-1] == "2 structures have warnings of 2 further kinds"
+    assert by_kind(many)[-1] == "2 more, of 2 further kinds"
+    rare = [("a", "Fe in fewer than 5 training crystals"), ("b", "K, Rb in fewer than 5 training crystals")]
+    assert by_kind(rare) == ["2 structures, the first 'a': Fe in fewer than 5 training crystals"]
     assert by_kind([]) == []
