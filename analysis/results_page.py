@@ -167,7 +167,8 @@ def _study(study: _Study, sweeps: Path) -> str:
         costs = Table("", ("frames", "trials", "hours", "core hours"), rows)
         lines.append("\n".join(markdown_rows(costs)))
     path = sweeps / f"{record.sweep}.yaml"
-    if not results.complete and path.is_file():
+    transfer = any(comparison.transfer for comparison in compare(results))  # the models it starts from are not here
+    if not results.complete and path.is_file() and not transfer:
         lines.append(f"Not run: {'; '.join(_lacking(results, load_sweep(path)))}.")
     tables = published_gap.build(study.context).tables
     lines += [_section("### Beside published errors", table) for table in tables]
