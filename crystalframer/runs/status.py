@@ -207,8 +207,7 @@ class Tally:
     def speed(self) -> str:
         """Return rate and time left in words; a first epoch may have waited for the attention to be compiled."""
         left = self.seconds_left()
-        first = any(trial.epoch <= 1 and trial.seconds_per_epoch for trial in self.running.values())
-        about = "at most" if first else "about"
+        about = "at most" if any(one.epoch <= 1 and one.seconds_per_epoch for one in self.running.values()) else "about"
         return "no rate yet" if left is None else f"{self.rate():.2f} epochs/s, {about} {duration(left)} left"
 
     def waits_for_its_first_epoch(self) -> bool:

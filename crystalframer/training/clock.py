@@ -49,12 +49,13 @@ class Clock:
         amounts = Amounts(steps_per_epoch, config.batch_size, len(data.rows["val"]), len(data.rows["test"]))
         return cls(config.minutes, amounts)
 
-    def note(self, seconds: float) -> None:
-        """Note what a step took, without preparing crystals seen for the first time."""
+    def note(self, seconds: float, preparing: float = 0.0) -> None:
+        """Note what a step took, and apart from it, what preparing crystals seen for the first time did."""
         self._steps.append(seconds)
+        self.note_preparing(preparing)
 
     def note_preparing(self, seconds: float) -> None:
-        """Note what preparing crystals seen for the first time took."""
+        """Note what preparing crystals took, outside of a step."""
         self._preparing += seconds
 
     def epochs(self, ahead: float = 0.0) -> int:

@@ -306,8 +306,7 @@ class Trainer:
     def _watch(self, clock: Clock, started: float, preparing: float) -> None:
         """Note the step just done and, once the pace is known, fix the number of epochs for good."""
         self._settle()
-        clock.note(time.perf_counter() - started - preparing)
-        clock.note_preparing(preparing)
+        clock.note(time.perf_counter() - started - preparing, preparing)
         ahead = 0.0 if self.resident is not None else self._loader.seconds_ahead
         if epochs := self.processes.from_first(lambda: clock.epochs(ahead)):
             self._fix_epochs(max(epochs, self.progress.epoch + 1))
