@@ -48,6 +48,7 @@ ORDER = (
     "tables.literature",
 )
 """The scripts whose items make the page, in its order."""
+PAGE = "index.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     context = context_of(arguments)
     started = time.perf_counter()
     sections = make(context, items_of())
-    seconds = time.perf_counter() - started
-    _report(sections, write_page(context, sections), seconds)
+    _report(sections, context.folder / PAGE, time.perf_counter() - started)
     return 1 if any(section.error for section in sections) else 0
 
 
@@ -102,7 +102,7 @@ def make(context: Context, items: Sequence[Item]) -> list[Section]:
 
 def write_page(context: Context, sections: Sequence[Section], to_come: int = 0) -> Path:
     """Write index.html, which says how many sections are still to come, and return its path."""
-    path = context.folder / "index.html"
+    path = context.folder / PAGE
     replace_text(path, render(context, sections, to_come))
     return path
 

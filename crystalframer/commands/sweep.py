@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path) -> list[Path]:
     """Draw the table and the learning curves; return their files, none where one of them could not be made."""
-    source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
+    source = _source(runs, tracking_uri)
     scripts = map(load, ("analysis.tables.ablation_table", "analysis.figures.learning_curves"))
     arguments = load("analysis.results").parse_arguments(None, ["--sweep", sweep, *source, "--output", str(output)])
     context = functools.cache(lambda: load("analysis.items").context_of(arguments))  # read once: thousands take minutes
@@ -114,12 +114,17 @@ def _analyse(sweep: str, runs: Path, tracking_uri: str | None, output: Path) -> 
     return [] if any(codes) else files
 
 
+def _source(runs: Path, tracking_uri: str | None) -> list[str]:
+    """Return the arguments that tell a script of `analysis` where a sweep's results are."""
+    return ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
+
+
 def _say_where(sweep: str, tracking_uri: str | None, runs: Path) -> None:
     from crystalframer.orchestration.tracking.server import ui_command
 
     program = Path(sys.executable).with_name("crystalframer")
-    source = ["--tracking-uri", tracking_uri] if tracking_uri else ["--runs", str(runs)]
-    print(f"every table and figure: {shlex.join([str(program), 'figures', '--sweep', sweep, *source])}")
+    figures = [str(program), "figures", "--sweep", sweep, *_source(runs, tracking_uri)]
+    print(f"every table and figure: {shlex.join(figures)}")
     print(f"MLflow UI: {tracking_uri or shlex.join([str(program), 'ui', '--runs', str(runs)])}")
     if not tracking_uri:
         print(f"     or: {ui_command(runs)}")

@@ -128,11 +128,11 @@ class Intervals:
             ValueError: a value is none that `fit` finds.
         """
         offset, hard = float(content["offset"]), float(content["hard"])
-        slopes = numbers_of(content, "slopes", np.float64, 1, 0.0, STEEPEST)
-        centre = numbers_of(content, "centre", np.float64, 1, -1e3, 1e3)
-        edges = numbers_of(content, "edges", np.float64, 1, 0.0, math.exp(LARGEST))
+        slopes = numbers_of("slopes", content["slopes"], np.float64, 1, 0.0, STEEPEST)
+        centre = numbers_of("centre", content["centre"], np.float64, 1, -1e3, 1e3)
+        edges = numbers_of("edges", content["edges"], np.float64, 1, 0.0, math.exp(LARGEST))
         most = float(np.finfo(np.float32).max)
-        scores = tuple(numbers_of({"scores": group}, "scores", np.float32, 1, 0.0, most) for group in content["scores"])
+        scores = tuple(numbers_of("scores", group, np.float32, 1, 0.0, most) for group in content["scores"])
         if not (abs(offset) <= 1e3 and 0 <= hard <= math.exp(LARGEST)) or len(slopes) != len(centre):
             raise ValueError(f"offset {offset:g}, hard {hard:g}, {len(slopes)} slopes, {len(centre)} means")
         if len(scores) != len(edges) + 1 or any(np.any(np.diff(values) < 0) for values in (edges, *scores)):

@@ -57,8 +57,8 @@ class LocalErrors:
             ValueError: a value is none that can have been measured.
         """
         most = float(np.finfo(np.float16).max)
-        places = numbers_of(content, "places", np.float16, 2, -most, most)
-        numbers_of({"errors": torch.nan_to_num(content["errors"], nan=0.0)}, "errors", np.float32, 2, 0.0, LARGEST)
+        places = numbers_of("places", content["places"], np.float16, 2, -most, most)
+        numbers_of("errors", torch.nan_to_num(content["errors"], nan=0.0), np.float32, 2, 0.0, LARGEST)
         errors = content["errors"].numpy()
         if len(errors) != len(places) or bool((np.isfinite(errors).sum(axis=0) < NEIGHBOURS).any()):
             raise ValueError(f"errors of {len(errors)} crystals at {len(places)} places, or of fewer than {NEIGHBOURS}")

@@ -138,11 +138,11 @@ class TrainingDomain:
         Raises:
             ValueError: a value is none that training crystals can have.
         """
-        crystals = numbers_of(content, "crystals", np.int64, 1, 0, 2**53)
-        centre = numbers_of(content, "centre", np.float32, 1, -1e30, 1e30)
-        axes = numbers_of(content, "axes", np.float32, 2, -1e30, 1e30)
+        crystals = numbers_of("crystals", content["crystals"], np.int64, 1, 0, 2**53)
+        centre = numbers_of("centre", content["centre"], np.float32, 1, -1e30, 1e30)
+        axes = numbers_of("axes", content["axes"], np.float32, 2, -1e30, 1e30)
         most = float(np.finfo(np.float16).max)
-        points = numbers_of(content, "points", np.float16, 2, -most, most)
+        points = numbers_of("points", content["points"], np.float16, 2, -most, most)
         (low, high), far, most_atoms = map(float, content["volumes"]), float(content["far"]), int(content["most_atoms"])
         if len(crystals) != len(ELEMENTS) or axes.shape != (len(centre), points.shape[1]) or not points.size:
             raise ValueError(f"{len(crystals)} elements, axes {axes.shape}, points {points.shape}")

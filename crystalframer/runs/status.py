@@ -162,23 +162,24 @@ class Tally:
 
     def __init__(self, trials: Iterable[TrialStatus] = ()) -> None:
         """Count trials."""
-        self.size = 0
         self.running: dict[str, TrialStatus] = {}
         """Those that run, by name."""
+        self._known: dict[str, TrialStatus] = {}
         self._counts: Counter[Standing] = Counter()
         self._begun = self._endless = self._epochs_left = 0
         for trial in trials:
-            self.add(trial)
+            self.note(trial)
 
-    def add(self, trial: TrialStatus) -> None:
-        """Count one more."""
-        self.size += 1
+    def __len__(self) -> int:
+        """Return how many trials are counted."""
+        return len(self._known)
+
+    def note(self, trial: TrialStatus) -> None:
+        """Count a trial as it is now, and no longer as it was if it was counted before."""
+        if (before := self._known.get(trial.name)) is not None:
+            self._count(before, -1)
+        self._known[trial.name] = trial
         self._count(trial, 1)
-
-    def change(self, before: TrialStatus, after: TrialStatus) -> None:
-        """Count a trial as it is now, and no longer as it was."""
-        self._count(before, -1)
-        self._count(after, 1)
 
     def _count(self, trial: TrialStatus, times: int) -> None:
         self._counts[trial.standing] += times

@@ -96,13 +96,13 @@ def whole(what: str) -> Iterator[None]:
 
 
 def numbers_of(
-    content: Mapping[str, Any], name: str, like: type[np.number[Any]], ndim: int, low: float, high: float
+    name: str, tensor: torch.Tensor, like: type[np.number[Any]], ndim: int, low: float, high: float
 ) -> NDArray[Any]:
-    """Return an array out of what `read_archive` read.
+    """Return a tensor that `read_archive` read as an array.
 
     Args:
-        content: holds it as a tensor.
-        name: its key.
+        name: what to call it.
+        tensor: as it was read.
         like: type of its numbers.
         ndim: number of its axes.
         low: least value that is none of a damaged file.
@@ -111,7 +111,7 @@ def numbers_of(
     Raises:
         ValueError: it is another one, or a value is none or beyond these.
     """
-    found: NDArray[Any] = content[name].numpy()
+    found: NDArray[Any] = tensor.numpy()
     if found.dtype != like or found.ndim != ndim or not bool(((found >= low) & (found <= high)).all()):
         raise ValueError(f"{name}: expected {ndim} axes of {like.__name__} from {low:g} to {high:g}")
     return found

@@ -242,12 +242,15 @@ def _header(path: Path, table: Sequence[Line]) -> tuple[list[str], dict[str, str
     if (path.name == ALIGNN and not named) or len(cells) < 2:
         return None
     words = [cell for cell in cells[1:] if cell != "Na"]  # sodium
-    if not named and any(word.lower() in ABSENT or not math.isnan(number_of(word)) for word in words):
-        return None
-    if not named and any(DECIMAL_COMMA.fullmatch(word) for word in words):
+    if not named and any(map(_is_value, words)):
         return None
     parsed = [task_name(cell) if cell else ("", "") for cell in cells]
     return [name for name, _ in parsed], {name: unit for name, unit in parsed if unit}
+
+
+def _is_value(word: str) -> bool:
+    """Return whether a cell holds what the cells of a column of numbers do."""
+    return word.lower() in ABSENT or not math.isnan(number_of(word)) or DECIMAL_COMMA.fullmatch(word) is not None
 
 
 def _index(columns: Sequence[str], table: Sequence[Line]) -> int | None:

@@ -60,9 +60,9 @@ class Screen:
 
     def change(self, name: str, standing: Standing, progress: TrialProgress | None = None, reason: str = "") -> None:
         """Note how a trial stands from now on, what it reported, and why it failed or is interrupted."""
-        if len(self.trials) > self._tally.size:
-            for added in [*islice(self.trials.values(), self._tally.size, None)]:
-                self._tally.add(added)
+        if len(self.trials) > len(self._tally):
+            for added in [*islice(self.trials.values(), len(self._tally), None)]:
+                self._tally.note(added)
         before = self.trials[name]
         after = replace(before, standing=standing, reason=reason)
         if progress is not None:
@@ -77,7 +77,7 @@ class Screen:
             if progress.result is not None:
                 after = after.finished(progress.result)
         self.trials[name] = after
-        self._tally.change(before, after)
+        self._tally.note(after)
         if self._live is None or after.standing in ("stopped early", "failed") or after.reason:
             for line in event(before, after, self._tally):
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
