@@ -78,7 +78,7 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
         axes.plot(list(trees), list(trees.values()), "s--", color=QUIET, markersize=3, label=TREES)
     axes.set_xlabel("training crystals, log axis")
     axes.set_ylabel(f"test MAE ({for_figures(comparison.unit)}), log axis")
-    axes.set_title(f"{comparison.heading}: dots trials, lines means over seeds", loc="left")
+    axes.set_title(f"{comparison.heading}:\ndots trials, lines means over seeds", loc="left")
     axes.legend(frameon=False, fontsize=7)
     axes.set_xticks(sorted({crystals for line in lines.values() for crystals in line}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -59,7 +59,7 @@ def draw(comparison: Comparison, peers: Sequence[Peer] = ()) -> "Figure":
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("core minutes of training, log axis")
     axes.set_ylabel(f"MAE ({for_figures(comparison.unit)}), log axis")
-    axes.set_title(f"{comparison.heading}: lines validation, dots test, diamonds ensembles", loc="left")
+    axes.set_title(f"{comparison.heading}:\nlines validation, dots test, diamonds ensembles", loc="left")
     for row in comparison.finished:
         _draw_row(axes, row, line_style(row, comparison.finished))
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=6.5)
