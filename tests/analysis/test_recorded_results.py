@@ -11,6 +11,7 @@ from analysis.comparison import compare
 from analysis.exported import check, read, write
 from analysis.figures import error_against_time
 from analysis.items import Context
+from analysis.peers import recorded_peers
 from analysis.results import MissingError, read_sweep
 from crystalframer.beside import HOME
 from tests.analysis.conftest import SWEEP, Store
@@ -26,6 +27,18 @@ def test_recorded_results_agree_with_their_hashes_and_predictions(folder: Path) 
     assert len(results.trials) >= 1
     assert all(row.trials for comparison in compare(results) for row in comparison.rows) or not results.complete
     assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+
+
+@pytest.mark.parametrize("folder", RECORDED, ids=lambda path: path.name)
+def test_titles_and_labels_stay_within_their_picture(folder: Path, tmp_path: Path) -> None:
+    results = read(folder).results()
+    for comparison in compare(results):
+        with Context(results, results.sweep, tmp_path).style():
+            figure = error_against_time.draw(comparison, recorded_peers(results))
+            figure.draw_without_rendering()  # lays it out
+            seen = figure.get_tightbbox()
+        assert seen.x0 >= 0
+        assert seen.x1 <= figure.get_size_inches()[0]
 
 
 def test_the_page_is_what_the_program_writes(tmp_path: Path) -> None:
