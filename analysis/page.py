@@ -21,6 +21,7 @@ HEADINGS: dict[Group, str] = {
     "published": "Published figures",
 }
 """Of the groups below the answer."""
+_GROWS = "Look again in a minute; where nothing makes them any more, the command that makes this page starts over."
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def render(context: Context, sections: Sequence[Section], to_come: int = 0) -> s
             lines.append(f'<h2 id="{_anchor(group)}">{HEADINGS[group]}</h2>')
             lines += [line for section in members for line in _section(section)]
     if to_come:
-        lines.append(f"<p><strong>Sections still being made: {to_come}. Look again in a minute.</strong></p>")
+        lines.append(f"<p><strong>Sections not made yet: {to_come}.</strong> {_GROWS}</p>")
     lines += _missing(sections)
     lines += _left_out(context)
     return "\n".join([*lines, "</main></body></html>"]) + "\n"

@@ -177,9 +177,11 @@ def test_a_killed_worker_ctrl_c_under_tee_another_seed_other_settings(
     assert tee.wait(PATIENCE) == -signal.SIGINT
     assert driver.wait(PATIENCE) == 128 + signal.SIGINT, log.read_text()
     assert "its worker process died; it will resume from its last checkpoint" in log.read_text()
-    interrupted = re.findall(r"`(.*)`: interrupted after epoch", (runs / "tiny" / "report.md").read_text())
+    report = (runs / "tiny" / "report.md").read_text()
+    interrupted = dict(re.findall(r"`(.*)`: interrupted after epoch (\d+) of", report))
     assert interrupted
-    assert all(RunDirectory(runs / "tiny" / name).checkpoint.exists() for name in interrupted)
+    # one that waited for another worker, or whose worker was still starting, may be at the beginning
+    assert all(RunDirectory(runs / "tiny" / name).checkpoint.exists() for name, at in interrupted.items() if int(at))
     client = connect(uri)
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
