@@ -19,11 +19,12 @@ from crystalframer.errors import UserError
 from crystalframer.published import PUBLISHED
 from crystalframer.validation import number, quote, sentence, unknown
 
+_LIGHTWEIGHT: dict[str, Any] = {"num_angl": 16, "s_angl": 1.0, "c_dist": 1.5, "c_angl": 6.0}
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "lightweight": {"num_angl": 16, "s_angl": 1.0, "c_dist": 1.5, "c_angl": 6.0},
+    "default": {key: getattr(ModelConfig, key) for key in _LIGHTWEIGHT},
+    "lightweight": _LIGHTWEIGHT,
 }
-"""The paper's two settings of the angular encoding, as differences to `ModelConfig`."""
+"""The paper's two settings of the angular encoding, each in full: one that is asked for replaces a training preset's."""
 
 _QUICK = {
     "epochs": 30,
@@ -31,7 +32,7 @@ _QUICK = {
     "schedule": "one_cycle",
     "learning_rate": 1.5e-3,
 }
-_LIGHT_5A = {**MODEL_PRESETS["lightweight"], "cutoff": 5.0}
+_LIGHT_5A = {**_LIGHTWEIGHT, "cutoff": 5.0}
 
 TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     **{name: {"train": dict(published.training)} for name, published in PUBLISHED.items() if published.training},

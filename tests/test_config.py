@@ -116,6 +116,12 @@ def test_the_quick_preset_sets_model_and_training_and_other_keys_are_differences
     assert quick.model == build_trial({"model.preset": "lightweight", "model.cutoff": 5, "model.frame": "none"}).model
 
 
+def test_a_model_preset_that_is_asked_for_replaces_the_encoding_of_a_training_preset() -> None:
+    quick = build_trial({"train.preset": "quick", "model.preset": "default"})
+    assert quick.model == build_trial({"model.preset": "default", "model.cutoff": 5}).model
+    assert quick.model == build_trial({"model.cutoff": 5}).model != build_trial({"train.preset": "quick"}).model
+
+
 def test_more_averaging_than_epochs_is_refused_where_it_is_stated() -> None:
     with pytest.raises(UserError, match=r"'train.average_epochs': got 50, expected between 0 and train.epochs \(30\)"):
         build_trial({"train.epochs": 30, "train.average_epochs": 50})
