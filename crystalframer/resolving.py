@@ -24,7 +24,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "default": {key: getattr(ModelConfig, key) for key in _LIGHTWEIGHT},
     "lightweight": _LIGHTWEIGHT,
 }
-"""The paper's two settings of the angular encoding, each in full: one that is asked for replaces a training preset's."""
+"""The paper's two settings of the angular encoding, each in full: chosen by name it replaces a training preset's."""
 
 _QUICK = {
     "epochs": 30,

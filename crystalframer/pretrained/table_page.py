@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -204,6 +205,15 @@ def _use(findings: Findings) -> Iterator[str]:
         f"<p>{for_html(trial.model.frame)} frames, {length}, seed {trial.train.seed}; "
         f"<code>config.yaml</code> beside it holds every setting, <code>model_card.md</code> says what it is for.</p>"
     )
+    data, task = for_html(shlex.quote(trial.data.dataset)), for_html(shlex.quote(trial.data.task))
+    yield "<h2>A smaller error, perhaps</h2>"
+    yield (
+        "<p>A model that has learned from many other crystals can go on with these; where they are few it often does "
+        "better than one that has seen nothing else. The first command lists such models, the second trains one on and "
+        "says which of all to use:</p>"
+    )
+    for code in ("crystalframer models", f"crystalframer finetune NAME {data} --task {task}"):
+        yield f'<pre tabindex="0"><code>{code}</code></pre>'
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -9,6 +9,8 @@ import pytest
 
 import crystalframer as cf
 from crystalframer import cli
+from crystalframer.config import DataConfig
+from crystalframer.data.registry import load_task
 from crystalframer.runs.run_directory import RunDirectory
 from tests.fixtures.own_data import energy, poscar, small_crystals
 from tests.pretrained.conftest import SETTINGS
@@ -54,6 +56,9 @@ def test_one_command_leaves_a_page_and_a_model(
     assert "no row of the targets names this structure" in page
     assert "2 rows without a value, predicted" in page
     assert "hold no number" not in page  # a column of words is no target
+    tuning = re.search(r"crystalframer finetune NAME (\S+) --task (\S+)</code>", page)
+    assert tuning is not None
+    assert len(load_task(DataConfig(*tuning.groups())).rows["train"])
     predicted = pd.read_csv(out / "predicted.csv")
     first, second = small_crystals(75)[:2]
     assert predicted["id"].tolist() == sorted([first.id, second.id])
