@@ -1,7 +1,7 @@
 """A search file, read strictly: what is searched, how, within which budget, and what is confirmed at the end."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -13,6 +13,7 @@ from crystalframer.errors import UserError, near_matches
 from crystalframer.orchestration.sweeps.spec import Experiment, Seeds
 from crystalframer.resolving import build_trial, setting_value
 from crystalframer.runs.budget import Budget
+from crystalframer.runs.trial import Trial
 from crystalframer.validation import Real, Whole, number, quote
 from crystalframer.yaml_reading import list_of, mapping, settings
 
@@ -145,6 +146,10 @@ class Search(Experiment):
     def default(self) -> TrialConfig:
         """The settings without anything searched."""
         return self.config({})
+
+    def varied(self, trials: Iterable[Trial]) -> list[str]:
+        """Return the settings that are searched; most trials are not known yet."""
+        return list(self.space)
 
     @pydantic.field_validator("space", mode="plain")
     @classmethod

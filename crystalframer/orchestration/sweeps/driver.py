@@ -270,7 +270,8 @@ class Driver:
         self._experiment = tracking.experiment(self.sweep.name)
         targets = {trial.config.data.task: self.statuses[name].unit for name, trial in self.trials.items()}
         frames = {trial.config.model.frame for trial in self.trials.values()}
-        recorded = self._experiment.mark_current(set(self.trials), self.sweep.description, targets, frames)
+        varied = self.sweep.varied(self.trials.values())
+        recorded = self._experiment.mark_current(set(self.trials), self.sweep.description, targets, frames, varied)
         self.say(f"MLflow at {tracking.link(self._experiment)}")
         self._record_what_is_missing(self._experiment, recorded)
         return self._experiment

@@ -80,6 +80,11 @@ class Experiment(pydantic.BaseModel):
         """The question, what was expected, and where it comes from: a paragraph each, as MLflow shows them."""
         return f"{self.question}\n\nExpected: {self.expectation}\n\n{self.reference}"
 
+    def varied(self, trials: Iterable[Trial]) -> list[str]:
+        """Return the settings in which trials of this file differ, by dotted name."""
+        every = [trial.config.to_flat_dict() for trial in trials]
+        return [name for name in (every[0] if every else ()) if len({repr(one[name]) for one in every}) > 1]
+
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
         """Read and check a file.

@@ -219,6 +219,7 @@ class MlflowExperiment:
         description: str,
         targets: Mapping[str, str] | None = None,
         frames: Collection[FrameName] = (),
+        varied: Sequence[str] = (),
     ) -> dict[str, RecordedRun]:
         """Tag which runs belong to the sweep as its file reads now, how many it asks for, and what the UI shows.
 
@@ -227,12 +228,13 @@ class MlflowExperiment:
             description: of the sweep.
             targets: the unit of each task.
             frames: that the sweep asks for; not tagged where none are named.
+            varied: settings by dotted name in which the trials differ.
 
         Returns:
             The trials' runs by key, as they were before: to ask for thousands takes a minute.
         """
-        self._client.set_experiment_tag(self.id, VIEW_TAG, overview(targets or {}))
-        self._client.set_experiment_tag(self.id, CHARTS_TAG, charts(targets or {}))
+        self._client.set_experiment_tag(self.id, VIEW_TAG, overview(targets or {}, varied))
+        self._client.set_experiment_tag(self.id, CHARTS_TAG, charts(targets or {}, varied))
         self.set_num_trials(len(keys))
         self._client.set_experiment_tag(self.id, NOTE_TAG, description)
         if frames:

@@ -5,7 +5,7 @@ looks at it in a browser.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from crystalframer.data.dataset import unit_token
@@ -27,6 +27,9 @@ ERROR_TAG = "test MAE"
 """The tag that says a run's error: what MLflow shows of a metric has all its digits, and is cut."""
 UNIT_TAG = "unit"
 """The tag of its unit, a column of its own: MLflow's columns are 100 pixels wide, too few for both."""
+
+_MOST_SETTINGS = 5
+"""Columns of settings beside frame, seed and task; a wide window has room for so many and the errors."""
 
 
 def standing_tags(step: int, values: Mapping[str, float]) -> dict[str, str]:
@@ -85,14 +88,17 @@ def dataset_of(params: Mapping[str, object], tags: Mapping[str, str]) -> "Datase
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
-def overview(targets: Mapping[str, str]) -> str:
+def overview(targets: Mapping[str, str], varied: Sequence[str] = ()) -> str:
     """Return the state of the runs' table: which columns, and which is sorted by.
 
     Args:
         targets: the unit of each task, e.g. eV/atom; more than one have a column.
+        varied: settings by dotted name in which the trials differ; the first of them have a column.
     """
     tokens = sorted({unit_token(unit) for unit in targets.values() if unit})
-    settings = [f"params.`{name}`" for name in ("model.frame", "train.seed", *(("data.task",) * (len(targets) > 1)))]
+    named = ["model.frame", "train.seed", *(("data.task",) * (len(targets) > 1))]
+    others = [name for name in varied if name not in (*named, "data.task")]
+    settings = [f"params.`{name}`" for name in (*named, *others[:_MOST_SETTINGS])]
     errors = [f"metrics.`test/mae_{token}`" for token in tokens]
     state = {
         "selectedColumns": [*settings, *(f"tags.`{tag}`" for tag in (ERROR_TAG, UNIT_TAG, EPOCH_TAG))],
@@ -103,10 +109,10 @@ def overview(targets: Mapping[str, str]) -> str:
     return json.dumps(state)
 
 
-def charts(targets: Mapping[str, str]) -> str:
+def charts(targets: Mapping[str, str], varied: Sequence[str] = ()) -> str:
     """Return the state of the runs' charts: a line a frame, the mean of its seeds."""
     group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "model.frame"}]}
-    return json.dumps({**json.loads(overview(targets)), "groupBy": group})
+    return json.dumps({**json.loads(overview(targets, varied)), "groupBy": group})
 
 
 def overview_page(experiment_id: str) -> str:

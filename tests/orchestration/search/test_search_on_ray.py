@@ -15,6 +15,7 @@ import optuna
 import pytest
 
 from crystalframer.orchestration.tracking.client import connect
+from crystalframer.orchestration.tracking.first_screen import VIEW_TAG
 from crystalframer.orchestration.tracking.server import database_uri
 from crystalframer.runs.run_directory import RunDirectory
 from tests.orchestration.processes import all_gone, descendants
@@ -116,5 +117,6 @@ def mlflow_steps(runs: Path) -> dict[str, set[int]]:
     uri = database_uri(runs)
     experiment = connect(uri).get_experiment_by_name("planted")
     assert experiment is not None
+    assert "params.`train.learning_rate`" in json.loads(experiment.tags[VIEW_TAG])["selectedColumns"]
     found: dict[str, Any] = read_mlflow(uri, experiment.experiment_id, artifacts=False)
     return {name: {step for _, step in run.metrics} for name, run in found.items() if name != "search"}

@@ -27,6 +27,12 @@ def test_trials_are_all_combinations_named_and_ordered(write_sweep: WriteSweep) 
     assert trials[1].config.model.r_0 == 1.4
 
 
+def test_settings_in_which_trials_differ_are_named(write_sweep: WriteSweep) -> None:
+    spec = load_sweep(write_sweep(grid={"model.r_0": [1.4, 1.5], "train.seed": [0], "model.frame": ["max", "none"]}))
+    assert spec.varied(spec.trials()) == ["model.frame", "model.r_0"]
+    assert spec.varied([]) == []
+
+
 def test_adding_values_renames_nothing(write_sweep: WriteSweep) -> None:
     before = [trial.name for trial in load_sweep(write_sweep()).trials()]
     grid = {"train.seed": [5, 0, 1], "model.frame": ["pca", "max", "none"]}

@@ -40,6 +40,10 @@ def test_the_view_sorts_by_the_first_test_error() -> None:
     assert "params.`data.task`" in state["selectedColumns"]
     assert "params.`data.task`" not in json.loads(overview({"bandgap": "eV"}))["selectedColumns"]
     assert json.loads(overview({}))["orderByKey"] == "attributes.start_time"
+    varied = ["data.task", "model.cutoff", "model.frame", "train.epochs", "train.seed"]
+    assert json.loads(overview({"bandgap": "eV"}, varied))["selectedColumns"][:4] == [
+        f"params.`{name}`" for name in ("model.frame", "train.seed", "model.cutoff", "train.epochs")
+    ]
 
 
 @pytest.fixture
