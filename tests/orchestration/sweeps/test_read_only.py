@@ -87,6 +87,8 @@ def test_a_sweep_in_a_read_only_container_without_a_home(place: Path, *, shared_
     code, said = in_container(place, "sweep", "one.yaml", *stub, shared_memory=shared_memory)
     assert code == 0, said
     assert "| max | " in (place / "analysis" / "output" / "one" / "ablation_table.md").read_text()
+    if shared_memory:  # figures are drawn in the poorer one
+        return
     code, said = in_container(place, "figures", "--runs", "runs", "--output", "pages", shared_memory=shared_memory)
     assert code == 0, said
     assert list((place / "pages").glob("*/index.html")), said
