@@ -30,7 +30,7 @@ ablation: $(READY)  ## run the ablation of all six frames on the embedded sample
 
 test: $(READY) lint types  ## lint, check types, run the tests
 	@echo "tests"
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-cluster: $(READY)  ## clusters on hosts made of namespaces: needs root, sshd, rsync, iproute2; half an hour or more
 	@$(BIN)/python -m $(INSTALL) -c constraints.txt -e '.[cluster-test]'
