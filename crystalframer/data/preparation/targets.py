@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crystalframer.data.preparation.cell_values import ABSENT, DECIMAL_COMMA, number_of, passed_over, titles
+from crystalframer.data.preparation.cell_values import (
+    DECIMAL_COMMA,
+    THOUSANDS,
+    is_value,
+    number_of,
+    passed_over,
+    several_numbers,
+    titles,
+    units_below,
+)
 from crystalframer.data.preparation.spreadsheet import OLD, SPREADSHEET, read_sheet
 from crystalframer.data.structures.content import decode
 from crystalframer.data.structures.files import format_of
@@ -46,7 +55,6 @@ LONGEST_IN_BRACKETS = 60
 MAX_LIST = 32
 """Most targets in one cell, ``"0.1, 0.2"`` or ``[0.1, 0.2]``."""
 _UNNAMED = re.compile(r"(Unnamed_[\d.]+(_level_\d+)?)?")
-_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _COMMA = re.compile(r"[-+−]?\d+,\d+([eE][-+]?\d+)?")
 Line = tuple[int, list[str], str]
 """The number of a line, its cells, and what is wrong with it."""
@@ -111,6 +119,10 @@ def read_targets(path: Path) -> TargetTable:
     lowered = [column.lower() for column in columns]
     key = next((lowered.index(name) for name in ID_KEYS if name in lowered), None)
     key = (_column_of_files(len(columns), table) if header else 0) if key is None else key
+    if header and (below := units_below([cells for _, cells, _ in table], key)):
+        units = {columns[place]: unit for place, unit in below.items() if place < len(columns)} | units
+        notes.append(f"{path.name}: row {table[0][0]} is taken for the units")
+        table = table[1:]
     if separator != "," and (commas := _decimal_commas(table, key)):
         table = [
             (number, [cell.replace(",", ".") if cell in commas else cell for cell in cells], problem)
@@ -242,15 +254,10 @@ def _header(path: Path, table: Sequence[Line]) -> tuple[list[str], dict[str, str
     if (path.name == ALIGNN and not named) or len(cells) < 2:
         return None
     words = [cell for cell in cells[1:] if cell != "Na"]  # sodium
-    if not named and any(map(_is_value, words)):
+    if not named and any(map(is_value, words)):
         return None
     parsed = [task_name(cell) if cell else ("", "") for cell in cells]
     return [name for name, _ in parsed], {name: unit for name, unit in parsed if unit}
-
-
-def _is_value(word: str) -> bool:
-    """Return whether a cell holds what the cells of a column of numbers do."""
-    return word.lower() in ABSENT or not math.isnan(number_of(word)) or DECIMAL_COMMA.fullmatch(word) is not None
 
 
 def _index(columns: Sequence[str], table: Sequence[Line]) -> int | None:
@@ -286,33 +293,24 @@ def _decimal_commas(table: Sequence[Line], key: int) -> set[str]:
     cells = {cell for _, row, problem in table if not problem for place, cell in enumerate(row) if place != key}
     commas = {cell for cell in cells if _COMMA.fullmatch(cell)}
     points = any("." in cell and not math.isnan(number_of(cell)) for cell in cells)
-    return set() if points or all(_THOUSANDS.fullmatch(cell) for cell in commas) else commas
+    return set() if points or all(THOUSANDS.fullmatch(cell) for cell in commas) else commas
 
 
 def _with_lists_apart(columns: Sequence[str], table: Sequence[Line], key: int) -> tuple[list[str], list[Line]]:
     """Return a table with a column for each of several numbers in a cell."""
     for place in reversed(range(len(columns))):
-        lists = [_numbers(cells[place]) for _, cells, problem in table if not problem and place < len(cells)]
+        lists = [several_numbers(cells[place]) for _, cells, problem in table if not problem and place < len(cells)]
         sizes = {len(numbers) for numbers in lists if numbers}
         if place == key or len(sizes) != 1 or not 1 < (size := sizes.pop()) <= MAX_LIST:
             continue
         columns = [*columns[:place], *(f"{columns[place]}_{k}" for k in range(1, size + 1)), *columns[place + 1 :]]
         table = [
-            (number, [*cells[:place], *(_numbers(cells[place]) or [""] * size), *cells[place + 1 :]], problem)
+            (number, [*cells[:place], *(several_numbers(cells[place]) or [""] * size), *cells[place + 1 :]], problem)
             if not problem and place < len(cells)
             else (number, cells, problem)
             for number, cells, problem in table
         ]
     return list(columns), list(table)
-
-
-def _numbers(cell: str) -> list[str]:
-    """Return the numbers of a cell that holds several, or nothing."""
-    inner = cell.strip("[]() ")
-    if _THOUSANDS.fullmatch(cell) or (inner == cell and "," not in cell):
-        return []
-    parts = re.split(r"\s*,\s*" if "," in inner else r"\s+", inner)  # "1 234,5" is one number, of other lands
-    return parts if len(parts) > 1 and not any(math.isnan(number_of(part)) for part in parts) else []
 
 
 def _commas(name: str, columns: Sequence[str], table: Sequence[Line]) -> Iterator[str]:

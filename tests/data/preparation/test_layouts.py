@@ -122,6 +122,27 @@ def test_decimal_commas_are_read_where_a_comma_separates_nothing(tmp_path: Path,
     assert list(read_targets(path).names) == ["f"]
 
 
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("name,hardness,gap\n,GPa,eV\na,1,2\n", {"hardness": "GPa", "gap": "eV"}),
+        ("name,hardness (MPa),gap\nunits,(GPa),-\na,1,2\n", {"hardness": "MPa"}),  # nearer to the name
+        ("name;hardness;K\n;GPa;W/(m K)\na;1,5;2\n", {"hardness": "GPa", "K": "W/(m K)"}),
+        ("name,hardness,colour\n,kJ / mol,\na,1,red\n", {"hardness": "kJ / mol"}),
+        ("name,hardness\n,see note\na,1\n", None),
+        ("name,hardness\nGPa,eV\na,1\n", None),  # a structure may be called so
+        ("name,hardness\n,1\na,1\n", None),
+        ("name,hardness,colour\n,,blue\na,1,red\n", None),
+    ],
+)
+def test_a_row_of_units_below_the_header(text: str, units: dict[str, str] | None, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    table = read_targets(tmp_path / "t.csv")
+    assert table.units == (units or {})
+    assert len(table.rows) == (2 if units is None else 1)
+    assert ("t.csv: row 2 is taken for the units" in table.notes) == (units is not None)
+
+
 def test_units_of_other_encodings(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("id,e (µeV)\nm0,1\n".encode("latin-1"))
