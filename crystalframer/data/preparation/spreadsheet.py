@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crystalframer.data.preparation.cell_values import DECIMAL_COMMA, is_empty, number_of, passed_over, titles
+from crystalframer.data.preparation.cell_values import (
+    DECIMAL_COMMA,
+    is_empty,
+    number_of,
+    passed_over,
+    titles,
+    units_below,
+)
 from crystalframer.data.structures.records import ARCHIVE_DAMAGE
 from crystalframer.errors import UserError, require_damage
 
@@ -154,6 +161,8 @@ def _numbers_as_text(path: Path, rows: Sequence[tuple[int, Sequence[Any]]], widt
     """
     from openpyxl.utils import get_column_letter
 
+    first = [["" if value is None else str(value).strip() for value in row] for _, row in rows[:20]]
+    units = {(rows[0][0], place) for place in units_below(first, 0)} if rows else set()
     for place in range(1, width):
         values = [(number, row[place]) for number, row in rows if not is_empty(row[place])]
         texts = [(number, value.strip()) for number, value in values if isinstance(value, str)]
@@ -167,7 +176,7 @@ def _numbers_as_text(path: Path, rows: Sequence[tuple[int, Sequence[Any]]], widt
         as_text = [number for number, text in texts if _is_number(text)]
         if as_text:
             yield f"{path.name}: {len(as_text):,} numbers in column {letter} are text (first {letter}{as_text[0]})"
-        other = [(number, text) for number, text in texts if not _is_number(text)]
+        other = [(number, text) for number, text in texts if not _is_number(text) and (number, place) not in units]
         if other and len(other) < len(values):
             number, text = other[0]
             yield (

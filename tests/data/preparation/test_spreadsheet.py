@@ -174,6 +174,16 @@ def test_titles_are_passed_over_and_what_is_hidden_is_said(tmp_path: Path) -> No
     ]
 
 
+def test_a_row_of_units_is_no_cell_without_a_number(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["name", "hardness"], [None, "GPa"], ["a", 1.5], ["b", "soft"]]
+    table = read_targets(sheet(tmp_path / "t.xlsx", *rows))
+    assert (table.units, [row.id for row in table.rows]) == ({"hardness": "GPa"}, ["a", "b"])
+    assert table.notes == [
+        "t.xlsx: 1 cells of column B hold no number and count as empty (first B4: 'soft')",
+        "t.xlsx: row 2 is taken for the units",
+    ]
+
+
 def test_files_that_are_no_spreadsheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.xlsx"
     with pytest.raises(UserError, match=r"t\.xlsx does not exist: check its name"):
