@@ -58,7 +58,7 @@ def test_one_command_leaves_a_page_and_a_model(
     assert "hold no number" not in page  # a column of words is no target
     tuning = re.search(r"crystalframer finetune NAME (\S+) --task (\S+)</code>", page)
     assert tuning is not None
-    assert len(load_task(DataConfig(*tuning.groups())).rows["train"])
+    assert len(load_task(DataConfig(dataset=tuning[1], task=tuning[2])).rows["train"])
     predicted = pd.read_csv(out / "predicted.csv")
     first, second = small_crystals(75)[:2]
     assert predicted["id"].tolist() == sorted([first.id, second.id])
