@@ -23,6 +23,7 @@ link, never writes over its successor.
 
 import contextlib
 import csv
+import math
 import os
 import time
 import traceback
@@ -100,9 +101,20 @@ class RunDirectory:
         """Return what the finished trial reported, or None while it is not finished.
 
         Raises:
-            DamagedError: here, in `state` and in `stopped_early`: the file is damaged.
+            DamagedError: here, in `state` and in `stopped_early`: the file is damaged, or here another trial's.
         """
-        return read_json(self.path / "done.json", TrialResult)
+        path = self.path / "done.json"
+        if (found := read_json(path, TrialResult)) is None:
+            return None
+        if not all(map(math.isfinite, (found["val_mae"], found["test_mae"]))):
+            raise DamagedError(f"{path} is damaged; delete this file to have it written anew (an error is no number)")
+        if found["trial"] != self.path.name and (identity := self.identity()) is not None:  # else it was moved
+            own, theirs = identity["fingerprint"], found["tags"].get("fingerprint")
+            if theirs not in (None, own):
+                raise DamagedError(
+                    f"{path} is that of another trial, {found['trial']!r}: delete this file to have it written anew"
+                )
+        return found
 
     def state(self) -> TrialState | None:
         """Return where the trial stands, or None when it was never started."""

@@ -1,5 +1,7 @@
 """Run directories: what a kill can tear, and that only one attempt writes."""
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from crystalframer.config import TrialConfig
 from crystalframer.errors import UserError
 from crystalframer.runs import run_directory
 from crystalframer.runs.contents import TrialResult
-from crystalframer.runs.json_files import DamagedError
+from crystalframer.runs.json_files import DamagedError, sealed
 from crystalframer.runs.run_directory import RunDirectory, SupersededError
 from crystalframer.runs.tracker import StepMetrics
 
@@ -171,6 +173,21 @@ def test_state_and_result_are_read_back(tmp_path: Path) -> None:
     assert directory.predictions.read_text() == 'id,target,prediction\n"a,b",0.1,0.2\nc,0.3333333333333333,3.0\n'
     leftovers = [path.name for path in directory.path.rglob(".*")]
     assert leftovers == []
+
+
+def test_the_result_of_another_trial_is_none_of_this_one(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "moved")
+    directory.prepare(CONFIG, DATA)
+    for tags, message in (({"fingerprint": CONFIG.fingerprint()}, ""), ({"fingerprint": "0" * 8}, "another trial")):
+        (directory.path / "done.json").write_bytes(sealed({**RESULT, "tags": tags}).encode())
+        if not message:
+            assert directory.result() is not None
+            continue
+        with pytest.raises(DamagedError, match=r"done\.json is that of another trial, 'trial'"):
+            directory.result()
+    (directory.path / "done.json").write_text(json.dumps({**RESULT, "test_mae": math.nan}))
+    with pytest.raises(DamagedError, match="an error is no number"):
+        directory.result()
 
 
 def test_a_newer_attempt_takes_over_and_the_older_one_writes_no_more(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def several_numbers(cell: str) -> list[str]:
     inner = cell.strip("[]() ")
     if THOUSANDS.fullmatch(cell) or (inner == cell and "," not in cell):
         return []
-    parts = re.split(r"\s*,\s*" if "," in inner else r"\s+", inner)  # "1 234,5" is one number, of other lands
+    parts = [part.strip() for part in (inner.split(",") if "," in inner else inner.split())]  # "1 234,5" is one number
     return parts if len(parts) > 1 and not any(math.isnan(number_of(part)) for part in parts) else []
 
 

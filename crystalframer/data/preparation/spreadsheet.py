@@ -28,9 +28,10 @@ MAX_BYTES = 2**27
 """Most bytes of an unpacked file; as objects, cells take some ten times as much."""
 MAX_CELLS = 2_000_000
 """Most cells between the first and the last one of a sheet."""
-_NEVER_COMPUTED = re.compile(rb"<f(?:\s[^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
+_NEVER_COMPUTED = re.compile(rb"<f(?:\s[^<>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
 """A formula without the value that a spreadsheet program saves beside it."""
-_CELL = re.compile(rb'<c\s[^>]*?r="([A-Z]+\d+)"')
+_CELL = re.compile(rb'<c\s[^<>]*?r="([A-Z]+\d+)"')
+_MERGED = re.compile(rb'<mergeCell\s[^<>]*?ref="([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})"')
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,12 @@ def _check(path: Path) -> None:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
             for name in archive.namelist():
-                if name.startswith("xl/worksheets/") and (said := _uncomputed(archive.read(name))):
+                if not name.startswith("xl/worksheets/"):
+                    continue
+                content = archive.read(name)
+                if _merged(content) > MAX_CELLS:  # each of which openpyxl would make
+                    raise UserError(f"{path} merges more than {MAX_CELLS:,} cells: unmerge them")
+                if said := _uncomputed(content):
                     raise UserError(
                         f"{path} holds {said}: open it in a spreadsheet program and save it, or leave out that column"
                     )
@@ -138,6 +144,17 @@ def _check(path: Path) -> None:
         raise UserError(
             f"{path} is no {SPREADSHEET} file, or damaged, or protected by a password: save it again, or as .csv"
         ) from error
+
+
+def _merged(content: bytes) -> int:
+    """Return how many cells of a sheet are merged."""
+    from openpyxl.utils import column_index_from_string as column
+
+    found = (match.groups() for match in _MERGED.finditer(content))
+    return sum(
+        (abs(column(right.decode()) - column(left.decode())) + 1) * (abs(int(bottom) - int(top)) + 1)
+        for left, top, right, bottom in found
+    )
 
 
 def _uncomputed(content: bytes) -> str:

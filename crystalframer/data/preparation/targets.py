@@ -135,7 +135,8 @@ def read_targets(path: Path) -> TargetTable:
         lowered = [column.lower() for column in columns]
     split = lowered.index(SPLIT_COLUMN) if SPLIT_COLUMN in lowered else None
     names = [column for place, column in enumerate(columns) if place not in (key, split)]
-    twice = [place for place, column in enumerate(columns) if columns.count(column) > 1]
+    counts = Counter(columns)
+    twice = [place for place, column in enumerate(columns) if counts[column] > 1]
     if any(place in (key, split) or _holds_numbers(table, place) for place in twice):  # else none of them is a target
         raise UserError(f"{path}: a column's name occurs twice in {columns}: rename one")
     rows = [_row(cells, number, problem, columns, key, split) for number, cells, problem in table]
@@ -180,6 +181,7 @@ def task_name(text: str) -> tuple[str, str]:
 
     Tasks name files and metrics: one of more than `LONGEST_TASK` characters is cut. A long text in brackets is no unit.
     """
+    text = " ".join(text.split())
     match = re.fullmatch(r"(.*?)\s*[(\[]([^()\[\]]*(?:\([^()]*\))?)[)\]]\s*", text)
     match = match or re.fullmatch(r"(.*\S)\s+/\s+(\S+)\s*", text)
     has_unit = match is not None and match.group(1).strip() and len(match.group(2)) <= LONGEST_IN_BRACKETS

@@ -20,13 +20,13 @@ from types import FrameType
 from typing import Any
 
 from crystalframer.data.parallel import start_worker
+from crystalframer.data.structures.ase_database import may_hold_systems, read_ase_db
 from crystalframer.data.structures.content import decode, lines_of, open_regular, read_bytes
 from crystalframer.data.structures.formats import (
     PARSE_ERRORS,
     TEXT_READERS,
     ReadLimits,
     describe,
-    read_ase_db,
     read_extxyz,
     sniff,
 )
@@ -83,8 +83,7 @@ def _may_hold_structures(path: Path) -> bool:
         return True
     try:
         if kind == "ase":
-            with path.open("rb") as stream:
-                return stream.read(16) == b"SQLite format 3\0"
+            return may_hold_systems(path)
         content = read_bytes(path, ReadLimits().max_bytes)
     except (OSError, EOFError, zlib.error, UserError):
         return True

@@ -6,19 +6,18 @@ import math
 import re
 import sqlite3
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from crystalframer.data.structures.cif import VOLUME_TOLERANCE, read_cif
-from crystalframer.data.structures.content import open_regular
 from crystalframer.data.structures.elements import element_of, strange_elements
-from crystalframer.data.structures.json_layouts import named_records, structure_key
+from crystalframer.data.structures.json_layouts import named_records, parsed, structure_key
 from crystalframer.data.structures.poscar import read_poscar_text
 from crystalframer.data.structures.reading import Reading
 from crystalframer.errors import UserError
@@ -43,6 +42,8 @@ MAX_OFFSET = 0.05
 """Å between a site's place by fractional and by Cartesian coordinates."""
 MIN_VOLUME_PER_ATOM = 1.5
 """Å³; diamond has 5.7, hydrogen at the pressures of giant planets about 2."""
+_OF_FRAMES = ("lattice", "properties", "pbc")
+"""Keys of an extended XYZ frame that mean the same in capitals."""
 MAX_REPR = 2**22
 """Longest dictionary as Python prints it, in characters."""
 MAX_SITES = 10**6
@@ -103,33 +104,6 @@ def read_extxyz(lines: Iterator[str], limits: ReadLimits) -> Iterator[Reading]:
             yield Reading(reason=describe(error))
 
 
-def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Reading]:
-    """Read an ASE database row by row: key-value pairs, then ``data``, are its properties."""
-    import ase.db
-
-    with open_regular(path) as stream:
-        if stream.read(16) != b"SQLite format 3\0":
-            raise UserError("the file is no SQLite database")
-    database: Any = ase.db.connect(path.absolute(), type="db", use_lock_file=False)  # type: ignore[no-untyped-call]
-    with database:
-        rows = iter(database.select())
-        while True:
-            try:
-                row = next(rows, None)
-                if row is None:
-                    return
-                extra = {key: row[key] for key in ("energy",) if key in row}
-                properties = extra | dict(row.data) | dict(row.key_value_pairs)
-                yield from_atoms(row.toatoms(), limits, str(row.id), properties)
-            except sqlite3.DatabaseError as error:
-                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-                what = "is damaged" if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else "cannot be read"
-                yield Reading(reason=f"the database {what} ({error}): the rest is not read")
-                return
-            except PARSE_ERRORS as error:
-                yield Reading(reason=describe(error))
-
-
 def read_json(text: str, limits: ReadLimits) -> Iterator[Reading]:
     """Read structures as pymatgen writes them, or records that hold one, in any of the layouts of `json_layouts`."""
     for name, entry in named_records(text):
@@ -140,7 +114,10 @@ def parse_record(entry: Any, limits: ReadLimits, name: str = "") -> Reading:
     """Read a pymatgen structure dictionary, or a record that holds a structure, its targets beside it."""
     if not isinstance(entry, dict):
         return Reading(reason=f"a record is {type(entry).__name__}, expected an object", name=name)
-    key = structure_key(entry)
+    try:
+        key = structure_key(entry)
+    except UserError as error:
+        return Reading(reason=str(error), name=name)
     properties = {} if key is None else {name: value for name, value in entry.items() if name != key}
     reading = parse_structure(entry if key is None else entry[key], limits)
     return replace(reading, name=name or name_in(properties), properties=properties)
@@ -238,18 +215,27 @@ def _read_value(value: Any, limits: ReadLimits) -> Reading:
     numbers, mixture = occupied_sites(*zip(*entries, strict=True))
     coords = np.array([_field(site, "abc") for site in sites])
     crystal = Crystal(_field(value["lattice"], "matrix"), coords, numbers, mixture=mixture)
-    _check_dictionary(crystal, value["lattice"].get("volume"), [site.get("xyz") for site in sites])
+    _check_dictionary(crystal, value["lattice"], [site.get("xyz") for site in sites])
     return Reading(crystal=crystal)
 
 
-def _check_dictionary(crystal: Crystal, volume: Any, places: list[Any]) -> None:
-    """Compare the cell and the fractional coordinates with the volume and the places in Å that stand beside them."""
+def _check_dictionary(crystal: Crystal, cell: Mapping[str, Any], places: list[Any]) -> None:
+    """Compare matrix and fractional coordinates with what stands beside them: volume, lengths, angles, places in Å."""
+    volume, stated = cell.get("volume"), [cell.get(name) for name in ("a", "b", "c", "alpha", "beta", "gamma")]
+    if all(isinstance(number, int | float) for number in stated):
+        lengths = np.linalg.norm(crystal.lattice, axis=1)
+        unit = crystal.lattice / lengths[:, None]
+        angles = np.degrees(np.arccos(np.clip([unit[1] @ unit[2], unit[2] @ unit[0], unit[0] @ unit[1]], -1, 1)))
+        if not np.allclose([*lengths, *angles], np.array(stated, np.float64), rtol=VOLUME_TOLERANCE, atol=MAX_OFFSET):
+            raise UserError("the lattice's matrix has other lengths or angles than stated beside it: one is wrong")
     if isinstance(volume, int | float) and abs(crystal.volume - volume) > VOLUME_TOLERANCE * abs(volume):
         raise UserError(
             f"the lattice's matrix has {crystal.volume:.6g} Å³, but its volume is given as {volume:.6g} Å³: "
             "one of them is wrong"
         )
-    if all(isinstance(place, list) and len(place) == 3 for place in places):
+    if all(isinstance(place, list) for place in places):
+        if any(len(place) != 3 for place in places):
+            raise UserError("a site's xyz does not have three numbers")
         offset = np.linalg.norm(np.array(places, dtype=np.float64) - crystal.cart_coords, axis=1)
         if offset.max() > MAX_OFFSET:
             site = int(offset.argmax())
@@ -261,7 +247,7 @@ def _check_dictionary(crystal: Crystal, volume: Any, places: list[Any]) -> None:
 def _dictionary(text: str) -> Any:
     """Return the dictionary that a table's cell holds as JSON or, at most 4 MiB of it, as Python prints it."""
     try:
-        return json.loads(text)
+        return parsed(text)
     except json.JSONDecodeError as error:
         if len(text) > MAX_REPR:
             raise UserError(f"the structure's JSON is malformed: {error.msg}") from error
@@ -282,6 +268,10 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
 
     if "lattice=" not in frame[1].lower():
         return Reading(reason="the frame has no cell (Lattice=), expected a periodic structure")
+    words = re.sub(r"\"[^\"]*\"|'[^']*'|\{[^{}]*\}|\[[^\[\]]*\]", "", frame[1])
+    keys = Counter(key.lower() if key.lower() in _OF_FRAMES else key for key in re.findall(r"([^\s=]+)\s*=", words))
+    if twice := [key for key, count in keys.items() if count > 1]:
+        return Reading(reason=f"the frame says {twice[0][:40]!r} twice: one of them is wrong")
     with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
         # ASE warns of unknown data types in comments; what is no number is no target anyway.
         warnings.simplefilter("ignore")

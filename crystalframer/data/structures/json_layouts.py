@@ -5,6 +5,7 @@ files of Matbench), `columns`, `records` and `table`; an answer of the Materials
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def named_records(text: str) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: the text is malformed, or holds nothing that could be structures.
     """
-    content = _parsed(text)
+    content = _records(text)
     if isinstance(content, Mapping):
         if isinstance(content.get("columns"), Sequence) and isinstance(content.get("data"), Sequence):
             content = _from_split(content)
@@ -30,6 +31,9 @@ def named_records(text: str) -> Iterator[tuple[str, Any]]:
             content = _from_columns(content, key)
         elif key or "lattice" in content:
             content = [content]
+    if isinstance(content, Iterator):
+        yield from (("", entry) for entry in content)
+        return
     if not isinstance(content, Mapping | list):
         raise UserError(f"the file holds {type(content).__name__}, expected a structure, or a list or object of them")
     if not content:
@@ -38,23 +42,51 @@ def named_records(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def structure_key(record: Mapping[str, Any]) -> str | None:
-    """Return the key of a record's structure, whether written in capitals or not, or None."""
-    lowered = {str(key).lower(): key for key in record}
-    return next((lowered[key] for key in STRUCTURE_KEYS if key in lowered), None)
+    """Return the key of a record's structure, whether written in capitals or not, or None.
+
+    Raises:
+        UserError: there are two that differ in capitals alone.
+    """
+    keys = [key for key in record if str(key).lower() in STRUCTURE_KEYS]
+    for wanted in STRUCTURE_KEYS:
+        found = [key for key in keys if str(key).lower() == wanted]
+        if len(found) > 1:
+            raise UserError(f"the record says {found[0]!r} and {found[1]!r}: one of them is wrong")
+        if found:
+            return found[0]
+    return None
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        json.JSONDecodeError: it is malformed.
+        UserError: an object says a key twice, of which one would be lost.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise UserError(f"the JSON says {twice[:40]!r} twice in one object: one of them is wrong")
+    return found
+
+
+def _records(text: str) -> Any:
     if len(text) > 2**20 and 3 * sum(map(text.count, "[{,")) > len(text):
         raise UserError("the JSON holds hardly more than brackets and commas, expected structures")
     try:
-        return json.loads(text)
+        return parsed(text)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data" or error.lineno != 2:
             raise UserError(f"the JSON is malformed, line {error.lineno}: {error.msg}") from error
     records = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            records += [json.loads(line)] if line.strip() else []
+            records += [parsed(line)] if line.strip() else []
         except json.JSONDecodeError as error:
             raise UserError(f"line {number} is malformed, expected a record in each line: {error.msg}") from error
     return records
@@ -65,13 +97,16 @@ def _is_column(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, Mapping) and not {"lattice", "lattice_mat"} & value.keys())
 
 
-def _from_split(table: Mapping[str, Any]) -> list[Any] | dict[str, Any]:
-    columns, rows = table["columns"], table["data"]
+def _from_split(table: Mapping[str, Any]) -> Iterator[Any] | list[Any] | dict[str, Any]:
+    """Return the records of a table; without an index one by one, since they take more memory than their rows."""
+    columns, rows = [str(name) for name in table["columns"]], table["data"]
+    if len(set(columns)) != len(columns):
+        raise UserError("two of the table's 'columns' have the same name: rename one")
     if any(not isinstance(row, list) or len(row) != len(columns) for row in rows):
         raise UserError(f"a row of the table's 'data' does not have {len(columns)} values, one for each of its columns")
-    records = [dict(zip(map(str, columns), row, strict=True)) for row in rows]
-    index = table.get("index") or range(len(rows))
-    return _by_index(index, records)
+    records = (dict(zip(columns, row, strict=True)) for row in rows)
+    index = table.get("index")
+    return _by_index(index, list(records)) if index or not rows else records
 
 
 def _from_columns(table: Mapping[str, Any], key: str) -> list[Any] | dict[str, Any]:

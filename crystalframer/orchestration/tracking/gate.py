@@ -148,8 +148,8 @@ class Gate:
 
     def _is_link(self, scope: Scope) -> bool:
         """Return whether a browser follows the link that was printed."""
-        words = parse_qs(scope.get("query_string", b"")).get(b"token", [])
-        return scope["type"] == "http" and bool(words) and hmac.compare_digest(words[0], self._word)
+        words = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [])
+        return scope["type"] == "http" and bool(words) and hmac.compare_digest(words[0].encode(), self._word)
 
     async def _welcome(self, scope: Scope, send: Send) -> None:
         """Exchange the link's password for a cookie, so that it stays in no address line and no history."""
@@ -179,7 +179,7 @@ class Gate:
             content = None
         if len(body) > MAX_BODY or not isinstance(content, dict):
             await _answer(send, 400, b"expected a JSON object that names an experiment\n")
-        elif content.get("artifact_location"):
+        elif any(value and key.replace("_", "").lower() == "artifactlocation" for key, value in content.items()):
             await _answer(send, 403, b"this server chooses where artifacts are kept: leave artifact_location out\n")
         else:
             await self._inner(scope, _replay(body, receive), send)

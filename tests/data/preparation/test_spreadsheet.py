@@ -1,6 +1,7 @@
 """Spreadsheets are read as the same table in CSV is; what they can get wrong has one sentence."""
 
 import datetime as dt
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -182,6 +183,31 @@ def test_a_row_of_units_is_no_cell_without_a_number(tmp_path: Path) -> None:
         "t.xlsx: 1 cells of column B hold no number and count as empty (first B4: 'soft')",
         "t.xlsx: row 2 is taken for the units",
     ]
+
+
+def test_what_would_take_hours_is_refused_or_read_at_once(tmp_path: Path) -> None:
+    path = sheet(
+        tmp_path / "t.xlsx", ["id", "hardness"], ["a", 1.5], change=lambda book: first(book).merge_cells("D4:E5")
+    )
+    started = time.process_time()
+    for old, new in (
+        (b"D4:E5", b"D4:XFD1000000"),  # openpyxl makes every cell of it
+        (b"</worksheet>", b"</worksheet><!-- " + b"<f " * 300_000 + b"-->"),
+    ):
+        changed = tmp_path / "changed.xlsx"
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as target:
+            for name in source.namelist():
+                content = source.read(name)
+                assert old in content or not name.endswith("sheet1.xml")
+                target.writestr(name, content.replace(old, new) if name.endswith("sheet1.xml") else content)
+        with pytest.raises(UserError, match=r"merges more than 2,000,000 cells|are merged, expected a value"):
+            read_targets(changed)
+    for text in ("id,a" + " " * 100_000 + "b\nx,1\n", "id,a\nx,1" + " " * 100_000 + "b\n"):
+        (tmp_path / "t.csv").write_text(text)
+        read_targets(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("id," + ",".join(f"t{k}" for k in range(20_000)) + "\nx" + ",1" * 20_000 + "\n")
+    assert len(read_targets(tmp_path / "t.csv").names) == 20_000
+    assert time.process_time() - started < 20
 
 
 def test_files_that_are_no_spreadsheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

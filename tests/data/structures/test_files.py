@@ -1,8 +1,10 @@
 """Every format of structure files: the right crystal, or a sentence saying why there is none."""
 
+import contextlib
 import gzip
 import json
 import re
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from pymatgen.io.cif import CifParser, CifWriter
 from pymatgen.io.vasp.inputs import Poscar
 
 from crystalframer.data.structures.files import (
+    FolderContent,
     find_structure_files,
+    look_through,
     read_structures,
     unique_ids,
 )
@@ -268,6 +272,39 @@ def test_ase_databases(tmp_path: Path) -> None:
     damaged[100:4096] = b"\xff" * 3996
     (tmp_path / "damaged.db").write_bytes(damaged)
     assert "damaged" in reason_of(tmp_path / "damaged.db") or "malformed" in reason_of(tmp_path / "damaged.db")
+
+
+def test_databases_of_other_programs_are_left_as_they_are(tmp_path: Path) -> None:
+    for number, script in enumerate(("create table trials(id integer)", "create table Systems(id integer)")):
+        with contextlib.closing(sqlite3.connect(tmp_path / f"other{number}.db")) as database:
+            database.execute(script)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert look_through(tmp_path) == FolderContent([], sorted(tmp_path.iterdir()))
+    for path in sorted(tmp_path.iterdir()):
+        assert reason_of(path) == "the file is a database of another program, expected ASE's table of systems"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_database_whose_query_never_ends(tmp_path: Path) -> None:
+    path = tmp_path / "endless.db"
+    with connect(path) as database:  # type: ignore[no-untyped-call]
+        database.write(atoms(0))
+    before = path.read_bytes()
+    assert read_one(path).crystal is not None
+    assert path.read_bytes() == before
+    endless = "(with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0)"
+    with contextlib.closing(sqlite3.connect(path)) as script:
+        script.execute("alter table information rename to told")
+        script.execute(f"create view information as select * from told where value > {endless}")
+        script.commit()
+    started = time.process_time()
+    assert "took too long to read (interrupted)" in reason_of(path, max_seconds=0.5)
+    assert time.process_time() - started < 5
+    with contextlib.closing(sqlite3.connect(path)) as script:
+        script.execute("alter table systems rename to kept")
+        script.execute(f"create view systems as select * from kept where id < {endless}")
+        script.commit()
+    assert "another program" in reason_of(path)
 
 
 @pytest.mark.parametrize("shape", ["one", "list", "records", "by_id", "gzip"])

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -161,6 +162,11 @@ def test_artifacts_stay_in_the_servers_folder(server: LocalMlflowServer, tmp_pat
     client = connect(server.uri)
     with pytest.raises(MlflowException, match="leave artifact_location out"):
         client.create_experiment("elsewhere", artifact_location=str(tmp_path))
+    for key in ("artifactLocation", "artifact_location"):  # MLflow knows both
+        request = request_of(server, "api/2.0/mlflow/experiments/create", Authorization=f"Bearer {gate.sign_in()}")
+        request.data = json.dumps({"name": key, key: str(tmp_path)}).encode()
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request)
     run = client.create_run(client.create_experiment("links")).info.run_id
     client.log_text(run, "kept", "a.txt")
     (folder,) = (server.log.parent / "mlartifacts").glob(f"*/{run}/artifacts")
@@ -189,6 +195,12 @@ def test_a_request_that_is_no_experiment_is_refused(server: LocalMlflowServer) -
         request.data = body
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(request)
+
+
+def test_a_password_that_is_no_text_is_refused(server: LocalMlflowServer) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request_of(server, "?token=%FF"))
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_proxy_is_not_asked_for_our_own_server(server: LocalMlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
