@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -272,6 +272,8 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
     keys = Counter(key.lower() if key.lower() in _OF_FRAMES else key for key in re.findall(r"([^\s=]+)\s*=", words))
     if twice := [key for key, count in keys.items() if count > 1]:
         return Reading(reason=f"the frame says {twice[0][:40]!r} twice: one of them is wrong")
+    if _names_other_elements(frame):
+        return Reading(reason="the frame's species and Z name different elements: one of them is wrong")
     with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
         # ASE warns of unknown data types in comments; what is no number is no target anyway.
         warnings.simplefilter("ignore")
@@ -285,6 +287,17 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
         if np.ndim(value) == 0 or key in atoms.info
     }
     return from_atoms(atoms, limits, properties=properties)
+
+
+def _names_other_elements(frame: list[str]) -> bool:
+    """Return whether the columns `species` and `Z` of a frame, where it has both, differ."""
+    found = re.search(r"properties\s*=\s*\"?([^\s\"]+)", frame[1], re.IGNORECASE)
+    words = found[1].lower().split(":") if found else []
+    ends = dict(zip(words[::3], accumulate(map(int, words[2::3])), strict=False))
+    if not {"species", "z"} <= ends.keys():
+        return False
+    rows = (line.split() for line in frame[2:])
+    return any(element_of(row[ends["species"] - 1]) != int(row[ends["z"] - 1]) for row in rows)
 
 
 def _limited(reading: Reading, limits: ReadLimits) -> Reading:

@@ -54,6 +54,12 @@ def test_extended_xyz(comment: str, said: str, tmp_path: Path) -> None:
     assert said in reading_of(tmp_path, FRAME.format(comment), "x.extxyz").reason
 
 
+def test_extended_xyz_with_symbols_and_numbers(tmp_path: Path) -> None:
+    frame = FRAME.format(f"{CELL} {PROPERTIES}:Z:I:1").rstrip()
+    assert reading_of(tmp_path, f"{frame} 11\n", "x.extxyz").crystal is not None
+    assert "different elements" in reading_of(tmp_path, f"{frame} 17\n", "y.extxyz").reason
+
+
 def test_what_is_said_once_is_read(tmp_path: Path) -> None:
     for name, text in (
         ("x.json", TEXT),
