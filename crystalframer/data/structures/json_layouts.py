@@ -106,7 +106,7 @@ def _from_split(table: Mapping[str, Any]) -> Iterator[Any] | list[Any] | dict[st
         raise UserError(f"a row of the table's 'data' does not have {len(columns)} values, one for each of its columns")
     records = (dict(zip(columns, row, strict=True)) for row in rows)
     index = table.get("index")
-    return _by_index(index, list(records)) if index or not rows else records
+    return _by_index(index, list(records)) if index else records if rows else []
 
 
 def _from_columns(table: Mapping[str, Any], key: str) -> list[Any] | dict[str, Any]:
