@@ -37,6 +37,12 @@ FORMAT = 1
 SWEEP, EPOCHS, PREDICTIONS, CRYSTALS = "sweep.json", "epochs.parquet", "predictions.parquet", "crystals.parquet"
 PEERS = "peers.parquet"
 SUMS = "SHA256SUMS"
+_COLUMNS = {
+    EPOCHS: ("trial", "step", "time_ms", "metric", "value"),
+    PREDICTIONS: ("trial", "id", "target", "prediction"),
+    CRYSTALS: ("id", "formula"),
+}
+_NUMBERS = ("step", "time_ms", "value", "target", "prediction")
 REPEATED = ("trial", "metric", "peer")
 """Columns of few texts, which are written and read as categories."""
 
@@ -228,7 +234,9 @@ def read(folder: Path) -> Exported:
         ) from error
     if record.format != FORMAT:
         raise UserError(f"{path} has format {record.format}, this version reads {FORMAT}: export the results again")
-    return Exported(record, *tables)
+    content = Exported(record, *tables)
+    _require_parts(folder, content)
+    return content
 
 
 def check(folder: Path) -> str:
@@ -245,6 +253,30 @@ def check(folder: Path) -> str:
         _check_trial(content, trial, folder)
     numbers = f"{len(content.record.trials)} trials from {len(content.predictions):,} predictions"
     return f"{folder}: {1 + len(_tables(folder))} hashes, and the MAE, RMSE and last epoch of {numbers} agree"
+
+
+def _require_parts(folder: Path, content: Exported) -> None:
+    """Raise a `UserError` where columns, metrics, epochs or predictions are missing, of which hashes say nothing."""
+    tables = {EPOCHS: content.epochs, PREDICTIONS: content.predictions, CRYSTALS: content.crystals}
+    for name, columns in _COLUMNS.items():
+        for column in columns:
+            if column not in tables[name]:
+                raise UserError(f"{folder / name} has no column {column!r}: export the results again")
+            if column in _NUMBERS and not pd.api.types.is_numeric_dtype(tables[name][column]):
+                raise UserError(f"{folder / name}: {column!r} holds no numbers: export the results again")
+    keys = [trial.run_key for trial in content.record.trials]
+    if not keys or len(set(keys)) != len(keys):
+        raise UserError(f"{folder / SWEEP} lists {'a trial twice' if keys else 'no trial'}: export the results again")
+    trained = set(content.epochs[["trial", "metric"]].drop_duplicates().itertuples(index=False, name=None))
+    for trial in content.record.trials:
+        unit = unit_token(trial.unit)
+        needed = {f"test/{kind}_{unit}" for kind in ("mae", "rmse", "baseline_mae")} | {"num_parameters"}
+        if any(not trial.final.get(name, -1) >= 0 for name in needed) or not trial.tags.get("num_test", "").isdecimal():
+            raise UserError(f"{folder / SWEEP}: {trial.run_key} lacks a final metric: export the results again")
+        if any((trial.run_key, metric.format(unit=unit)) not in trained for metric in HISTORY.values()):
+            raise UserError(f"{folder / EPOCHS} lacks the epochs of {trial.run_key}: export the results again")
+    if set(content.predictions["trial"].unique()) != set(keys):
+        raise UserError(f"{folder / PREDICTIONS} is not of the trials of {SWEEP}: export the results again")
 
 
 def _check_sums(folder: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from crystalframer.config import KernelName, TrialConfig
 from crystalframer.errors import UserError
+from crystalframer.geometry.crystal import ELEMENTS
 from crystalframer.nn.model import CrystalFramer
 from crystalframer.resolving import trial_from_dict
 from crystalframer.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
@@ -137,6 +138,7 @@ def build_model(
 
 def _from_checkpoint(path: Path, checkpoint: Checkpoint, device: str | torch.device) -> TrainedModel:
     best = checkpoint.best
+    _require_described(f"checkpoint {path}", checkpoint.trial, checkpoint.targets, checkpoint.elements)
     with whole(f"checkpoint {path}"):
         return TrainedModel(
             model=build_model(path, checkpoint.trial, evaluated_weights(checkpoint), device),
@@ -175,8 +177,16 @@ def from_content(path: Path, content: dict[str, Any], device: str | torch.device
             elements=None if elements is None else tuple(elements),
             origin=str(content["origin"]),
         )
-    if len(targets) != trial.model.num_targets:
-        raise UserError(
-            f"model file {path} names {len(targets)} targets, expected {trial.model.num_targets}; use another copy"
-        )
+    _require_described(f"model file {path}", trial, targets, trained.elements)
     return trained
+
+
+def _require_described(
+    what: str, trial: TrialConfig, targets: Sequence[Target], elements: Sequence[int] | None
+) -> None:
+    """Raise a `UserError` where a file names other targets than its weights have, or elements that are none."""
+    if len(targets) != trial.model.num_targets:
+        raise UserError(f"{what} names {len(targets)} targets, expected {trial.model.num_targets}; use another copy")
+    known = range(1, len(ELEMENTS) + 1)
+    if strange := [one for one in elements or () if not isinstance(one, int) or one not in known]:
+        raise UserError(f"{what} names {strange[0]!r} as an element, expected atomic numbers; use another copy")

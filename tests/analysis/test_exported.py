@@ -5,18 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from analysis import make_all, results_page
 from analysis.comparison import compare
-from analysis.exported import EPOCHS, PEERS, PREDICTIONS, SWEEP, Exported, check, read, write
+from analysis.exported import CRYSTALS, EPOCHS, PEERS, PREDICTIONS, SUMS, SWEEP, Exported, check, read, write
 from analysis.exporting import Asked, added, collect, formula, run_directories
 from analysis.results import read_sweep
 from analysis.tables import ablation_table, significance_table
+from crystalframer.atomic_files import sha256_of
 from crystalframer.errors import UserError
 from pipelines import export_results
 from tests.analysis.conftest import SWEEP as NAME
@@ -113,6 +116,53 @@ def test_a_damaged_folder_is_one_sentence(copy: Path, tmp_path: Path) -> None:
         read(copy)
     with pytest.raises(UserError, match="write them with `crystalframer export nothing"):
         read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda record: record["trials"][0].update(final={}), "lacks a final metric"),
+        (lambda record: record["trials"][0].update(unit="zz"), "lacks a final metric"),
+        (lambda record: record["trials"][0]["tags"].pop("num_test"), "lacks a final metric"),
+        (lambda record: record["trials"].append(record["trials"][0]), "lists a trial twice"),
+        (lambda record: record["trials"].clear(), "lists no trial"),
+        (lambda record: record["trials"].pop(), "is not of the trials"),
+    ],
+)
+def test_a_record_that_says_something_else_though_its_hashes_fit(
+    copy: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    record = json.loads((copy / SWEEP).read_text())
+    change(record)
+    (copy / SWEEP).write_text(json.dumps(record))
+    _seal(copy)
+    with pytest.raises(UserError, match=said):
+        read(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (EPOCHS, lambda table: table.iloc[:0], "lacks the epochs"),
+        (PREDICTIONS, lambda table: table.drop(columns="target"), "no column 'target'"),
+        (PREDICTIONS, lambda table: table.assign(prediction="1.0"), "'prediction' holds no numbers"),
+        (CRYSTALS, lambda table: table.drop(columns="formula"), "no column 'formula'"),
+    ],
+)
+def test_tables_that_lack_something_though_their_hashes_fit(
+    copy: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame], said: str
+) -> None:
+    change(pd.read_parquet(copy / name)).to_parquet(copy / name)
+    _seal(copy)
+    with pytest.raises(UserError, match=said):
+        read(copy)
+
+
+def _seal(folder: Path) -> None:
+    """Write the hashes of files as they are now, as whoever changed them can."""
+    names = [line.partition("  ")[2] for line in (folder / SUMS).read_text().splitlines()]
+    (folder / SUMS).write_text("".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
+    read.cache_clear()
 
 
 def test_only_what_the_sweep_asks_for_counts(trained_runs: Path) -> None:

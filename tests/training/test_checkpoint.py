@@ -16,6 +16,8 @@ from crystalframer.config import TrialConfig
 from crystalframer.data.dataset import TaskData
 from crystalframer.errors import UserError
 from crystalframer.training.checkpoint import VERSION, read_checkpoint, write_checkpoint
+from crystalframer.training.safe_files import read_archive, write_archive
+from crystalframer.training.trained_model import load_model
 
 
 def test_reading_gives_back_what_was_written(trained: Path, trial: TrialConfig, data: TaskData, tmp_path: Path) -> None:
@@ -180,3 +182,19 @@ def test_a_process_killed_while_saving_leaves_a_whole_file(trained: Path, tmp_pa
     written, interrupted = map(int, done.stdout.split())
     assert written > 0, "no save was ever completed"
     assert interrupted > 0, "no kill hit a save"
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("targets", [], "names 0 targets, expected 1"),
+        ("elements", "abc", "names 'a' as an element"),
+        ("elements", [11, 999], "names 999 as an element"),
+    ],
+)
+def test_targets_and_elements_that_the_weights_do_not_have(
+    trained: Path, tmp_path: Path, part: str, value: object, said: str
+) -> None:
+    write_archive(tmp_path / "other.pt", {**read_archive(trained), part: value})
+    with pytest.raises(UserError, match=said):
+        load_model(tmp_path / "other.pt")

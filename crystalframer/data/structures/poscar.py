@@ -1,6 +1,7 @@
 """Crystals from VASP's POSCAR and CONTCAR files, strict about what a guess would change."""
 
 import re
+from string import digits
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +116,7 @@ def _symbols_in_title(title: str, count: int) -> list[str]:
     words = re.split("[#!]", title)[0].split()
     if len(words) == 1 != count:
         words = re.findall(r"[A-Z][a-z]?\d*", words[0]) if re.fullmatch(r"(?:[A-Z][a-z]?\d*)+", words[0]) else []
-    symbols = [re.sub(r"\d+$", "", re.split("[_/]", word)[0]) for word in words]
+    symbols = [re.split("[_/]", word)[0].rstrip(digits) for word in words]
     return symbols if len(symbols) == count and all(symbol in NUMBER_OF for symbol in symbols) else []
 
 
@@ -129,7 +130,7 @@ def _symbols_behind(rows: list[str]) -> list[str]:
             if len(words) > 3 and all(word.strip(".")[:1].upper() in ("T", "F") for word in words[:3])
             else words
         )
-        symbol = re.sub(r"\d+$", "", re.split("[_/]", words[0])[0]) if words else ""
+        symbol = re.split("[_/]", words[0])[0].rstrip(f"{digits}+-") if words else ""  # Fe3, Fe3+
         symbols.append(symbol)
     return symbols if all(symbol in NUMBER_OF for symbol in symbols) else []
 

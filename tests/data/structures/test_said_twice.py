@@ -1,6 +1,7 @@
 """A file that says a thing twice: one of them would be lost, or be the wrong one."""
 
 import json
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_extended_xyz_with_symbols_and_numbers(tmp_path: Path) -> None:
     frame = FRAME.format(f"{CELL} {PROPERTIES}:Z:I:1").rstrip()
     assert reading_of(tmp_path, f"{frame} 11\n", "x.extxyz").crystal is not None
     assert "different elements" in reading_of(tmp_path, f"{frame} 17\n", "y.extxyz").reason
+
+
+@pytest.mark.parametrize(("behind", "differs"), [("{}", True), ("{}1-", True), ("{}+", True), ("{}_pv", True)])
+def test_symbols_of_a_poscar_and_those_behind_its_rows(behind: str, differs: bool, tmp_path: Path) -> None:
+    rows = [f"{place} {behind.format(symbol)}" for place, symbol in (("0 0 0", "Cl"), ("0.5 0.5 0.5", "Cs"))]
+    for symbols in ("Cs Cl", "Cl Cs"):
+        text = "\n".join(["x", "1.0", "4 0 0", "0 4 0", "0 0 4", symbols, "1 1", "Direct", *rows, ""])
+        assert (reading_of(tmp_path, text, "POSCAR").crystal is None) == (differs and symbols == "Cs Cl")
+
+
+def test_a_long_word_behind_a_row_takes_no_time(tmp_path: Path) -> None:
+    head = ["x", "1.0", "4 0 0", "0 4 0", "0 0 4", "Cs", "1", "Direct"]
+    started = time.process_time()
+    assert reading_of(tmp_path, "\n".join([*head, "0 0 0 " + 10**5 * "1" + "x", ""]), "POSCAR").crystal is not None
+    assert time.process_time() - started < 5
 
 
 def test_what_is_said_once_is_read(tmp_path: Path) -> None:
