@@ -249,6 +249,8 @@ def check(folder: Path) -> str:
         UserError: something differs; the first difference is named.
     """
     content = read(folder)
+    if others := set(content.predictions["trial"].unique()) - {trial.run_key for trial in content.record.trials}:
+        raise UserError(f"{folder / PREDICTIONS} holds {min(others)}, which {SWEEP} does not: export the results again")
     for trial in content.record.trials:
         _check_trial(content, trial, folder)
     numbers = f"{len(content.record.trials)} trials from {len(content.predictions):,} predictions"
@@ -275,8 +277,8 @@ def _require_parts(folder: Path, content: Exported) -> None:
             raise UserError(f"{folder / SWEEP}: {trial.run_key} lacks a final metric: export the results again")
         if any((trial.run_key, metric.format(unit=unit)) not in trained for metric in HISTORY.values()):
             raise UserError(f"{folder / EPOCHS} lacks the epochs of {trial.run_key}: export the results again")
-    if set(content.predictions["trial"].unique()) != set(keys):
-        raise UserError(f"{folder / PREDICTIONS} is not of the trials of {SWEEP}: export the results again")
+    if lacking := set(keys) - set(content.predictions["trial"].unique()):
+        raise UserError(f"{folder / PREDICTIONS} lacks the trial {min(lacking)}: export the results again")
 
 
 def _check_sums(folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_damaged_folder_is_one_sentence(copy: Path, tmp_path: Path) -> None:
         (lambda record: record["trials"][0]["tags"].pop("num_test"), "lacks a final metric"),
         (lambda record: record["trials"].append(record["trials"][0]), "lists a trial twice"),
         (lambda record: record["trials"].clear(), "lists no trial"),
-        (lambda record: record["trials"].pop(), "is not of the trials"),
+        (lambda record: record["trials"].pop(), "which sweep.json does not"),
     ],
 )
 def test_a_record_that_says_something_else_though_its_hashes_fit(
@@ -137,13 +137,14 @@ def test_a_record_that_says_something_else_though_its_hashes_fit(
     (copy / SWEEP).write_text(json.dumps(record))
     _seal(copy)
     with pytest.raises(UserError, match=said):
-        read(copy)
+        check(copy)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
         (EPOCHS, lambda table: table.iloc[:0], "lacks the epochs"),
+        (PREDICTIONS, lambda table: table.iloc[:0], "lacks the trial"),
         (PREDICTIONS, lambda table: table.drop(columns="target"), "no column 'target'"),
         (PREDICTIONS, lambda table: table.assign(prediction="1.0"), "'prediction' holds no numbers"),
         (CRYSTALS, lambda table: table.drop(columns="formula"), "no column 'formula'"),

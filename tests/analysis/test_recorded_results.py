@@ -61,10 +61,9 @@ def test_the_page_names_what_a_study_lacks_of_its_sweep(tmp_path: Path) -> None:
     trials = [trial for trial in recorded.record.trials if trial.config.model.frame in ("none", "max")]
     expected = len(recorded.record.trials)
     kept = [trial for trial in trials if (trial.config.model.frame, trial.config.train.seed) != ("max", 1)]
-    write(
-        tmp_path / "results" / "ablation_sample",
-        replace(recorded, record=replace(recorded.record, trials=kept, expected=expected)),
-    )
+    record = replace(recorded.record, trials=kept, expected=expected)
+    tested = recorded.predictions[recorded.predictions["trial"].isin([trial.run_key for trial in kept])]
+    write(tmp_path / "results" / "ablation_sample", replace(recorded, record=record, predictions=tested))
     page = results_page.page(tmp_path / "results", HOME / "sweeps")
     (line,) = [line for line in page.splitlines() if line.startswith("Not run: ")]
     lacking = [f"{frame} (seeds 0, 1, 2)" for frame in ("PCA", "lattice", "static local", "weighted PCA")]
