@@ -11,8 +11,10 @@ ABSENT = ("", "na", "n/a", "nan", "none", "null", "-")
 """What says that there is no value, in small letters."""
 DECIMAL_COMMA = re.compile(r"[-+−]?\d+([.\s'’]\d{3})*,\d+([eE][-+]?\d+)?")
 """A number as other lands write it, which is none here."""
-_UNIT = re.compile(r"[^\W\d]\S{0,19}(\s*[/·*^]\s*(\S{1,20}|\([^()]{1,20}\)))*|[%°‰]\S{0,20}|1|1/\S{1,20}")
-"""What a unit looks like in a row of them."""
+_UNIT = re.compile(
+    r"[^\W\d][^\s/·*^]{0,19}(\s*[/·*^]+\s*([^\s/·*^()]{1,20}|\([^()]{1,20}\)))*|[%°‰]\S{0,20}|1|1/\S{1,20}"
+)
+"""What a unit looks like in a row of them: parts and what stands between them have no character in common."""
 THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 """A number whose commas may group its thousands."""
 _WORDS = {"true": "1", "false": "0"}

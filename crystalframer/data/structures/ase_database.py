@@ -13,18 +13,18 @@ from crystalframer.errors import UserError
 
 _SQLITE = b"SQLite format 3\0"
 _STEPS = 100_000
-"""Instructions of SQLite between two looks at the clock: under a millisecond."""
+"""Instructions of SQLite between two looks at the clock."""
 
 
 def may_hold_systems(path: Path) -> bool:
     """Return whether a file is an SQLite database with ASE's table of systems, or one that cannot be read.
 
     Raises:
-        OSError: the file cannot be opened.
+        UserError: it is a pipe, a device or a folder.
+        OSError: it cannot be opened.
     """
-    with path.open("rb") as stream:
-        if stream.read(len(_SQLITE)) != _SQLITE:
-            return False
+    if not _is_sqlite(path):
+        return False
     try:
         return _kind_of_systems(path) == "table"
     except sqlite3.Error:
@@ -36,9 +36,8 @@ def read_ase_db(path: Path, limits: ReadLimits) -> Iterator[Reading]:
 
     It is opened for reading alone: ASE would add its tables to what has none. A row has ``limits.max_seconds``.
     """
-    with open_regular(path) as stream:
-        if stream.read(len(_SQLITE)) != _SQLITE:
-            raise UserError("the file is no SQLite database")
+    if not _is_sqlite(path):
+        raise UserError("the file is no SQLite database")
     try:
         kind = _kind_of_systems(path)
     except sqlite3.DatabaseError as error:
@@ -77,6 +76,11 @@ class _Clock:
 
     def is_over(self) -> bool:
         return time.monotonic() > self._end
+
+
+def _is_sqlite(path: Path) -> bool:
+    with open_regular(path) as stream:
+        return stream.read(len(_SQLITE)) == _SQLITE
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -20,6 +20,7 @@ from crystalframer.data.structures.elements import element_of, strange_elements
 from crystalframer.data.structures.json_layouts import named_records, parsed, structure_key
 from crystalframer.data.structures.poscar import read_poscar_text
 from crystalframer.data.structures.reading import Reading
+from crystalframer.data.structures.space_groups import cell_parameters
 from crystalframer.errors import UserError
 from crystalframer.geometry.crystal import Crystal
 from crystalframer.geometry.occupancies import occupied_sites
@@ -223,10 +224,8 @@ def _check_dictionary(crystal: Crystal, cell: Mapping[str, Any], places: list[An
     """Compare matrix and fractional coordinates with what stands beside them: volume, lengths, angles, places in Å."""
     volume, stated = cell.get("volume"), [cell.get(name) for name in ("a", "b", "c", "alpha", "beta", "gamma")]
     if all(isinstance(number, int | float) for number in stated):
-        lengths = np.linalg.norm(crystal.lattice, axis=1)
-        unit = crystal.lattice / lengths[:, None]
-        angles = np.degrees(np.arccos(np.clip([unit[1] @ unit[2], unit[2] @ unit[0], unit[0] @ unit[1]], -1, 1)))
-        if not np.allclose([*lengths, *angles], np.array(stated, np.float64), rtol=VOLUME_TOLERANCE, atol=MAX_OFFSET):
+        found = cell_parameters(crystal.lattice)
+        if not np.allclose(found, np.array(stated, np.float64), rtol=VOLUME_TOLERANCE, atol=MAX_OFFSET):
             raise UserError("the lattice's matrix has other lengths or angles than stated beside it: one is wrong")
     if isinstance(volume, int | float) and abs(crystal.volume - volume) > VOLUME_TOLERANCE * abs(volume):
         raise UserError(
@@ -268,10 +267,8 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
 
     if "lattice=" not in frame[1].lower():
         return Reading(reason="the frame has no cell (Lattice=), expected a periodic structure")
-    words = re.sub(r"\"[^\"]*\"|'[^']*'|\{[^{}]*\}|\[[^\[\]]*\]", "", frame[1])
-    keys = Counter(key.lower() if key.lower() in _OF_FRAMES else key for key in re.findall(r"([^\s=]+)\s*=", words))
-    if twice := [key for key, count in keys.items() if count > 1]:
-        return Reading(reason=f"the frame says {twice[0][:40]!r} twice: one of them is wrong")
+    if twice := _said_twice(frame[1]):
+        return Reading(reason=f"the frame says {twice[:40]!r} twice: one of them is wrong")
     if _names_other_elements(frame):
         return Reading(reason="the frame's species and Z name different elements: one of them is wrong")
     with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
@@ -287,6 +284,15 @@ def _parse_frame(frame: list[str], limits: ReadLimits) -> Reading:
         if np.ndim(value) == 0 or key in atoms.info
     }
     return from_atoms(atoms, limits, properties=properties)
+
+
+def _said_twice(comment: str) -> str:
+    """Return a key that a frame's comment has twice, or an empty text; those in a value do not count."""
+    unquoted = re.sub(r"\"[^\"]*\"|'[^']*'|\{[^{}]*\}|\[[^\[\]]*\]", "", comment)
+    words = re.finditer(r"([^\s=]+)(\s*=)?", unquoted)  # each of which is passed over once, a key or not
+    found = [word[1] for word in words if word[2]]
+    keys = Counter(key.lower() if key.lower() in _OF_FRAMES else key for key in found)
+    return next((key for key, count in keys.items() if count > 1), "")
 
 
 def _names_other_elements(frame: list[str]) -> bool:

@@ -260,7 +260,7 @@ def _check_metric(operations: Operations, lattice: NDArray[np.float64], establis
     distortion = operations.distortion(lattice)
     if distortion <= DOUBTFUL:
         return
-    cell = gemmi.UnitCell(*np.round(_parameters(lattice), 4)).parameters
+    cell = gemmi.UnitCell(*np.round(cell_parameters(lattice), 4)).parameters
     stated = f"the cell is {', '.join(f'{value:g}' for value in cell)}, but the symmetry ({established})"
     if distortion > DISTORTED:
         raise CifError(f"{stated} does not keep its lengths and angles: one of them is wrong")
@@ -284,7 +284,8 @@ def _check_system(stated: _Stated, operations: Operations, lattice: NDArray[np.f
         doubts.append(f"{said}; the symmetry counts")
 
 
-def _parameters(lattice: NDArray[np.float64]) -> list[float]:
+def cell_parameters(lattice: NDArray[np.float64]) -> list[float]:
+    """Return the lengths a, b, c in Å and the angles α, β, γ in degrees of a lattice, (3, 3) rows in Å."""
     lengths = np.linalg.norm(lattice, axis=1)
     cosines = [lattice[i] @ lattice[j] / (lengths[i] * lengths[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
     return [*lengths.tolist(), *np.degrees(np.arccos(np.clip(cosines, -1, 1))).tolist()]

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,8 +83,9 @@ class Experiment(pydantic.BaseModel):
 
     def varied(self, trials: Iterable[Trial]) -> list[str]:
         """Return the settings in which trials of this file differ, by dotted name."""
-        every = [trial.config.to_flat_dict() for trial in trials]
-        return [name for name in (every[0] if every else ()) if len({repr(one[name]) for one in every}) > 1]
+        configs = [trial.config for trial in trials]
+        names = configs[0].to_flat_dict() if configs else {}
+        return [name for name in names if len(set(map(operator.attrgetter(name), configs))) > 1]
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:

@@ -148,7 +148,7 @@ class Gate:
 
     def _is_link(self, scope: Scope) -> bool:
         """Return whether a browser follows the link that was printed."""
-        words = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [])
+        words = _asked(scope).get("token", [])
         return scope["type"] == "http" and bool(words) and hmac.compare_digest(words[0].encode(), self._word)
 
     async def _welcome(self, scope: Scope, send: Send) -> None:
@@ -265,11 +265,16 @@ def _makes_experiment(scope: Scope) -> bool:
     return bool(scope["type"] == "http" and str(scope["path"]).rstrip("/").endswith("/mlflow/experiments/create"))
 
 
+def _asked(scope: Scope) -> dict[str, list[str]]:
+    """Return what a request's address asks for behind the question mark."""
+    return parse_qs(scope.get("query_string", b"").decode("latin-1"))
+
+
 def _artifact_paths(scope: Scope, root: Path) -> list[Path]:
     """Return the places on disk that a request for artifacts may mean."""
     path = str(scope["path"])
     _, is_proxied, below = path.partition("/mlflow-artifacts/artifacts/")
-    asked = {key: values[0] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+    asked = {key: values[0] for key, values in _asked(scope).items()}
     if is_proxied:
         return [root / unquote(below).lstrip("/")]
     if "artifact" in path:

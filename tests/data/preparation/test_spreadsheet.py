@@ -202,7 +202,11 @@ def test_what_would_take_hours_is_refused_or_read_at_once(tmp_path: Path) -> Non
                 target.writestr(name, content.replace(old, new) if name.endswith("sheet1.xml") else content)
         with pytest.raises(UserError, match=r"merges more than 2,000,000 cells|are merged, expected a value"):
             read_targets(changed)
-    for text in ("id,a" + " " * 100_000 + "b\nx,1\n", "id,a\nx,1" + " " * 100_000 + "b\n"):
+    for text in (
+        "id,a" + " " * 100_000 + "b\nx,1\n",
+        "id,a\nx,1" + " " * 100_000 + "b\n",
+        "id,a\n,m" + "/a" * 50_000 + "\t~\nx,1\n",
+    ):
         (tmp_path / "t.csv").write_text(text)
         read_targets(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("id," + ",".join(f"t{k}" for k in range(20_000)) + "\nx" + ",1" * 20_000 + "\n")

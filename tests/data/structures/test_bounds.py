@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystalframer.data.structures.files import read_structures
+from crystalframer.data.structures.files import find_structure_files, read_structures
 from crystalframer.geometry.crystal import close_pair
 from tests.fixtures.structure_texts import cif_text, contents, cubic, reading_of
 
@@ -88,6 +88,7 @@ def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
     for name in ("pipe.db", "zero.extxyz", "folder.vasp"):
         (reading,) = read_structures([tmp_path / name])
         assert reading.reason == "this is not a file"
+    assert tmp_path / "pipe.db" in find_structure_files(tmp_path)  # which does not wait for it
 
 
 @pytest.mark.parametrize(

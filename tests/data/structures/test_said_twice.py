@@ -55,6 +55,13 @@ def test_extended_xyz(comment: str, said: str, tmp_path: Path) -> None:
     assert said in reading_of(tmp_path, FRAME.format(comment), "x.extxyz").reason
 
 
+def test_a_long_word_of_a_comment_takes_no_time(tmp_path: Path) -> None:
+    started = time.process_time()
+    reading = reading_of(tmp_path, FRAME.format(f"{CELL} {PROPERTIES} " + 10**5 * "a" + 10**5 * " "), "x.extxyz")
+    assert reading.crystal is not None, reading.reason
+    assert time.process_time() - started < 5
+
+
 def test_extended_xyz_with_symbols_and_numbers(tmp_path: Path) -> None:
     frame = FRAME.format(f"{CELL} {PROPERTIES}:Z:I:1").rstrip()
     assert reading_of(tmp_path, f"{frame} 11\n", "x.extxyz").crystal is not None
